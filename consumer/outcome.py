@@ -1,0 +1,204 @@
+"""The words for what became of a submission, and for what follows from it.
+
+1. An ``Outcome`` says what the Registry (or our own validation) said of a journey.
+2. A ``Decision`` says what to do next; its subset ``Disposition`` ends the delivery.
+3. All of them are frozen values: no clock, no I/O, nothing of kombu or httpx.
+4. No field ever holds a value of a payload: ids, codes and field paths only.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a dead letter is dead; also the last part of its queue's name."""
+
+    INVALID = "invalid"
+    REJECTED = "rejected"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    EXPIRED = "expired"
+    EXHAUSTED = "exhausted"
+
+
+class PauseCause(StrEnum):
+    """Why consumption is paused; the label of the ``paused`` metric."""
+
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    MISCONFIGURED = "misconfigured"
+    UNAVAILABLE = "unavailable"
+
+
+# --- Outcomes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Any 2xx that carries a result. ``created_at`` is the Registry's own text."""
+
+    status: int
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyRegistered:
+    """409: the Registry has this journey; a success, because sending twice is safe."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """Our own validation refused the payload; it was never sent.
+
+    ``detail`` is ``code at field.path`` of the first violation, never a value.
+    """
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The Registry refused this payload; sending it again cannot help."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unauthorized:
+    """The token is not accepted (401, and the 500s that amount to it)."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """403: the token is real but may not register this journey."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The Registry says that the 24 hours after the start have passed."""
+
+    status: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """The journey ends in the future, by our clock (``status`` None) or by the Registry's."""
+
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """429. ``retry_after_seconds`` is None when the answer does not say how long."""
+
+    retry_after_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """No usable answer: an outage, a timeout, a lost connection, a 408 or a plain 5xx.
+
+    ``status`` is None when there was no answer. ``reached`` is False only when the request
+    certainly never reached the Registry (connecting failed).
+    """
+
+    detail: str
+    status: int | None = None
+    reached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Misconfigured:
+    """The route or version is not served, or redirects: ours to mend, not the journey's fault."""
+
+    status: int
+    detail: str
+
+
+
+Outcome = (
+    Registered
+    | AlreadyRegistered
+    | Invalid
+    | Rejected
+    | Unauthorized
+    | Forbidden
+    | Expired
+    | Early
+    | Throttled
+    | Unavailable
+    | Misconfigured
+)
+
+
+# --- Decisions ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    """The Registry has the journey: acknowledge the delivery."""
+
+    outcome: Registered | AlreadyRegistered
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Publish to the dead-letter queue of ``reason``, wait for the confirm, acknowledge."""
+
+    reason: Reason
+    detail: str
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Publish to the delay queue of ``seconds``, wait for the confirm, acknowledge."""
+
+    seconds: int
+    detail: str
+    status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Publish back to the end of our own queue, wait for the confirm, acknowledge.
+
+    Costs no attempt. Unlike a requeue it leaves the broker's delivery count alone, so a
+    long pause can not push a good journey over the delivery limit.
+    """
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Settle nothing: closing the channel gives the delivery back to the broker untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetrySoon:
+    """Wait in process, then submit again."""
+
+    delay_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Wait until ``cause`` no longer pauses consumption, then submit again. Costs no attempt."""
+
+    cause: PauseCause
+
+
+Disposition = Acknowledge | DeadLetter | Delay | Return | Release
+Decision = Disposition | RetrySoon | Hold
