@@ -1,0 +1,78 @@
+"""The command line: one table of commands, each in its own module.
+
+Only the chosen command's module is imported, so that `run` carries neither the sandbox's
+web server nor the terminal view in its memory.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from consumer import __version__
+from consumer.errors import ConfigurationError, ConsumerError
+
+EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+
+COMMANDS: dict[str, str] = {
+    "run": "Run the service: take journeys from the queue and register them.",
+    "demo": "Watch journeys flow, fail, wait and recover, on embedded parts, in about a minute.",
+    "check": "Check everything that can be known before starting; touches no message.",
+    "validate": "Validate JSON Lines of payloads with the Registry's own rules.",
+    "publish": "Publish JSON Lines to a queue (persistent, confirmed), for trying things out.",
+    "sandbox": "Serve a local Registry for tests: faithful answers, faults on demand.",
+    "dead-letters": "See the dead letters and send them again.",
+    "schema": "Print the JSON Schema of a payload.",
+    "asyncapi": "Print the AsyncAPI document of the queue, for the teams that publish on it.",
+}
+
+
+class Command(Protocol):
+    """What a module in ``consumer.commands`` offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's arguments."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Do it; the return value is the exit code."""
+
+
+def _overview() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="journey-consumer",
+        description="Delivers carpool journeys from a message queue to the Registre de preuve de covoiturage.",
+        epilog=f"commands:\n{listing}\n\n`journey-consumer COMMAND --help` tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=COMMANDS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 it failed, 2 unusable as asked."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = _overview().parse_args(arguments[:1]).command
+    module = cast("Command", importlib.import_module(f"consumer.commands.{name.replace('-', '_')}"))
+    parser = argparse.ArgumentParser(
+        prog=f"journey-consumer {name}",
+        description=getattr(module, "__doc__", None),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    try:
+        return module.run(parser.parse_args(arguments[1:]))
+    except ConfigurationError as error:
+        for problem in error.problems:
+            print(f"journey-consumer: {problem}", file=sys.stderr)  # noqa: T201
+        return EXIT_UNUSABLE
+    except ConsumerError as error:
+        print(f"journey-consumer: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    except BrokenPipeError:  # the reader of our output left; nothing of ours is wrong
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
