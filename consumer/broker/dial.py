@@ -1,0 +1,102 @@
+"""How a connection to the broker is made: URLs in turn, TLS, heartbeats, socket options.
+
+Blocking: called from threads only. Hands out py-amqp connections made by kombu's transport, with
+one change: a channel that the broker closed stays closed. py-amqp would reopen it silently,
+without consumers, with delivery tags starting at 1 again (an old ack could hit a new message).
+"""
+
+import itertools
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import kombu
+from kombu.transport import pyamqp
+
+from consumer import __version__
+
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+CONNECT_TIMEOUT_SECONDS = 10
+WRITE_TIMEOUT_SECONDS = 15
+#: Unacknowledged bytes may stay this long before the kernel gives the connection up; py-amqp's
+#: own default of one second drops it at the first lost packet (py-amqp 186).
+TCP_USER_TIMEOUT_MILLISECONDS = 20_000
+
+
+class _Channel(pyamqp.Channel):
+    def _do_revive(self) -> None:
+        self.is_open = False
+
+
+class _Connection(pyamqp.Connection):
+    Channel = _Channel
+
+
+class _Transport(pyamqp.Transport):
+    Connection = _Connection
+
+
+def is_amqp(url: str) -> bool:
+    """Whether ``url`` names an AMQP broker; anything else is one of kombu's virtual transports."""
+    return urlsplit(url).scheme in AMQP_SCHEMES
+
+
+class Dialer:
+    """Knows the broker's URLs and tries the next one at every call of ``dial``.
+
+    Raises what kombu and py-amqp raise (``ERRORS``): the caller decides how long to wait.
+    """
+
+    ERRORS: tuple[type[BaseException], ...] = (
+        *pyamqp.Transport.connection_errors,
+        *pyamqp.Transport.channel_errors,
+        OSError,
+    )
+
+    def __init__(
+        self, urls: Sequence[str], *, heartbeat_seconds: int = 30, ca_file: str | None = None
+    ) -> None:
+        self._urls: Iterator[str] = itertools.cycle(urls)
+        self._heartbeat = heartbeat_seconds
+        self._ca_file = ca_file
+
+    def dial(
+        self,
+        purpose: str,
+        *,
+        on_blocked: Callable[[str], None] | None = None,
+        on_unblocked: Callable[[], None] | None = None,
+    ) -> pyamqp.Connection:
+        """Connect to the next URL. ``purpose`` names the connection in the broker's own views."""
+        url = next(self._urls)
+        parts = urlsplit(url)
+        options: dict[str, Any] = {
+            "client_properties": {
+                "product": "journey-consumer",
+                "version": __version__,
+                "connection_name": f"journey-consumer {purpose} {socket.gethostname()}",
+            },
+            "write_timeout": WRITE_TIMEOUT_SECONDS,
+            "on_blocked": on_blocked,
+            "on_unblocked": on_unblocked,
+        }
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            options["socket_settings"] = {socket.TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS}
+        client = kombu.Connection(
+            url,
+            heartbeat=self._heartbeat,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            transport_options=options,
+        )
+        if parts.scheme == "amqps":
+            # The host name is checked only when it is given (py-amqp).
+            client.ssl = {
+                "ca_certs": self._ca_file,
+                "cert_reqs": ssl.CERT_REQUIRED,
+                "server_hostname": parts.hostname,
+                "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
+            }
+        port = 5671 if parts.scheme == "amqps" else 5672
+        return _Transport(client, default_port=port).establish_connection()
