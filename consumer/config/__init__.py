@@ -1,0 +1,11 @@
+"""Configuration: ``load`` makes frozen ``Settings`` of the environment or tells every mistake.
+
+Knows the environment's names and rules; must not know what the settings are used for.
+Nothing is read at import time; nothing that could be a secret is ever shown.
+"""
+
+from consumer.config.loading import load
+from consumer.config.reference import Described, described, settings_reference
+from consumer.config.settings import Settings
+
+__all__ = ["Described", "Settings", "described", "load", "settings_reference"]
