@@ -38,3 +38,16 @@ class Fault:
 
     kind: FaultKind
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """What an answer tells of the budget that all callers behind one address share.
+
+    ``limit`` is the budget of a whole window (None when not told), ``remaining`` what was left
+    of it when the answer was written, ``reset_in_seconds`` how long until it is full again.
+    """
+
+    limit: int | None
+    remaining: int
+    reset_in_seconds: float

@@ -1,0 +1,139 @@
+"""Whether one cause pauses consumption: a circuit breaker, the same for every cause.
+
+1. Everything that changes the state is in this file, and every change walks ``_TRANSITIONS``.
+2. Only failures of *different* keys in a row open it: a journey that fails alone, again and
+   again, is that journey's trouble. Any success starts the row anew.
+3. Open, it grants one probe at a time; each failed probe doubles the wait, up to the cap.
+4. A success closes it from every state, also one that was sent before the opening. A failure
+   that arrives while it is open says nothing new and changes nothing.
+5. Time (monotonic seconds) and jitter are arguments. It does not know which cause it guards.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+
+class BreakerState(StrEnum):
+    """CLOSED lets everything pass, OPEN nothing, HALF_OPEN the one probe that is under way."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class _Event(Enum):
+    THRESHOLD = auto()  # the last failure that was missing
+    PROBE = auto()  # a probe is granted
+    FAILED_PROBE = auto()
+    ABANDONED_PROBE = auto()
+    SUCCESS = auto()
+
+
+_TRANSITIONS: Mapping[tuple[BreakerState, _Event], BreakerState] = {
+    (BreakerState.CLOSED, _Event.THRESHOLD): BreakerState.OPEN,
+    (BreakerState.CLOSED, _Event.SUCCESS): BreakerState.CLOSED,
+    (BreakerState.OPEN, _Event.PROBE): BreakerState.HALF_OPEN,
+    (BreakerState.OPEN, _Event.SUCCESS): BreakerState.CLOSED,
+    (BreakerState.HALF_OPEN, _Event.FAILED_PROBE): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, _Event.ABANDONED_PROBE): BreakerState.OPEN,
+    (BreakerState.HALF_OPEN, _Event.SUCCESS): BreakerState.CLOSED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerPolicy:
+    """``threshold`` distinct failures in a row open; probes wait from base to cap seconds."""
+
+    threshold: int
+    probe_base_seconds: float
+    probe_cap_seconds: float
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that would be open at once or probe without pause (ValueError)."""
+        if self.threshold < 1:
+            raise ValueError("threshold must be at least 1")
+        if not 0 < self.probe_base_seconds <= self.probe_cap_seconds:
+            raise ValueError("probe_base_seconds must be positive and at most probe_cap_seconds")
+
+
+class Breaker:
+    """The breaker of one cause.
+
+    ``opened_at`` is when this pause began, None while closed. ``probe_at`` is when the next
+    probe is due, None unless OPEN.
+    """
+
+    __slots__ = ("_failed_probes", "_hastened", "_keys", "_policy", "opened_at", "probe_at", "state")
+
+    def __init__(self, policy: BreakerPolicy) -> None:
+        self._policy = policy
+        self._keys: set[Hashable] = set()  # never more than the threshold
+        self._failed_probes = 0
+        self._hastened = False
+        self.state = BreakerState.CLOSED
+        self.opened_at: float | None = None
+        self.probe_at: float | None = None
+
+    def failure(self, key: Hashable, now: float, jitter: float) -> None:
+        """Count a failure of ``key``; ``jitter`` in [0, 1) spreads the probes of many replicas."""
+        match self.state:
+            case BreakerState.CLOSED:
+                self._keys.add(key)
+                if len(self._keys) >= self._policy.threshold:
+                    self._move(_Event.THRESHOLD)
+                    self.opened_at = now
+                    self.probe_at = now + self._wait(jitter)
+            case BreakerState.OPEN:
+                pass  # rule 4
+            case BreakerState.HALF_OPEN:
+                self._move(_Event.FAILED_PROBE)
+                self._failed_probes += 1
+                self.probe_at = now + self._wait(jitter)
+                if self._hastened:  # what failed was sent before the change
+                    self.hasten(now)
+
+    def success(self, now: float) -> None:  # noqa: ARG002 - every event has its time
+        """Close, from whatever state, and forget all failures."""
+        self._move(_Event.SUCCESS)
+        self._keys.clear()
+        self._failed_probes = 0
+        self._hastened = False
+        self.opened_at = self.probe_at = None
+
+    def may_probe(self, now: float) -> bool:
+        """Grant the probe if one is due.
+
+        Who is told True owes a ``success``, a ``failure`` or an ``abandon_probe``, whatever
+        happens: until then nobody else is granted one.
+        """
+        if self.probe_at is None or now < self.probe_at:
+            return False
+        self._move(_Event.PROBE)
+        self.probe_at = None
+        self._hastened = False
+        return True
+
+    def abandon_probe(self, now: float) -> None:
+        """Take the probe back: it ended without a verdict. The next is due after the base wait."""
+        if self.state is BreakerState.HALF_OPEN:
+            self._move(_Event.ABANDONED_PROBE)
+            self.probe_at = now + (0.0 if self._hastened else self._policy.probe_base_seconds)
+
+    def hasten(self, now: float) -> None:
+        """Probe at once, and from the base wait again: something changed, such as the token."""
+        self._failed_probes = 0
+        match self.state:
+            case BreakerState.CLOSED:
+                pass
+            case BreakerState.OPEN:
+                self.probe_at = now
+            case BreakerState.HALF_OPEN:
+                self._hastened = True
+
+    def _move(self, event: _Event) -> None:
+        self.state = _TRANSITIONS[self.state, event]
+
+    def _wait(self, jitter: float) -> float:
+        doubled = self._policy.probe_base_seconds * 2.0 ** min(self._failed_probes, 60)
+        return min(doubled, self._policy.probe_cap_seconds) * (0.5 + jitter / 2)
