@@ -1,0 +1,323 @@
+"""A private RabbitMQ node for the tests: its life, and what an administrator does to it.
+
+1. The node shares nothing with the machine: own ports (also for epmd), name and cookie; plugins file, data
+   and logs in one temporary directory. It runs as any user; several may run side by side.
+2. It never outlives the test run: a watchdog process reads a pipe of ours and, when that ends for whatever
+   reason (also SIGKILL), kills what runs and removes the directory.
+3. Administration goes through ``erl_call`` (about 10 ms a call); ``rabbitmqctl`` needs a second to start and
+   is the fallback, and there for what ``eval`` can not say.
+4. Depths are read live from the queues' own state, not from the statistics, which lag by five seconds.
+"""
+
+import base64
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from tests.broker import Broker, Depth
+from tests.rabbit_setup import Ports, environment, erlang_tool, server_path, write_files
+
+_START_SECONDS = 60.0
+_STOP_SECONDS = 30.0
+
+# Each line it reads names the process groups that run now; the end of its input is the end of the test run.
+_WATCHDOG = """
+while read -r line; do groups=$line; done
+for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+rm -rf -- "$1"
+"""
+
+
+class NodeError(Exception):
+    """The node did not start, or refused an administrative call."""
+
+
+class RabbitNode:
+    """One node; a context manager. Ports and data survive ``stop``, ``kill`` and ``restart``.
+
+    ``plugins`` are enabled at start (``rabbitmq_prometheus``, ``rabbitmq_management``); ``conf`` is added to
+    ``rabbitmq.conf``; ``tls`` adds an amqps listener with a certificate for ``localhost`` by ``ca_file``.
+    """
+
+    def __init__(
+        self, *, plugins: tuple[str, ...] = (), conf: Mapping[str, object] | None = None, tls: bool = False
+    ) -> None:
+        server = server_path()
+        if server is None:
+            raise NodeError("rabbitmq-server is not installed")
+        self._sbin = server.parent
+        self._erl_call = erlang_tool("erl_call")
+        self._plugins = plugins
+        self._conf = dict(conf or {})
+        self._tls = tls
+        self._home: Path | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._beam: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+
+    @property
+    def home(self) -> Path:
+        """The node's directory: ``data``, ``log``, ``tls``."""
+        if self._home is None:
+            raise NodeError("the node was never started, or is closed")
+        return self._home
+
+    @property
+    def port(self) -> int:
+        """The AMQP port; the others are in ``ports``."""
+        return self.ports.amqp
+
+    @property
+    def url(self) -> str:
+        """The default virtual host; tests that share a node take a ``vhost``."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def ca_file(self) -> Path:
+        """The authority that signed the TLS listener's certificate."""
+        return self.home / "tls" / "ca.pem"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- life ---------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the node and return when it accepts connections."""
+        if self._beam is not None:
+            raise NodeError("the node is already running")
+        if self._home is not None:
+            self._launch()
+            return
+        for last in (False, False, True):
+            self._prepare()
+            try:
+                self._launch()
+            except NodeError:  # somebody may have taken one of the ports just now: choose others
+                self.close()
+                if last:
+                    raise
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop gracefully, as an operator's restart does; data stays."""
+        if self._beam is not None:
+            self._beam.terminate()
+            try:
+                self._beam.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise NodeError(f"the node did not stop within {_STOP_SECONDS:g} s") from None
+        self._reap()
+
+    def kill(self) -> None:
+        """Kill the node with SIGKILL, as a crash does; data that was not synced is lost."""
+        self._reap()
+
+    def restart(self) -> None:
+        """Stop gracefully and start again on the same ports."""
+        self.stop()
+        self.start()
+
+    def mend(self) -> None:
+        """Start the node if it is down and clear the memory alarm: what a test may have left behind."""
+        if self._beam is None or self._beam.poll() is not None:
+            self._reap()
+            self.start()
+        self.set_memory_alarm(on=False)
+
+    def close(self) -> None:
+        """Kill the node and remove its directory; nothing remains."""
+        self._reap()
+        if self._watchdog is not None:
+            with self._watchdog:  # closes the pipe and waits: the watchdog removes the directory
+                pass
+            self._watchdog = None
+        self._home = None
+
+    # --- administration -----------------------------------------------------------------
+
+    def eval(self, expression: str, *, timeout: float = 30.0) -> str:
+        """Evaluate an Erlang expression that returns iodata on the node; return its text."""
+        wrapped = f'binary_to_list(base64:encode(iolist_to_binary(["=", {expression}]))).\n'
+        if self._erl_call is None:
+            printed = self.ctl("eval", wrapped, timeout=timeout)
+        else:
+            done = subprocess.run(
+                [self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
+                input=wrapped.encode(),
+                capture_output=True,
+                env=self._environment,
+                timeout=timeout,
+                check=False,
+            )
+            printed = (done.stdout + done.stderr).decode(errors="replace")
+        match = re.search(r'"([A-Za-z0-9+/=]+)"', printed)
+        if match is None or not (text := base64.b64decode(match[1]).decode()).startswith("="):
+            raise NodeError(f"the node answered {printed[:1000]!r}")
+        return text[1:]
+
+    def ctl(self, *args: str, timeout: float = 60.0) -> str:
+        """Run ``rabbitmqctl`` against the node and return what it printed (a second or two)."""
+        done = subprocess.run(
+            [self._sbin / "rabbitmqctl", "--quiet", "--node", self._name, *args],
+            capture_output=True,
+            text=True,
+            env=self._environment,
+            timeout=timeout,
+            check=False,
+        )
+        if done.returncode:
+            raise NodeError(f"rabbitmqctl {args[0]}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def set_memory_alarm(self, *, on: bool) -> None:
+        """Raise or clear the memory alarm; while it is on the node reads nothing from publishers."""
+        level = "0.0" if on else "0.6"
+        self.eval(f"begin ok = vm_memory_monitor:set_vm_memory_high_watermark({level}), [] end")
+
+    def add_vhost(self, name: str) -> Broker:
+        """Create a virtual host that ``guest`` may do everything in."""
+        self.eval(
+            f'begin ok = rabbit_vhost:add(<<"{name}">>, <<"tests">>), '
+            f'ok = rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
+            '<<".*">>, <<".*">>, <<".*">>, <<"tests">>), [] end'
+        )
+        return Broker(self, name)
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with all it holds; its connections are closed."""
+        self.eval(f'begin rabbit_vhost:delete(<<"{name}">>, <<"tests">>), [] end')
+
+    def close_connections(self, vhost: str = "/") -> int:
+        """Close every client connection to ``vhost`` from the broker's side; return how many."""
+        text = self.eval(
+            'integer_to_list(length([rabbit_networking:close_connection(P, "tests") || '
+            "P <- rabbit_networking:connections(), "
+            f'rabbit_networking:connection_info(P, [vhost]) =:= [{{vhost, <<"{vhost}">>}}]]))'
+        )
+        return int(text)
+
+    def queue_depths(self, vhost: str) -> dict[str, Depth]:
+        """Return what each queue of ``vhost`` holds at this moment, by name."""
+        text = self.eval(_DEPTHS % vhost)
+        rows = (line.split("\t") for line in text.splitlines())
+        return {name: Depth(int(ready), int(unacked)) for name, ready, unacked in rows}
+
+    # --- how it is done -----------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._home = Path(tempfile.mkdtemp(prefix="rabbit-"))
+        # The write end of this pipe exists in our process alone: its end is our end.
+        self._watchdog = subprocess.Popen(
+            ["sh", "-c", _WATCHDOG, "watchdog", str(self._home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self.ports = Ports.choose()
+        self._name = f"tests-{self.port}@localhost"
+        self._cookie = f"{random.getrandbits(128):032x}"
+        self._environment = environment(self._home, self.ports, self._name)
+        write_files(
+            self._home,
+            self.ports,
+            cookie=self._cookie,
+            plugins=self._plugins,
+            conf=self._conf,
+            tls=self._tls,
+        )
+
+    def _launch(self) -> None:
+        epmd = [erlang_tool("epmd") or "epmd", "-port", str(self.ports.epmd), "-address", "127.0.0.1"]
+        try:
+            with (self.home / "log" / "console").open("ab") as console:
+                self._epmd = self._spawn(epmd, console)
+                self._tell_watchdog()
+                self._await_port(self.ports.epmd, self._epmd)
+                self._beam = self._spawn([self._sbin / "rabbitmq-server", "-noinput"], console)
+                self._tell_watchdog()
+            self._await_port(self.port, self._beam)
+        except BaseException:
+            self._reap()
+            raise
+
+    def _tell_watchdog(self) -> None:
+        assert self._watchdog is not None
+        assert self._watchdog.stdin is not None
+        groups = " ".join(str(process.pid) for process in (self._beam, self._epmd) if process is not None)
+        self._watchdog.stdin.write(f"{groups}\n".encode())
+        self._watchdog.stdin.flush()
+
+    def _spawn(self, command: list[str | Path], console: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            env=self._environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=console,
+            start_new_session=True,
+        )
+
+    def _await_port(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.02)
+        said = (self.home / "log" / "console").read_text(errors="replace")[-2000:]
+        raise NodeError(f"{process.args!r} did not open port {port}; it said: {said}")
+
+    def _reap(self) -> None:
+        for process in (self._beam, self._epmd):
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._beam = self._epmd = None
+        if self._watchdog is not None:
+            self._tell_watchdog()
+
+
+_DEPTHS = """[begin
+    Counts = case amqqueue:get_type(Q) of
+        rabbit_quorum_queue ->
+            [begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q), F), N end
+             || F <- [fun rabbit_fifo:query_messages_ready/1, fun rabbit_fifo:query_messages_checked_out/1]];
+        _ ->
+            [N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]
+    end,
+    io_lib:format("~ts\\t~b\\t~b~n", [element(4, amqqueue:get_name(Q)) | Counts])
+end || Q <- rabbit_amqqueue:list(<<"%s">>)]"""
+
+
+@contextlib.contextmanager
+def fresh_vhost(node: RabbitNode) -> Iterator[Broker]:
+    """Lend a new virtual host and delete it afterwards."""
+    name = f"v{random.getrandbits(48):012x}"
+    try:
+        yield node.add_vhost(name)
+    finally:
+        node.mend()
+        node.delete_vhost(name)
