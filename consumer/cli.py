@@ -43,7 +43,7 @@ def _overview() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="journey-consumer",
-        description="Delivers carpool journeys from a message queue to the Registre de preuve de covoiturage.",
+        description="Delivers carpool journeys from a message queue to the Registry of carpooling proofs.",
         epilog=f"commands:\n{listing}\n\n`journey-consumer COMMAND --help` tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

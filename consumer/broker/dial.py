@@ -49,7 +49,7 @@ class Dialer:
     Raises what kombu and py-amqp raise (``ERRORS``): the caller decides how long to wait.
     """
 
-    ERRORS: tuple[type[BaseException], ...] = (
+    ERRORS: tuple[type[Exception], ...] = (
         *pyamqp.Transport.connection_errors,
         *pyamqp.Transport.channel_errors,
         OSError,
@@ -68,7 +68,7 @@ class Dialer:
         *,
         on_blocked: Callable[[str], None] | None = None,
         on_unblocked: Callable[[], None] | None = None,
-    ) -> pyamqp.Connection:
+    ) -> Any:
         """Connect to the next URL. ``purpose`` names the connection in the broker's own views."""
         url = next(self._urls)
         parts = urlsplit(url)

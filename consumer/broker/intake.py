@@ -28,7 +28,9 @@ from consumer.topology import Topology
 
 log = logging.getLogger("journey_consumer.intake")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.5, 30.0
+RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.1, 20.0
+#: A connection that lived shorter than this counts as one more failure in a row.
+SHORT_LIFE_SECONDS = 5.0
 HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements wait this long for company: one frame can then speak for many.
 ACK_DELAY_SECONDS = 0.004
@@ -80,8 +82,8 @@ class _Channel:
 class AmqpIntake:
     """The consuming connection: connects for ever, delivers, acknowledges.
 
-    ``on_delivery`` is called on the loop for every delivery; ``on_lost`` after a connection
-    was thrown away (its unacknowledged deliveries will come again).
+    Who ``listen``s is called on the loop for every delivery, and after a connection was thrown
+    away (its unacknowledged deliveries will come again).
     """
 
     def __init__(
@@ -92,16 +94,12 @@ class AmqpIntake:
         prefetch: int,
         declare: bool,
         metrics: Metrics,
-        on_delivery: Callable[[Delivery], None],
-        on_lost: Callable[[], None],
     ) -> None:
         self._dialer = dialer
         self._topology = topology
         self._prefetch = prefetch
         self._declare = declare
         self._metrics = metrics
-        self._on_delivery = on_delivery
-        self._on_lost = on_lost
         self._mode = Mode.NONE
         self._connection: Any = None
         self._channels: dict[Mode, _Channel] = {}
@@ -112,6 +110,11 @@ class AmqpIntake:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake-dial")
 
     # --- what the rest of the program asks ---------------------------------------------
+
+    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
+        """Say who takes the deliveries and who hears of a lost connection, before ``run``."""
+        self._on_delivery = on_delivery
+        self._on_lost = on_lost
 
     @property
     def connected(self) -> bool:
@@ -147,24 +150,24 @@ class AmqpIntake:
         self._loop = asyncio.get_running_loop()
         failures = 0
         while not self._closing:
+            started = time.monotonic()
             try:
                 connection, channels = await self._loop.run_in_executor(self._thread, self._open)
             except (*Dialer.ERRORS, BrokerError) as error:
                 reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
-                log.log(
-                    logging.WARNING if failures == 0 else logging.DEBUG,
-                    "broker unreachable",
-                    extra={"reason": reason},
-                )
-                delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
-                failures = min(failures + 1, 10)
-                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
-                continue
-            failures = 0
-            reason = await self._serve(connection, channels)
-            if not self._closing:
+                level = logging.WARNING if failures == 0 else logging.DEBUG
+                log.log(level, "broker unreachable", extra={"reason": reason})
+            else:
+                reason = await self._serve(connection, channels)
+                if self._closing:
+                    return
                 log.warning("broker connection lost", extra={"reason": reason})
                 self._metrics.reconnects["consume"].inc()
+                if time.monotonic() - started > SHORT_LIFE_SECONDS:
+                    failures = 0
+            delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
+            failures = min(failures + 1, 10)
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
 
     async def close(self) -> None:
         """Write the last acknowledgements and close; what is unacknowledged goes back."""

@@ -35,9 +35,7 @@ class Outgoing:
     properties: Mapping[str, Any]
 
 
-def copy_of(
-    delivery: Delivery, *, exchange: str, routing_key: str, headers: Mapping[str, Any]
-) -> Outgoing:
+def copy_of(delivery: Delivery, *, exchange: str, routing_key: str, headers: Mapping[str, Any]) -> Outgoing:
     """The delivery's body, properties and ``headers`` (already extended), safe to publish."""
     properties = {k: v for k, v in delivery.properties.items() if k not in _DROPPED_PROPERTIES}
     properties["delivery_mode"] = PERSISTENT

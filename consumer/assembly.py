@@ -1,0 +1,189 @@
+"""Builds every object by hand and introduces them to one another. Decides nothing itself.
+
+Settings come in, a ``Service`` comes out; ``run``, the demo and the tests all go through here, so
+that what is tested is what runs. Must be called on the event loop that will run the service.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TextIO, cast
+
+from consumer.breaker import Breaker, BreakerPolicy
+from consumer.broker.dial import Dialer, is_amqp
+from consumer.broker.intake import AmqpIntake
+from consumer.broker.publisher import AmqpPublisher
+from consumer.broker.virtual import VirtualLink
+from consumer.config import Settings
+from consumer.credentials import ExchangedToken, FileToken, StaticToken, TokenSource
+from consumer.exposition import Health
+from consumer.gate import Gate
+from consumer.handler import Handler, utc_now
+from consumer.logs import SettlementLog
+from consumer.metrics import Metrics
+from consumer.outcome import PauseCause
+from consumer.pacing import Pacer
+from consumer.policy import Policy
+from consumer.registry import Registry
+from consumer.service import Service
+from consumer.settlement import Settler
+from consumer.topology import Topology
+
+#: Requests that may leave at once after a quiet moment; small, so that the pace stays smooth.
+PACER_BURST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """The service with the parts that its surroundings want to look at."""
+
+    service: Service
+    health: Health
+    topology: Topology
+    gate: Gate
+
+
+def topology_of(settings: Settings) -> Topology:
+    """The queues that these settings ask for."""
+    return Topology(
+        queue=settings.broker_queue,
+        exchange=settings.broker_exchange,
+        routing_key=settings.broker_routing_key or "",
+        delays_seconds=settings.retry_delays_seconds,
+        delivery_limit=settings.broker_delivery_limit,
+    )
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The rules of retrying that these settings ask for."""
+    return Policy(
+        max_attempts=settings.retry_max_attempts,
+        attempts_per_visit=settings.retry_attempts_per_visit,
+        backoff_base_seconds=settings.retry_backoff_base_seconds,
+        backoff_cap_seconds=settings.retry_backoff_cap_seconds,
+        delays_seconds=settings.retry_delays_seconds,
+        early_bound_seconds=settings.early_bound_seconds,
+    )
+
+
+def breakers_of(settings: Settings) -> dict[PauseCause, Breaker]:
+    """One breaker for each cause of a pause."""
+    auth = BreakerPolicy(
+        settings.auth_pause_after, settings.auth_probe_seconds, settings.breaker_probe_cap_seconds
+    )
+    probing = (settings.breaker_probe_seconds, settings.breaker_probe_cap_seconds)
+    return {
+        PauseCause.UNAUTHORIZED: Breaker(auth),
+        PauseCause.FORBIDDEN: Breaker(auth),
+        PauseCause.MISCONFIGURED: Breaker(BreakerPolicy(1, *probing)),
+        PauseCause.UNAVAILABLE: Breaker(BreakerPolicy(settings.breaker_threshold, *probing)),
+    }
+
+
+def tokens_of(settings: Settings, registry: Registry) -> TokenSource:
+    """The way of authenticating that is configured; exactly one is (``config.load`` sees to it)."""
+    if settings.registry_token is not None:
+        return StaticToken(settings.registry_token.get_secret_value())
+    if settings.registry_token_file is not None:
+        return FileToken(settings.registry_token_file)
+    return ExchangedToken(registry.post_access_token, read_keys=settings.read_keys)
+
+
+def assemble(
+    settings: Settings,
+    metrics: Metrics,
+    log_stream: TextIO,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    now: Callable[[], datetime] = utc_now,
+) -> Assembled:
+    """Make the service that ``settings`` describe."""
+    topology, policy = topology_of(settings), policy_of(settings)
+    registry = Registry(
+        url=settings.registry_url,
+        api_version=settings.registry_api_version,
+        timeout_seconds=settings.registry_timeout_seconds,
+        concurrency=settings.registry_concurrency,
+        ca_file=settings.registry_ca_file,
+        proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
+    )
+    tokens = tokens_of(settings, registry)
+    pacer = Pacer(settings.registry_rate_per_minute, PACER_BURST)
+    settlement_log = SettlementLog(log_stream, settings.log_format)
+    health = Health()
+    gate = Gate(
+        breakers=breakers_of(settings),
+        pacer=pacer,
+        metrics=metrics,
+        clock=clock,
+    )
+    intake: AmqpIntake | VirtualLink
+    publisher: AmqpPublisher | VirtualLink
+    urls = settings.broker_urls
+    if is_amqp(urls[0]):
+
+        def dialer() -> Dialer:
+            ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
+            return Dialer(urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file)
+
+        intake = AmqpIntake(
+            dialer=dialer(),
+            topology=topology,
+            prefetch=settings.broker_prefetch,
+            declare=settings.broker_declare,
+            metrics=metrics,
+        )
+        publisher = AmqpPublisher(
+            dialer=dialer(),
+            topology=topology,
+            declare=settings.broker_declare,
+            metrics=metrics,
+            confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
+        )
+    else:
+        intake = publisher = VirtualLink(
+            url=urls[0],
+            topology=topology,
+            prefetch=settings.broker_prefetch,
+            metrics=metrics,
+        )
+    handler = Handler(
+        version=cast("Literal['v2', 'v3']", settings.registry_api_version[:2]),
+        registry=registry,
+        tokens=tokens,
+        gate=gate,
+        pacer=pacer,
+        policy=policy,
+        metrics=metrics,
+        currency=intake,
+        concurrency=settings.registry_concurrency,
+        hold_limit_seconds=settings.hold_limit_seconds,
+        clock=clock,
+        utc_now=now,
+    )
+    settler = Settler(
+        intake=intake,
+        publisher=publisher,
+        topology=topology,
+        metrics=metrics,
+        settlement_log=settlement_log,
+        utc_now=now,
+        hold_limit_seconds=settings.hold_limit_seconds,
+    )
+    service = Service(
+        intake=intake,
+        publisher=publisher,
+        handler=handler,
+        settler=settler,
+        gate=gate,
+        health=health,
+        metrics=metrics,
+        settlement_log=settlement_log,
+        watch_token=lambda: tokens.watch(
+            lambda: gate.hasten(PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
+        ),
+        close_registry=registry.aclose,
+        drain_timeout_seconds=settings.drain_timeout_seconds,
+    )
+    return Assembled(service, health, topology, gate)

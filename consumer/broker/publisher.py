@@ -1,0 +1,337 @@
+"""Publishing with confirms, from one thread that owns a connection of its own.
+
+1. A publish is done when the broker has confirmed it: not before, and not when it was returned
+   as unroutable (``mandatory``). Confirms are matched by delivery tag, many are in flight.
+2. Consuming and publishing never share a connection: under a memory or disk alarm the broker
+   stops reading from publishers, and what blocks here must not block acknowledgements.
+3. After any error the connection is thrown away and everything unconfirmed fails. What was
+   not sent yet stays in line for the next connection.
+4. ``submit`` is called on the event loop and returns a future of it; the thread does the rest.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import select
+import struct
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from amqp.basic_message import Message
+from amqp.exceptions import FrameSyntaxError
+
+from consumer.broker.declare import ensure
+from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Dialer
+from consumer.errors import BrokerError, PublishError
+from consumer.messages import Outgoing
+from consumer.metrics import Metrics
+from consumer.topology import Topology
+
+log = logging.getLogger("journey_consumer.publisher")
+
+RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.5, 30.0
+TICK_SECONDS = 1.0
+#: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
+WINDOW = 1_000
+#: What py-amqp raises for headers and properties that no frame can hold.
+ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError)
+
+
+@dataclass(slots=True)
+class _Request:
+    outgoing: Outgoing
+    future: asyncio.Future[None]
+    sent_at: float = 0.0
+    returned: bool = False
+
+
+class _Reconnect(Exception):  # noqa: N818 a signal within this file
+    """Throw this connection away; the argument is the kind for the metric."""
+
+
+class AmqpPublisher:
+    """Confirmed, mandatory, persistent publishes. Start with ``start``, end with ``close``."""
+
+    delay_queues = True
+
+    def __init__(
+        self,
+        *,
+        dialer: Dialer,
+        topology: Topology,
+        declare: bool,
+        metrics: Metrics,
+        confirm_timeout_seconds: float = 30.0,
+    ) -> None:
+        self._dialer = dialer
+        self._topology = topology
+        self._declare = declare
+        self._metrics = metrics
+        self._confirm_timeout = confirm_timeout_seconds
+        self._requests: deque[_Request] = deque()
+        self._unconfirmed: dict[int, _Request] = {}
+        self._next_tag = 1
+        self._blocked = False
+        self._closing = False
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._main, name="publisher", daemon=True)
+
+    # --- on the event loop -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread; it connects for ever until ``close``."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker has stopped reading from publishers (memory or disk alarm)."""
+        return self._blocked
+
+    def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
+        """Queue a publish. The future ends with the confirm, or with ``PublishError``.
+
+        Ending the future before it was sent takes it out of the line; afterwards it changes nothing.
+        """
+        future: asyncio.Future[None] = self._loop.create_future()
+        if self._closing:
+            future.set_exception(PublishError("closed"))
+            return future
+        self._requests.append(_Request(outgoing, future))
+        self._wake()
+        return future
+
+    async def close(self) -> None:
+        """Stop the thread; whatever is unconfirmed then fails."""
+        self._closing = True
+        self._wake()
+        if self._thread.ident is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
+        os.close(self._wake_write)
+        os.close(self._wake_read)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\0")
+        except BlockingIOError:
+            return  # the pipe is full: the thread has been woken already
+
+    # --- in the thread -----------------------------------------------------------------
+
+    def _main(self) -> None:
+        failures = 0
+        while not self._closing:
+            try:
+                connection = self._dialer.dial(
+                    "publish", on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
+                )
+            except Dialer.ERRORS as error:
+                self._say_unreachable(error, failures)
+                failures = self._wait_before_redial(failures)
+                continue
+            kind = "connection"
+            try:
+                channel = self._open(connection)
+                failures = 0
+                self._serve(connection, channel)
+            except _Reconnect as signal:
+                kind = str(signal)
+            except BrokerError as error:
+                self._say_unreachable(error, failures)
+            except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
+                log.warning("publish connection lost", extra={"reason": type(error).__name__})
+            finally:
+                self._metrics.broker_connected["publish"].set(0)
+                self._on_unblocked()
+                self._fail_unconfirmed(kind)
+                _close(connection, politely=self._closing)
+            if not self._closing:
+                self._metrics.reconnects["publish"].inc()
+                failures = self._wait_before_redial(failures)
+        self._fail_unconfirmed("connection")
+
+    def _open(self, connection: Any) -> Any:
+        ensure(connection, self._topology, declare=self._declare)
+        channel = connection.channel()
+        channel.confirm_select()
+        self._next_tag = 1
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        channel.events["basic_return"].add(self._on_return)
+        self._metrics.broker_connected["publish"].set(1)
+        return channel
+
+    def _serve(self, connection: Any, channel: Any) -> None:
+        poll = select.poll()
+        poll.register(connection.sock.fileno(), select.POLLIN)
+        poll.register(self._wake_read, select.POLLIN)
+        next_tick = time.monotonic() + TICK_SECONDS
+        while not (self._closing and not self._unconfirmed and not self._requests):
+            poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)
+            self._drain_wake()
+            self._read_all(connection)
+            self._send_waiting(channel)
+            now = time.monotonic()
+            if now >= next_tick:
+                next_tick = now + TICK_SECONDS
+                connection.heartbeat_tick()
+                self._check_confirms(now)
+                if self._closing:
+                    return  # whoever closes has waited long enough
+            self._metrics.publishes_unconfirmed.set(len(self._unconfirmed))
+
+    def _send_waiting(self, channel: Any) -> None:
+        requests = self._requests
+        while requests and not self._blocked and len(self._unconfirmed) < WINDOW:
+            request = requests.popleft()
+            if request.future.done():
+                continue  # nobody waits any more: the delivery will come again on another connection
+            outgoing = request.outgoing
+            message = Message(
+                outgoing.body, application_headers=dict(outgoing.headers), **dict(outgoing.properties)
+            )
+            request.sent_at = time.monotonic()
+            self._unconfirmed[self._next_tag] = request
+            try:
+                channel.basic_publish(
+                    message,
+                    outgoing.exchange,
+                    outgoing.routing_key,
+                    mandatory=True,
+                    timeout=WRITE_TIMEOUT_SECONDS,
+                )
+            except ENCODING_ERRORS:
+                # Raised while packing, before a byte was written: this message's fault alone.
+                del self._unconfirmed[self._next_tag]
+                self._resolve([(request, "unencodable")])
+            else:
+                self._next_tag += 1
+
+    def _read_all(self, connection: Any) -> None:
+        try:
+            while True:
+                connection.drain_events(timeout=0)
+        except TimeoutError:
+            return
+
+    def _check_confirms(self, now: float) -> None:
+        """A confirm that does not come condemns the connection, unless the broker has said why."""
+        if self._blocked or not self._unconfirmed:
+            return
+        oldest = next(iter(self._unconfirmed.values()))
+        if now - oldest.sent_at > self._confirm_timeout:
+            log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
+            raise _Reconnect("timeout")
+
+    # --- what the broker says ----------------------------------------------------------
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
+        self._settle(tag, multiple=multiple, failure=None)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
+        self._settle(tag, multiple=multiple, failure="nacked")
+
+    def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        """Unroutable; the broker confirms it next, and that must not count as success.
+
+        A return names no tag. The first unconfirmed publish that is the same message in every
+        respect that routing knows is it, or is just as unroutable.
+        """
+        body = message.body or b""
+        for request in self._unconfirmed.values():
+            outgoing = request.outgoing
+            if (
+                not request.returned
+                and outgoing.routing_key == routing_key
+                and outgoing.exchange == exchange
+                and outgoing.body == body
+            ):
+                request.returned = True
+                return
+
+    def _settle(self, tag: int, *, multiple: bool, failure: str | None) -> None:
+        unconfirmed = self._unconfirmed
+        # Tags are unconfirmed in ascending order, so a "multiple" stops at the first larger one.
+        if multiple:
+            tags = []
+            for known in unconfirmed:
+                if known > tag:
+                    break
+                tags.append(known)
+        else:
+            tags = [tag] if tag in unconfirmed else []
+        requests = [unconfirmed.pop(known) for known in tags]
+        self._resolve([(r, "returned" if r.returned and failure is None else failure) for r in requests])
+
+    def _on_blocked(self, _reason: str) -> None:
+        self._blocked = True
+        self._metrics.broker_blocked.set(1)
+        log.warning("broker blocks publishers: memory or disk alarm")
+
+    def _on_unblocked(self) -> None:
+        if self._blocked:
+            self._blocked = False
+            self._metrics.broker_blocked.set(0)
+            log.info("broker no longer blocks publishers")
+
+    # --- ends --------------------------------------------------------------------------
+
+    def _fail_unconfirmed(self, kind: str) -> None:
+        requests = list(self._unconfirmed.values())
+        self._unconfirmed.clear()
+        if self._closing:
+            requests += self._requests
+            self._requests.clear()
+        self._resolve([(request, kind) for request in requests])
+        self._metrics.publishes_unconfirmed.set(0)
+
+    def _resolve(self, results: list[tuple[_Request, str | None]]) -> None:
+        for _, failure in results:
+            if failure is not None:
+                self._metrics.publish_failures[failure].inc()
+        if results:
+            self._loop.call_soon_threadsafe(_resolve_on_loop, results)
+
+    def _say_unreachable(self, error: BaseException, failures: int) -> None:
+        reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
+        level = logging.WARNING if failures == 0 else logging.DEBUG
+        log.log(level, "cannot publish", extra={"reason": reason})
+
+    def _wait_before_redial(self, failures: int) -> int:
+        delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
+        until = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
+        while not self._closing and (left := until - time.monotonic()) > 0:
+            select.select([self._wake_read], [], [], left)
+            self._drain_wake()
+        return min(failures + 1, 10)
+
+    def _drain_wake(self) -> None:
+        try:
+            while os.read(self._wake_read, 4096):
+                continue
+        except BlockingIOError:
+            return
+
+
+def _resolve_on_loop(results: list[tuple[_Request, str | None]]) -> None:
+    for request, failure in results:
+        if request.future.done():
+            continue
+        if failure is None:
+            request.future.set_result(None)
+        else:
+            request.future.set_exception(PublishError(failure))
+
+
+def _close(connection: Any, *, politely: bool) -> None:
+    if politely:
+        try:
+            connection.sock.settimeout(2.0)
+            connection.close()
+        except Exception as error:  # noqa: BLE001 we are leaving; the socket is closed below either way
+            log.debug("closing the publish connection failed", extra={"reason": type(error).__name__})
+    connection.collect()

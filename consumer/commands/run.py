@@ -1,0 +1,69 @@
+"""Run the service: take journeys from the queue, register them, settle every delivery.
+
+Settings come from the environment, or from files of the same names in a secrets directory.
+SIGTERM drains and exits 0; a second signal ends at once. Exit code 2: a setting is wrong.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import sys
+
+from prometheus_client import CollectorRegistry
+
+from consumer import __version__, logs
+from consumer.assembly import assemble
+from consumer.broker.dial import is_amqp
+from consumer.broker.virtual import promises
+from consumer.config import Settings, load, settings_reference
+from consumer.exposition import Exposition
+from consumer.metrics import Metrics
+
+log = logging.getLogger("journey_consumer.run")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the settings to the help: this command takes no arguments."""
+    parser.epilog = settings_reference()
+
+
+def run(_args: argparse.Namespace) -> int:
+    """Run until a signal comes."""
+    settings = load(os.environ)
+    stream = sys.stdout
+    logs.configure(settings.log_level, settings.log_format, stream)
+    log.info("starting", extra={"version": __version__, **settings.summary()})
+    for sentence in settings.warnings:
+        log.warning(sentence)
+    if not is_amqp(settings.broker_urls[0]):
+        log.warning(
+            "this broker cannot promise everything", extra={"reason": promises(settings.broker_urls[0])}
+        )
+    # What is loaded by now lives as long as the process: keep the collector from walking it.
+    gc.collect()
+    gc.freeze()
+    _new_loop_runner().run(_serve(settings))
+    return 0
+
+
+def _new_loop_runner() -> asyncio.Runner:
+    try:
+        import uvloop  # noqa: PLC0415 not on every platform
+    except ImportError:
+        return asyncio.Runner()
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(settings: Settings) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    assembled = assemble(settings, metrics, sys.stdout)
+    exposition = Exposition(settings.http_host, settings.http_port, registry, assembled.health)
+    exposition.start()
+    try:
+        assembled.service.handle_signals()
+        await assembled.service.run()
+    finally:
+        exposition.stop()

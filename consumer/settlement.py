@@ -1,0 +1,202 @@
+"""The one exit door: every delivery is settled here, exactly once, and counted here.
+
+1. Publish with a confirm, then acknowledge. A publish that fails is tried again; it is never
+   followed by an acknowledgement.
+2. Counted and logged after the acknowledgement was written, so that metrics and queues agree.
+3. A delivery whose connection is gone is not settled at all: the broker delivers it again.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol, assert_never
+
+from consumer import __version__
+from consumer.delivery import Delivery
+from consumer.errors import PublishError
+from consumer.fate import Fate
+from consumer.history import dead_letter_headers, delay_headers, return_headers
+from consumer.logs import SettlementLog
+from consumer.messages import Outgoing, copy_of
+from consumer.metrics import Metrics
+from consumer.outcome import (
+    Acknowledge,
+    AlreadyRegistered,
+    DeadLetter,
+    Delay,
+    Release,
+    Return,
+)
+from consumer.topology import Topology
+
+REGISTRATION_DEADLINE = timedelta(hours=24)
+PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.2, 5.0
+
+
+class Intake(Protocol):
+    """What settling needs of the consuming side."""
+
+    def is_current(self, delivery: Delivery) -> bool:
+        """Whether ``delivery`` can still be acknowledged."""
+
+    def acknowledge(self, delivery: Delivery) -> bool:
+        """Acknowledge; False when the delivery's connection is gone."""
+
+
+class Publisher(Protocol):
+    """What settling needs of the publishing side."""
+
+    delay_queues: bool
+
+    def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
+        """Publish; the future ends with the broker's confirm or with ``PublishError``."""
+
+
+class Settler:
+    """Carries out dispositions. ``utc_now`` is an aware clock."""
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        publisher: Publisher,
+        topology: Topology,
+        metrics: Metrics,
+        settlement_log: SettlementLog,
+        utc_now: Callable[[], datetime],
+        hold_limit_seconds: float,
+    ) -> None:
+        self._intake = intake
+        self._publisher = publisher
+        self._topology = topology
+        self._metrics = metrics
+        self._log = settlement_log
+        self._now = utc_now
+        self._hold_limit = hold_limit_seconds
+        self._publishing: set[asyncio.Future[None]] = set()
+
+    async def settle(self, delivery: Delivery, fate: Fate) -> bool:
+        """Settle ``delivery``; False when it was left to the broker (released or out of date)."""
+        match fate.disposition:
+            case Acknowledge():
+                return self._acknowledge(delivery, fate)
+            case DeadLetter() | Delay() | Return():
+                outgoing = await self._outgoing(delivery, fate, fate.disposition)
+                return await self._publish(delivery, outgoing) and self._acknowledge(delivery, fate)
+            case Release():
+                return False
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def forget_unconfirmed(self) -> None:
+        """The consuming connection was lost: what was not published yet must not be any more."""
+        for future in self._publishing:
+            if not future.done():
+                future.set_exception(PublishError("delivery out of date"))
+
+    async def _outgoing(
+        self, delivery: Delivery, fate: Fate, disposition: DeadLetter | Delay | Return
+    ) -> Outgoing:
+        headers: Mapping[str, Any]
+        match disposition:
+            case DeadLetter():
+                headers = dead_letter_headers(
+                    delivery, fate.history, disposition, self._now(), __version__, attempts=fate.attempts
+                )
+                exchange, key = self._topology.dead_letter_exchange, disposition.reason.value
+            case Delay():
+                headers = delay_headers(delivery, fate.history, disposition, fate.attempts, self._now())
+                exchange, key = "", self._topology.delay_queue(disposition.seconds)
+                if not self._publisher.delay_queues:
+                    # No queue that waits on this transport: wait here, unacknowledged.
+                    await asyncio.sleep(min(disposition.seconds, self._hold_limit))
+                    key = self._topology.queue
+            case Return():
+                headers = return_headers(delivery, fate.history, fate.attempts, self._now())
+                exchange, key = "", self._topology.queue
+            case _ as unreachable:
+                assert_never(unreachable)
+        return copy_of(delivery, exchange=exchange, routing_key=key, headers=headers)
+
+    async def _publish(self, delivery: Delivery, outgoing: Outgoing) -> bool:
+        """Publish until confirmed; False once the delivery is out of date."""
+        failures = 0
+        while self._intake.is_current(delivery):
+            future = self._publisher.submit(outgoing)
+            self._publishing.add(future)
+            try:
+                await future
+            except PublishError as error:
+                if str(error) == "unencodable":
+                    outgoing = _bare(outgoing)
+                    continue
+                failures += 1
+                delay = min(PUBLISH_RETRY_CAP_SECONDS, PUBLISH_RETRY_BASE_SECONDS * 2 ** min(failures, 8))
+                await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
+            else:
+                return True
+            finally:
+                self._publishing.discard(future)
+        return False
+
+    def _acknowledge(self, delivery: Delivery, fate: Fate) -> bool:
+        if not self._intake.acknowledge(delivery):
+            return False
+        self._count(delivery, fate)
+        return True
+
+    def _count(self, delivery: Delivery, fate: Fate) -> None:
+        """Every counter and the log line of a settled delivery."""
+        metrics, journey, now = self._metrics, fate.journey, self._now()
+        age = (now - journey.start).total_seconds() if journey is not None else None
+        detail: str | None = None
+        status: int | None
+        match fate.disposition:
+            case Acknowledge(outcome=outcome):
+                status = outcome.status
+                metrics.last_success.set(now.timestamp())
+                if isinstance(outcome, AlreadyRegistered):
+                    name = "already_registered"  # its age tells of the repetition, not of the registration
+                else:
+                    name = "registered"
+                    if age is not None:
+                        metrics.journey_age.observe(max(age, 0.0))
+            case DeadLetter(reason=reason, detail=detail, status=status):
+                name = reason.value
+                metrics.dead_lettered[name].inc()
+                if age is not None and age > REGISTRATION_DEADLINE.total_seconds():
+                    metrics.deadline_missed.inc()
+            case Delay(detail=detail, status=status):
+                name = "delayed"
+            case Return(detail=detail):
+                name, status = "returned", None
+            case Release():  # never acknowledged, so never here
+                return
+            case _ as unreachable:
+                assert_never(unreachable)
+        if name in metrics.journeys:
+            metrics.journeys[name].inc()
+        else:
+            metrics.returned[name].inc()
+        self._log.settled(
+            outcome=name,
+            journey_id=journey.journey_id if journey is not None else None,
+            message_id=delivery.message_id,
+            attempts=fate.attempts,
+            status=status,
+            detail=detail,
+            age_seconds=age,
+            redelivered=delivery.redelivered,
+        )
+
+
+def _bare(outgoing: Outgoing) -> Outgoing:
+    """The same message with only the headers that we wrote and the properties that name it.
+
+    For headers that were read from the wire but that no frame can hold again: the body counts.
+    """
+    headers = {k: v for k, v in outgoing.headers.items() if k.startswith("x-") and isinstance(v, str | int)}
+    names = ("delivery_mode", "message_id", "content_type")
+    properties = {k: v for k, v in outgoing.properties.items() if k in names and isinstance(v, str | int)}
+    return Outgoing(outgoing.exchange, outgoing.routing_key, outgoing.body, headers, properties)
