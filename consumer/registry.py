@@ -94,7 +94,8 @@ class Registry:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         origin = _origin(url)
-        self._timeout_seconds = timeout_seconds
+        # Our own transport keeps the deadline itself, in Rust, where it costs nothing.
+        self._guard_seconds = None if transport is None else timeout_seconds
         self._origin = httpx.URL(f"{origin}/")
         self._journeys = httpx.URL(f"{origin}/{api_version}/journeys")
         self._access_token = httpx.URL(f"{origin}/{_ACCESS_TOKEN_VERSION}/auth/access_token")
@@ -151,18 +152,23 @@ class Registry:
         # `stream` instead of `content`: no default headers are computed for each request.
         request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                response = await self._transport.handle_async_request(request)
-                try:
-                    answer, whole = await _bounded(cast("AsyncIterable[bytes]", response.stream))
-                finally:
-                    await response.aclose()
+            if self._guard_seconds is None:
+                return await self._send(request)
+            async with asyncio.timeout(self._guard_seconds):
+                return await self._send(request)
         except _FOREIGN as error:
             return fault_of(error)
+
+    async def _send(self, request: httpx.Request) -> Reply | Fault:
+        response = await self._transport.handle_async_request(request)
+        try:
+            body, whole = await _bounded(cast("AsyncIterable[bytes]", response.stream))
+        finally:
+            await response.aclose()
         if not whole and response.is_success:
             # An error's status speaks for itself; a success is believed only for its result.
-            return Fault(FaultKind.TOO_LARGE, "")
-        return Reply(response.status_code, dict(response.headers.items()), answer)
+            return Fault(FaultKind.TOO_LARGE)
+        return Reply(response.status_code, dict(response.headers.items()), body)
 
 
 async def _bounded(stream: AsyncIterable[bytes]) -> tuple[bytes, bool]:
