@@ -87,7 +87,24 @@ def tokens_of(settings: Settings, registry: Registry) -> TokenSource:
         return StaticToken(settings.registry_token.get_secret_value())
     if settings.registry_token_file is not None:
         return FileToken(settings.registry_token_file)
-    return ExchangedToken(registry.post_access_token, read_keys=settings.read_keys)
+
+    def read_keys() -> tuple[str, str]:
+        return (
+            _secret(settings.registry_access_key, settings.registry_access_key_file),
+            _secret(settings.registry_secret_key, settings.registry_secret_key_file),
+        )
+
+    async def exchange() -> Reply | Fault:
+        return await registry.post_access_token(*read_keys())
+
+    return ExchangedToken(exchange)
+
+
+def _secret(value: SecretStr | None, file: Path | None) -> str:
+    """Read anew at every exchange, because a mounted Secret is rotated under the running process."""
+    if value is not None:
+        return value.get_secret_value()
+    return file.read_text("utf-8").strip() if file is not None else ""
 
 
 def assemble(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from consumer.broker.intake import Mode
+from consumer.broker.subscription import Mode
 from consumer.delivery import Delivery
 from consumer.exposition import Health
 from consumer.fate import Fate

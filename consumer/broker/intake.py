@@ -15,12 +15,11 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from enum import Enum
 from typing import Any
 
-from consumer.broker.acks import AckLedger
 from consumer.broker.declare import ensure
 from consumer.broker.dial import Dialer
+from consumer.broker.subscription import Mode, Subscription
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
@@ -35,48 +34,8 @@ HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements wait this long for company: one frame can then speak for many.
 ACK_DELAY_SECONDS = 0.004
 CLOSE_TIMEOUT_SECONDS = 3.0
-
-
-class Mode(Enum):
-    """How much to take from the queue."""
-
-    NONE = "none"
-    PROBE = "probe"
-    FLOW = "flow"
-
-
-class _Channel:
-    """One AMQP channel with its prefetch, its subscription and its outstanding tags."""
-
-    def __init__(self, number: int, channel: Any, queue: str) -> None:
-        self.number = number
-        self.channel = channel
-        self.queue = queue
-        self.ledger = AckLedger()
-        self.consumer_tag = f"journey-consumer.{number}"
-        self.subscribed = False
-
-    def subscribe(self, callback: Callable[[Any], None], on_cancel: Callable[[str], None]) -> None:
-        if not self.subscribed:
-            self.subscribed = True
-            self.channel.basic_consume(
-                self.queue,
-                consumer_tag=self.consumer_tag,
-                nowait=True,
-                callback=callback,
-                on_cancel=on_cancel,
-            )
-
-    def cancel(self) -> None:
-        if self.subscribed:
-            self.subscribed = False
-            # Deliveries already on their way still reach the callback, which stays registered:
-            # py-amqp requeues a delivery without callback, and that burns its delivery count.
-            self.channel.basic_cancel(self.consumer_tag, nowait=True)
-
-    def write_acks(self, *, everything: bool = False) -> None:
-        for tag, multiple in self.ledger.collect(everything=everything):
-            self.channel.basic_ack(tag, multiple=multiple)
+_CLOSED = "closed"
+_UNREACHABLE: tuple[type[Exception], ...] = (*Dialer.ERRORS, BrokerError)
 
 
 class AmqpIntake:
@@ -102,7 +61,7 @@ class AmqpIntake:
         self._metrics = metrics
         self._mode = Mode.NONE
         self._connection: Any = None
-        self._channels: dict[Mode, _Channel] = {}
+        self._channels: dict[Mode, Subscription] = {}
         self._generation = 0
         self._lost: asyncio.Future[str] | None = None
         self._flush: asyncio.TimerHandle | None = None
@@ -149,17 +108,17 @@ class AmqpIntake:
         """Stay connected until ``close``: dial, deliver, and after a loss wait and dial again."""
         self._loop = asyncio.get_running_loop()
         failures = 0
-        while not self._closing:
+        while True:
             started = time.monotonic()
             try:
                 connection, channels = await self._loop.run_in_executor(self._thread, self._open)
-            except (*Dialer.ERRORS, BrokerError) as error:
+            except _UNREACHABLE as error:
                 reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
                 level = logging.WARNING if failures == 0 else logging.DEBUG
                 log.log(level, "broker unreachable", extra={"reason": reason})
             else:
                 reason = await self._serve(connection, channels)
-                if self._closing:
+                if reason == _CLOSED:
                     return
                 log.warning("broker connection lost", extra={"reason": reason})
                 self._metrics.reconnects["consume"].inc()
@@ -177,7 +136,7 @@ class AmqpIntake:
             return
         connection = self._connection
         self._guard(lambda: self._write_acks(everything=True))
-        self._drop("closed")
+        self._drop(_CLOSED)
         await asyncio.get_running_loop().run_in_executor(self._thread, _close_quietly, connection)
         self._thread.shutdown(wait=False)
 
@@ -204,11 +163,11 @@ class AmqpIntake:
         """Own the connection until it is lost; returns why."""
         if self._closing:
             _close_quietly(connection)
-            return "closed"
+            return _CLOSED
         self._generation += 1
         queue = self._topology.queue
         self._channels = {
-            mode: _Channel(number, channel, queue)
+            mode: Subscription(number, channel, queue)
             for number, (mode, channel) in enumerate(zip((Mode.FLOW, Mode.PROBE), channels, strict=True))
         }
         self._channels_by_number = list(self._channels.values())
@@ -279,7 +238,7 @@ class AmqpIntake:
         wanted = self._channels.get(self._mode)
         if wanted is not None:
             number = wanted.number
-            wanted.subscribe(lambda message: self._deliver(message, number), self._on_cancel)
+            wanted.start(lambda message: self._deliver(message, number), self._on_cancel)
 
     def _on_cancel(self, _consumer_tag: str) -> None:
         self._metrics.broker_cancels.inc()

@@ -18,12 +18,12 @@ import struct
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
+from consumer.broker.confirms import Request, Result, Unconfirmed
 from consumer.broker.declare import ensure
 from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Dialer
 from consumer.errors import BrokerError, PublishError
@@ -39,14 +39,6 @@ TICK_SECONDS = 1.0
 WINDOW = 1_000
 #: What py-amqp raises for headers and properties that no frame can hold.
 ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError)
-
-
-@dataclass(slots=True)
-class _Request:
-    outgoing: Outgoing
-    future: asyncio.Future[None]
-    sent_at: float = 0.0
-    returned: bool = False
 
 
 class _Reconnect(Exception):  # noqa: N818 a signal within this file
@@ -72,9 +64,8 @@ class AmqpPublisher:
         self._declare = declare
         self._metrics = metrics
         self._confirm_timeout = confirm_timeout_seconds
-        self._requests: deque[_Request] = deque()
-        self._unconfirmed: dict[int, _Request] = {}
-        self._next_tag = 1
+        self._requests: deque[Request] = deque()
+        self._unconfirmed = Unconfirmed()
         self._blocked = False
         self._closing = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -101,7 +92,7 @@ class AmqpPublisher:
         if self._closing:
             future.set_exception(PublishError("closed"))
             return future
-        self._requests.append(_Request(outgoing, future))
+        self._requests.append(Request(outgoing, future))
         self._wake()
         return future
 
@@ -158,7 +149,6 @@ class AmqpPublisher:
         ensure(connection, self._topology, declare=self._declare)
         channel = connection.channel()
         channel.confirm_select()
-        self._next_tag = 1
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
@@ -195,7 +185,7 @@ class AmqpPublisher:
                 outgoing.body, application_headers=dict(outgoing.headers), **dict(outgoing.properties)
             )
             request.sent_at = time.monotonic()
-            self._unconfirmed[self._next_tag] = request
+            tag = self._unconfirmed.sent(request)
             try:
                 channel.basic_publish(
                     message,
@@ -206,10 +196,8 @@ class AmqpPublisher:
                 )
             except ENCODING_ERRORS:
                 # Raised while packing, before a byte was written: this message's fault alone.
-                del self._unconfirmed[self._next_tag]
+                self._unconfirmed.unsent(tag)
                 self._resolve([(request, "unencodable")])
-            else:
-                self._next_tag += 1
 
     def _read_all(self, connection: Any) -> None:
         try:
@@ -222,50 +210,20 @@ class AmqpPublisher:
         """A confirm that does not come condemns the connection, unless the broker has said why."""
         if self._blocked or not self._unconfirmed:
             return
-        oldest = next(iter(self._unconfirmed.values()))
-        if now - oldest.sent_at > self._confirm_timeout:
+        if now - self._unconfirmed.oldest_sent_at > self._confirm_timeout:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
             raise _Reconnect("timeout")
 
     # --- what the broker says ----------------------------------------------------------
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
-        self._settle(tag, multiple=multiple, failure=None)
+        self._resolve(self._unconfirmed.ack(tag, multiple=multiple))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
-        self._settle(tag, multiple=multiple, failure="nacked")
+        self._resolve(self._unconfirmed.nack(tag, multiple=multiple))
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        """Unroutable; the broker confirms it next, and that must not count as success.
-
-        A return names no tag. The first unconfirmed publish that is the same message in every
-        respect that routing knows is it, or is just as unroutable.
-        """
-        body = message.body or b""
-        for request in self._unconfirmed.values():
-            outgoing = request.outgoing
-            if (
-                not request.returned
-                and outgoing.routing_key == routing_key
-                and outgoing.exchange == exchange
-                and outgoing.body == body
-            ):
-                request.returned = True
-                return
-
-    def _settle(self, tag: int, *, multiple: bool, failure: str | None) -> None:
-        unconfirmed = self._unconfirmed
-        # Tags are unconfirmed in ascending order, so a "multiple" stops at the first larger one.
-        if multiple:
-            tags = []
-            for known in unconfirmed:
-                if known > tag:
-                    break
-                tags.append(known)
-        else:
-            tags = [tag] if tag in unconfirmed else []
-        requests = [unconfirmed.pop(known) for known in tags]
-        self._resolve([(r, "returned" if r.returned and failure is None else failure) for r in requests])
+        self._unconfirmed.returned(exchange, routing_key, message.body or b"")
 
     def _on_blocked(self, _reason: str) -> None:
         self._blocked = True
@@ -281,15 +239,14 @@ class AmqpPublisher:
     # --- ends --------------------------------------------------------------------------
 
     def _fail_unconfirmed(self, kind: str) -> None:
-        requests = list(self._unconfirmed.values())
-        self._unconfirmed.clear()
+        requests = self._unconfirmed.clear()
         if self._closing:
             requests += self._requests
             self._requests.clear()
         self._resolve([(request, kind) for request in requests])
         self._metrics.publishes_unconfirmed.set(0)
 
-    def _resolve(self, results: list[tuple[_Request, str | None]]) -> None:
+    def _resolve(self, results: list[Result]) -> None:
         for _, failure in results:
             if failure is not None:
                 self._metrics.publish_failures[failure].inc()
@@ -317,7 +274,7 @@ class AmqpPublisher:
             return
 
 
-def _resolve_on_loop(results: list[tuple[_Request, str | None]]) -> None:
+def _resolve_on_loop(results: list[Result]) -> None:
     for request, failure in results:
         if request.future.done():
             continue

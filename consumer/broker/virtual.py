@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import kombu
 from kombu.transport import virtual
 
-from consumer.broker.intake import Mode
+from consumer.broker.subscription import Mode
 from consumer.delivery import Delivery
 from consumer.errors import PublishError
 from consumer.messages import Outgoing

@@ -1,0 +1,95 @@
+"""Which publishes the broker has not confirmed yet, by delivery tag. Pure.
+
+1. Tags count up from 1 on each channel; the broker acknowledges one tag, or all up to one.
+2. An unroutable message is returned first and acknowledged next; that is a failure.
+3. Every request leaves exactly once, with its failure or None.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from consumer.messages import Outgoing
+
+
+@dataclass(slots=True)
+class Request:
+    """A publish asked for; ``sent_at`` is monotonic seconds."""
+
+    outgoing: Outgoing
+    future: asyncio.Future[None]
+    sent_at: float = 0.0
+    returned: bool = False
+
+
+Result = tuple[Request, str | None]
+
+
+class Unconfirmed:
+    """The publishes of one channel that are under way, in the order of their tags."""
+
+    def __init__(self) -> None:
+        self._requests: dict[int, Request] = {}
+        self._next_tag = 1
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def oldest_sent_at(self) -> float:
+        """When the longest waiting publish was sent; raises StopIteration when none is."""
+        return next(iter(self._requests.values())).sent_at
+
+    def sent(self, request: Request) -> int:
+        """Note that ``request`` goes out next; returns its tag."""
+        tag = self._next_tag
+        self._requests[tag] = request
+        self._next_tag = tag + 1
+        return tag
+
+    def unsent(self, tag: int) -> None:
+        """The latest request did not go out after all: its tag is used for the next."""
+        del self._requests[tag]
+        self._next_tag = tag
+
+    def ack(self, tag: int, *, multiple: bool) -> list[Result]:
+        """The broker has taken these; the returned among them have failed."""
+        return [(r, "returned" if r.returned else None) for r in self._take(tag, multiple=multiple)]
+
+    def nack(self, tag: int, *, multiple: bool) -> list[Result]:
+        """The broker could not take these."""
+        return [(r, "nacked") for r in self._take(tag, multiple=multiple)]
+
+    def returned(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Mark an unroutable message; its acknowledgement follows.
+
+        A return names no tag. The first publish that is the same message in every respect that
+        routing knows is it, or is just as unroutable.
+        """
+        for request in self._requests.values():
+            outgoing = request.outgoing
+            if (
+                not request.returned
+                and outgoing.routing_key == routing_key
+                and outgoing.exchange == exchange
+                and outgoing.body == body
+            ):
+                request.returned = True
+                return
+
+    def clear(self) -> list[Request]:
+        """The channel is gone: return what was under way, and start again at tag 1."""
+        requests = list(self._requests.values())
+        self._requests.clear()
+        self._next_tag = 1
+        return requests
+
+    def _take(self, tag: int, *, multiple: bool) -> list[Request]:
+        if not multiple:
+            request = self._requests.pop(tag, None)
+            return [] if request is None else [request]
+        tags = []
+        for known in self._requests:
+            if known > tag:  # tags are in ascending order
+                break
+            tags.append(known)
+        return [self._requests.pop(known) for known in tags]
