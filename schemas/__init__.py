@@ -1,0 +1,83 @@
+"""What the Registry accepts: one pydantic model per API version, and one question to ask them.
+
+    validate("v2", body) -> Journey | Refusal
+
+1. Never refuses what the Registry's own validator accepts; what it knows beyond the models is in ``judge``
+   (rules across fields), ``unreadable`` (what is JSON) and ``phone`` (numbering plans).
+2. Takes the raw bytes and changes nothing: the body goes to the Registry as it came.
+3. Imports pydantic and phonenumbers only; knows no clock, no queue, no HTTP.
+"""
+
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from schemas import v2, v3
+from schemas.unreadable import diagnose, has_only_json_numbers, repaired
+from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
+from schemas.violations import refusal, whole
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "MAX_VIOLATIONS",
+    "Journey",
+    "Refusal",
+    "Version",
+    "Violation",
+    "ends_in_future",
+    "json_schema",
+    "validate",
+]
+
+Version = Literal["v2", "v3"]
+
+MAX_BODY_BYTES = 2 * 1024 * 1024
+"""The Registry's body limit ("2mb")."""
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def validate(version: Version, body: bytes) -> Journey | Refusal:
+    """Judge a raw JSON payload by the rules of ``version``. Never raises, whatever the bytes.
+
+    A refusal holds paths and codes, never a value. That a journey must not end in the future is
+    not judged here: see ``ends_in_future``.
+    """
+    if len(body) > MAX_BODY_BYTES:
+        return whole("too_large", "is larger than the 2 MB that the Registry takes")
+    try:
+        return _judge(version, body)
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+    if details[0]["type"] != "json_invalid":
+        return refusal(details)
+    mended = repaired(body)
+    if mended != body:
+        try:
+            return _judge(version, mended)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+        if details[0]["type"] != "json_invalid":
+            return refusal(details)
+    return diagnose(mended, details[0]["msg"])
+
+
+def _judge(version: Version, body: bytes) -> Journey | Refusal:
+    if version == "v2":
+        verdict = v2.judge(v2.ADAPTER.validate_json(body))
+    else:
+        verdict = v3.judge(v3.ADAPTER.validate_json(body))
+    # Where anything goes our parser takes NaN and Infinity for numbers; JSON.parse does not.
+    if (b"NaN" in body or b"Infinity" in body) and not has_only_json_numbers(body):
+        return whole("not_json", "is not JSON: NaN and Infinity are not numbers there")
+    return verdict
+
+
+def json_schema(version: Version) -> dict[str, Any]:
+    """The payload's JSON Schema (2020-12), generated from the model.
+
+    It can not say what a numbering plan says, nor that a start comes before an end; where the
+    Registry lets nonsense through (``identity_key``) it says what a publisher should send.
+    """
+    adapter: TypeAdapter[Any] = v2.ADAPTER if version == "v2" else v3.ADAPTER
+    return {"$schema": _DIALECT, **adapter.json_schema(), "title": f"Journey, API {version}"}

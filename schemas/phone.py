@@ -1,0 +1,134 @@
+"""Telephone numbers as each version of the Registry judges them, whole or cut of their last two digits.
+
+1. v2 (July 2023) asks google-libphonenumber whether the number is valid, reading a number without a
+   country code as French, and looks for the number inside the text.
+2. v3 (August 2025) asks libphonenumber-js with its small metadata: a number plan's general pattern
+   is enough where one country owns the calling code, and the whole text must be a number.
+3. Numbering plans move: ours are newer than the Registry's. Where that could refuse what the Registry
+   accepts we are lenient: ranges withdrawn in France since 2023, and foreign numbers of the right shape.
+4. French numbers in E.164 or national form are judged by one expression inside pydantic's core;
+   everything else by ``phonenumbers``, which loads a country's plan on first use. Nothing is cached.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import phonenumbers
+from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+_RULES = Literal["2023", "2025"]
+
+_REUNION_AND_MAYOTTE = 262
+_EXACT = {
+    "2023": frozenset({33, 262, 508, 590, 594, 596, 681, 687, 689}),
+    "2025": frozenset({_REUNION_AND_MAYOTTE}),  # shared by countries: the type decides, not the general pattern
+}
+# Ranges that were French in 2023 (overseas landlines and the first 070 mobiles) and have left the plan since.
+_FRENCH_IN_2023 = re.compile(r"(?:262|59[04]|700)[0-9]{6}")
+
+# The two calling forms that need no library: "+33" or "0", then the national number.
+_PLAIN_FRENCH = {
+    "2023": (r"(?:6(?:[0-24-8][0-9]|3[0-8]|9[589])|7(?:00|[3-9][0-9]))", 6),
+    "2025": (r"[1-9]", 8),
+}
+
+_DIGITS = "0-9\uff10-\uff19\u0660-\u0669\u06f0-\u06f9"
+_PUNCTUATION = (
+    "\\-\u2010-\u2015\u2212\u30fc\uff0d\uff0f/\uff0e. \u00a0\u00ad\u200b\u2060\u3000"
+    "()\uff08\uff09\uff3b\uff3d\\[\\]~\u2053\u223c\uff5e"
+)
+# An extension, loosely: ``phonenumbers`` decides afterwards whether it is one.
+_EXTENSION = f"[ \u00a0\t,;\\-]*[^{_DIGITS}\n\r]{{1,12}}[{_DIGITS}]{{1,20}}#?"
+_WHOLLY_A_NUMBER = re.compile(
+    f"(?:tel:)?[+\uff0b]?(?:[{_PUNCTUATION}]*[{_DIGITS}]){{3,}}[{_PUNCTUATION}{_DIGITS}]*(?:{_EXTENSION})?"
+)
+
+
+def is_valid_phone(text: str, rules: _RULES) -> bool:
+    """Whether the Registry of that year calls ``text`` a telephone number. Never raises."""
+    if rules == "2025" and not _WHOLLY_A_NUMBER.fullmatch(text):
+        return False
+    try:
+        number = phonenumbers.parse(text, None if text.startswith("+") else "FR")
+    except NumberParseException:
+        return False
+    if phonenumbers.is_valid_number(number):
+        return True
+    if rules == "2023" and number.country_code == 33:  # noqa: PLR2004
+        return _FRENCH_IN_2023.fullmatch(phonenumbers.national_significant_number(number)) is not None
+    return number.country_code not in _EXACT[rules] and _fits_a_plan(number)
+
+
+def _fits_a_plan(number: PhoneNumber) -> bool:
+    """Whether a country with this calling code could have such a number, whatever its type."""
+    national = phonenumbers.national_significant_number(number)
+    for region in phonenumbers.region_codes_for_country_code(number.country_code):
+        plan = PhoneMetadata.metadata_for_region_or_calling_code(number.country_code, region)
+        pattern = plan and plan.general_desc and plan.general_desc.national_number_pattern
+        if pattern and re.fullmatch(pattern, national):
+            return True
+    return False
+
+
+def _judge(text: str, *, rules: _RULES, missing_digits: str) -> str:
+    if is_valid_phone(text + missing_digits, rules):
+        return text
+    raise ValueError
+
+
+@dataclass(frozen=True, slots=True)
+class Telephone:
+    """A telephone number; ``missing_digits`` is what a truncated one is completed with before it is judged.
+
+    Source: the validator's ``phone`` (10 to 20 raw characters) and ``phonetrunc`` (8 to 20, valid
+    when followed by ``00``).
+    """
+
+    rules: _RULES
+    minimum_length: int
+    missing_digits: str = ""
+
+    @property
+    def plain_french(self) -> str:
+        """The expression of French numbers that are valid without asking the library."""
+        prefix, digits = _PLAIN_FRENCH[self.rules]
+        return f"^(?:\\+33|0){prefix}[0-9]{{{digits - len(self.missing_digits)}}}$"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """The length, then the expression, then the library."""
+        slow = partial(_judge, rules=self.rules, missing_digits=self.missing_digits)
+        return core_schema.chain_schema(
+            [
+                core_schema.str_schema(strict=True, min_length=self.minimum_length, max_length=20),
+                core_schema.union_schema(
+                    [
+                        core_schema.str_schema(pattern=self.plain_french),
+                        core_schema.no_info_plain_validator_function(slow),
+                    ],
+                    mode="left_to_right",
+                    custom_error_type="bad_format",
+                    custom_error_message="not a telephone number",
+                ),
+            ]
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The length; a numbering plan does not fit in JSON Schema."""
+        cut = " without its last two digits" if self.missing_digits else ""
+        return {
+            "type": "string",
+            "minLength": self.minimum_length,
+            "maxLength": 20,
+            "description": f"A valid telephone number{cut}, E.164 or French national form.",
+        }
+
+
+PhoneV2 = Annotated[str, Telephone("2023", 10)]
+PhoneTruncV2 = Annotated[str, Telephone("2023", 8, "00")]
+PhoneV3 = Annotated[str, Telephone("2025", 10)]
+PhoneTruncV3 = Annotated[str, Telephone("2025", 8, "00")]
