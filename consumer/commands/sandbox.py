@@ -1,0 +1,155 @@
+"""Serve a local Registry for your own tests.
+
+It listens on loopback, remembers journeys while it runs, answers like the Registry and
+misbehaves on demand. docs/sandbox.md tells the rest, the control routes included.
+"""
+
+import argparse
+import asyncio
+import logging
+import secrets
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from consumer.errors import ConfigurationError, ConsumerError
+from consumer.sandbox import Profile, Sandbox
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the sandbox's arguments."""
+    parser.add_argument("--port", type=int, default=8080, help="port, 0 for any free one (default: 8080)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--profile", choices=[*Profile], default=Profile.Y2025, type=Profile)
+    parser.add_argument("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, when not in the same file")
+    parser.add_argument("--quiet", action="store_true", help="no line for each request")
+    _configure_registry(parser.add_argument_group("the Registry"))
+    _configure_faults(parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them"))
+
+
+def _configure_registry(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--token",
+        action="append",
+        default=[],
+        help="application token to accept; repeatable; without any, one is made and printed",
+    )
+    group.add_argument(
+        "--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable"
+    )
+    group.add_argument("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
+    group.add_argument("--secret-key")
+    group.add_argument(
+        "--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)"
+    )
+    group.add_argument("--operator-id", type=int, default=1, help="whose tokens these are (default: 1)")
+    group.add_argument(
+        "--rate-limit", type=int, default=20_000, help="requests a minute for each address (default: 20000)"
+    )
+    group.add_argument(
+        "--terms",
+        choices=["v3", "all", "off"],
+        default="v3",
+        help="which versions the terms of use apply to (default: v3; not with --profile 2023)",
+    )
+    group.add_argument(
+        "--remember-violations",
+        action="store_true",
+        help="an id refused by the terms of use is 409 when it comes again",
+    )
+    group.add_argument(
+        "--now", type=_instant, metavar="ISO-8601", help="what time it is at the start; it goes on from there"
+    )
+
+
+def _configure_faults(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--latency-seconds", type=float, default=0.0)
+    group.add_argument("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
+    group.add_argument("--maintenance", action="store_true", help="503 to everything")
+
+
+def _instant(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _clock(now: datetime | None) -> Callable[[], datetime]:
+    if now is None:
+        return lambda: datetime.now(UTC)
+    started = time.monotonic()
+    return lambda: now + timedelta(seconds=time.monotonic() - started)
+
+
+def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+    if args.tls_certificate is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(args.tls_certificate, args.tls_key)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigurationError([f"--tls-certificate: {error.strerror or error}"]) from error
+    return context
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    if (args.access_key is None) != (args.secret_key is None):
+        raise ConfigurationError(["--access-key and --secret-key go together"])
+    generated = [] if args.token else [secrets.token_urlsafe(24)]
+    sandbox = Sandbox(
+        tokens=args.token or generated,
+        profile=args.profile,
+        claimless=args.claimless_token,
+        clock=_clock(args.now),
+        operator_id=args.operator_id,
+        rate_limit=args.rate_limit,
+        access_key=args.access_key,
+        secret_key=args.secret_key,
+        access_token_lifetime_seconds=args.access_token_lifetime_seconds,
+        terms=args.terms,
+        remember_violations=args.remember_violations,
+    )
+    try:
+        sandbox.faults.apply(
+            {
+                "latency_seconds": args.latency_seconds,
+                "error_rate": args.error_rate,
+                "maintenance": args.maintenance,
+            }
+        )
+    except ValueError as error:
+        raise ConfigurationError([str(error)]) from error
+    _log_requests(quiet=args.quiet)
+    return asyncio.run(_serve(sandbox, args, _tls(args), generated))
+
+
+def _log_requests(*, quiet: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log = logging.getLogger("consumer.sandbox")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.propagate = False
+
+
+async def _serve(
+    sandbox: Sandbox, args: argparse.Namespace, tls: ssl.SSLContext | None, generated: list[str]
+) -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        await sandbox.start(args.host, args.port, tls)
+    except OSError as error:
+        raise ConsumerError(f"can not listen on {args.host}:{args.port}: {error.strerror}") from error
+    print(f"sandbox Registry ({args.profile}) on {sandbox.url}", flush=True)  # noqa: T201
+    for token in generated:
+        print(f"token: {token}", flush=True)  # noqa: T201
+    await stopped.wait()
+    await sandbox.stop()
+    return 0

@@ -1,0 +1,221 @@
+"""What the sandbox Registry answers: one literal table for each profile and API version.
+
+Knows the shapes of the Registry's answers and nothing else: no HTTP server, no clock, no
+memory. A ``Case`` is a row; a table gives its status and body. ``$word`` as a whole string is
+replaced when the answer is written, once, so that no value can stand in for another.
+
+Sources: the captured answers of the July 2023 server; the published OpenAPI files and the
+server as of August 2025. Where the v2 specification differs from v3, the v2 table says so.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Any
+
+JSON = "application/json; charset=utf-8"
+HTML = "text/html; charset=utf-8"
+EMPTY = ""
+
+
+class Profile(StrEnum):
+    """Which Registry the sandbox plays."""
+
+    Y2023 = "2023"
+    Y2025 = "2025"
+
+
+class Case(Enum):
+    """The rows of the tables."""
+
+    ACCEPTED = auto()
+    ALREADY_REGISTERED = auto()
+    INVALID = auto()  # $detail
+    NO_JOURNEY_ID = auto()  # $detail; also: the body is not an object
+    NO_PHONE = auto()  # v3 of 2025 only
+    FUTURE = auto()
+    TERMS_VIOLATED = auto()  # $labels
+    TOKEN_MISSING = auto()
+    TOKEN_REVOKED = auto()
+    TOKEN_UNUSABLE = auto()  # $detail
+    TOKEN_CLAIMLESS = auto()
+    OPERATOR_MISMATCH = auto()
+    MALFORMED_JSON = auto()
+    TOO_LARGE = auto()
+    TOO_MANY_REQUESTS = auto()  # $limit, $current, $reset_time
+    MAINTENANCE = auto()
+    TIMEOUT = auto()
+    UNKNOWN_ROUTE = auto()  # $path
+    UNKNOWN_VERSION = auto()  # $detail
+    NOT_A_VERSION = auto()
+    KEYS_ACCEPTED = auto()  # $access_token
+    KEYS_REFUSED = auto()
+    KEYS_INCOMPLETE = auto()  # $detail
+    ERROR = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer, ready to be sent."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Body = dict[str, Any] | str
+Table = Mapping[Case, tuple[int, Body]]
+
+
+def _error(code: int, message: str, data: Any = None) -> dict[str, Any]:
+    """Body of a JSON-RPC error; ``data`` is left out when there is none."""
+    told = {} if data is None else {"data": data}
+    return {"id": 1, "error": {**told, "code": code, "message": message}, "jsonrpc": "2.0"}
+
+
+_TOO_MANY: Body = {
+    "error": {
+        "code": 429,
+        "message": "Too many requests",
+        "limit": "$limit",
+        "current": "$current",
+        "remaining": 0,
+        "resetTime": "$reset_time",
+    }
+}
+_MAINTENANCE: Body = {"code": 503, "error": "Service Unavailable"}
+_FUTURE = _error(-32700, "Parse error", "Journeys cannot happen in the future")
+_FORBIDDEN = _error(-32503, "Forbidden Error", "Invalid permissions")
+_UNAUTHORIZED = _error(-32501, "Unauthorized Error", "Unauthorized application")
+_TERMS = _error(-32422, "Unprocessable Request", {"terms_violation_labels": "$labels"})
+_NULL_ID = 'null value in column "journey_id" of relation "acquisitions" violates not-null constraint'
+_NOT_FOUND_PAGE = (
+    '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n'
+    "<body>\n<pre>Not Found</pre>\n</body>\n</html>\n"
+)
+
+_Y2023_V2: Table = {
+    Case.ACCEPTED: (
+        200,
+        {
+            "id": 1,
+            "result": {"meta": None, "data": {"journey_id": "$journey_id", "created_at": "$created_at"}},
+            "jsonrpc": "2.0",
+        },
+    ),
+    Case.ALREADY_REGISTERED: (409, _error(-32509, "Conflict", "Journey already registered")),
+    Case.INVALID: (500, _error(-32000, "Server error", "$detail")),
+    Case.NO_JOURNEY_ID: (500, _error(-32000, "Server error", _NULL_ID)),
+    Case.FUTURE: (422, _FUTURE),
+    Case.TERMS_VIOLATED: (422, _TERMS),  # only on demand: this server had no terms yet
+    Case.TOKEN_MISSING: (403, _FORBIDDEN),
+    Case.TOKEN_REVOKED: (401, _error(401, "Unauthorized Error", "Error")),
+    Case.TOKEN_UNUSABLE: (500, _error(500, "$detail", "JsonWebTokenError")),
+    Case.TOKEN_CLAIMLESS: (403, _FORBIDDEN),
+    Case.OPERATOR_MISMATCH: (403, _FORBIDDEN),
+    Case.MALFORMED_JSON: (500, _error(500, "Unexpected token in JSON", "SyntaxError")),
+    Case.TOO_LARGE: (500, _error(500, "request entity too large", "PayloadTooLargeError")),
+    Case.TOO_MANY_REQUESTS: (429, _TOO_MANY),
+    Case.MAINTENANCE: (503, _MAINTENANCE),
+    Case.TIMEOUT: (408, _error(-32408, "Timeout")),
+    Case.UNKNOWN_ROUTE: (404, _NOT_FOUND_PAGE),
+    Case.UNKNOWN_VERSION: (500, _error(500, "$detail", "Error")),
+    Case.NOT_A_VERSION: (422, _error(422, "Unprocessable Entity")),
+    Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
+}
+
+_Y2023_V3: Table = {
+    **_Y2023_V2,
+    Case.ACCEPTED: (
+        200,
+        {
+            "id": 1,
+            "result": {
+                "meta": None,
+                "data": {"operator_journey_id": "$journey_id", "created_at": "$created_at"},
+            },
+            "jsonrpc": "2.0",
+        },
+    ),
+}
+
+_Y2025_V3: Table = {
+    Case.ACCEPTED: (
+        201,
+        {
+            "id": 1,
+            "jsonrpc": "2.0",
+            "result": {"operator_journey_id": "$journey_id", "created_at": "$created_at"},
+        },
+    ),
+    Case.ALREADY_REGISTERED: (409, _error(-32509, "$detail")),
+    Case.INVALID: (400, _error(-32602, "Invalid params", "$detail")),
+    Case.NO_JOURNEY_ID: (400, _error(-32602, "Invalid params", "$detail")),
+    Case.NO_PHONE: (400, _error(-32600, "Invalid Request")),
+    Case.FUTURE: (422, _FUTURE),
+    Case.TERMS_VIOLATED: (422, _TERMS),
+    Case.TOKEN_MISSING: (401, _UNAUTHORIZED),
+    Case.TOKEN_REVOKED: (401, _UNAUTHORIZED),
+    Case.TOKEN_UNUSABLE: (401, _UNAUTHORIZED),
+    Case.TOKEN_CLAIMLESS: (403, _FORBIDDEN),
+    Case.OPERATOR_MISMATCH: (403, _FORBIDDEN),
+    Case.MALFORMED_JSON: (400, _error(400, "Unexpected token in JSON", "SyntaxError")),
+    Case.TOO_LARGE: (413, _error(413, "request entity too large", "PayloadTooLargeError")),
+    Case.TOO_MANY_REQUESTS: (429, _TOO_MANY),
+    Case.MAINTENANCE: (503, _MAINTENANCE),
+    Case.TIMEOUT: (408, _error(-32408, "Timeout")),
+    Case.UNKNOWN_ROUTE: (404, EMPTY),
+    Case.UNKNOWN_VERSION: (404, EMPTY),
+    Case.NOT_A_VERSION: (404, EMPTY),
+    Case.KEYS_ACCEPTED: (201, {"access_token": "$access_token"}),
+    Case.KEYS_REFUSED: (401, _UNAUTHORIZED),
+    Case.KEYS_INCOMPLETE: (400, _error(-32602, "Invalid params", "$detail")),
+    Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
+}
+
+_UNAUTHORIZED_V2: Body = {"code": 401, "error": "Unauthorized"}
+_FORBIDDEN_V2: Body = {"code": 403, "error": "Forbidden"}
+
+_Y2025_V2: Table = {
+    **_Y2025_V3,
+    Case.ACCEPTED: (201, {"journey_id": "$journey_id", "created_at": "$created_at"}),
+    Case.TOKEN_MISSING: (401, _UNAUTHORIZED_V2),
+    Case.TOKEN_REVOKED: (401, _UNAUTHORIZED_V2),
+    Case.TOKEN_UNUSABLE: (401, _UNAUTHORIZED_V2),
+    Case.TOKEN_CLAIMLESS: (403, _FORBIDDEN_V2),
+    Case.OPERATOR_MISMATCH: (403, _FORBIDDEN_V2),
+}
+
+TABLES: Mapping[tuple[Profile, str], Table] = {
+    (Profile.Y2023, "v2"): _Y2023_V2,
+    (Profile.Y2023, "v3"): _Y2023_V3,
+    (Profile.Y2025, "v2"): _Y2025_V2,
+    (Profile.Y2025, "v3"): _Y2025_V3,
+}
+
+_PLACEHOLDER = re.compile(r'"\$(\w+)"')
+_WRITTEN: Mapping[tuple[Profile, str], Mapping[Case, tuple[int, str, str]]] = {
+    key: {
+        case: (
+            status,
+            body if isinstance(body, str) else json.dumps(body, separators=(",", ":")),
+            HTML if isinstance(body, str) else JSON,
+        )
+        for case, (status, body) in table.items()
+    }
+    for key, table in TABLES.items()
+}
+
+
+def answer(profile: Profile, api: str, case: Case, /, **values: Any) -> Answer:
+    """Write the answer of ``case``; ``api`` is ``v2`` or ``v3``, ``values`` fill the placeholders.
+
+    Raises KeyError when the table has no such row or a placeholder has no value.
+    """
+    status, text, content_type = _WRITTEN[profile, api][case]
+    if "$" in text:
+        text = _PLACEHOLDER.sub(lambda found: json.dumps(values[found[1]]), text)
+    return Answer(status, text.encode(), content_type)

@@ -1,0 +1,150 @@
+"""The control routes of the sandbox, under ``/_sandbox/``: look, turn knobs, start over.
+
+Knows what an operator may ask and how it is told; no HTTP server. It shows ids, digests,
+names and counts: never a value of a payload, never a token.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from consumer.sandbox.answers import Answer
+from consumer.sandbox.faults import Faults
+from consumer.sandbox.rules import Rules
+from consumer.sandbox.state import JourneyStatus, Traffic
+
+_TOKEN_KEYS = ("add_token", "revoke_token", "revoked_tokens")
+_RECENT = 1_000
+
+
+class Control:
+    """The control routes over one sandbox's parts."""
+
+    def __init__(self, rules: Rules, faults: Faults, traffic: Traffic) -> None:
+        self._rules = rules
+        self._faults = faults
+        self._traffic = traffic
+
+    def answer(  # noqa: PLR0911 -- one return for each route
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        """Answer one control request; 400 says what is wrong with it and changes nothing."""
+        try:
+            match (method, path.removeprefix("/_sandbox").strip("/")):
+                case ("GET", "state"):
+                    return _told(self._state())
+                case ("GET", "journeys"):
+                    return _told(self._journeys(query.get("journey_id")))
+                case ("POST", "journeys"):
+                    self.mark(**_named(body, {"journey_id", "status"}))
+                    return _told(self._journeys(None))
+                case ("GET", "faults"):
+                    return _told(self._in_force())
+                case ("POST", "faults"):
+                    self._turn(_object(body))
+                    return _told(self._in_force())
+                case ("POST", "reset"):
+                    self.reset()
+                    return _told(self._in_force())
+        except ValueError as error:
+            return _told({"error": str(error)}, 400)
+        return _told({"error": "no such control route"}, 404)
+
+    def reset(self) -> None:
+        """Forget journeys, traffic, limits and faults; tokens are those of the start."""
+        self._rules.reset()
+        self._faults.clear()
+        self._traffic.reset()
+
+    def mark(self, journey_id: str, status: str) -> None:
+        """Let a remembered journey be processed, cancelled... Raises ValueError when it can not be."""
+        journey = self._rules.journeys.find(journey_id)
+        if journey is None:
+            raise ValueError("journey_id: no such journey")
+        if status not in list(JourneyStatus):
+            raise ValueError(f"status: must be one of {', '.join(JourneyStatus)}")
+        journey.status = JourneyStatus(status)
+
+    def _turn(self, settings: dict[str, Any]) -> None:
+        named = {key: settings.pop(key) for key in _TOKEN_KEYS if key in settings}
+        count = settings.pop("count", None)
+        added, revoked, listed = (named.get(key) for key in _TOKEN_KEYS)
+        if not _are_texts([each for each in (added, revoked) if each is not None]):
+            raise ValueError("add_token, revoke_token: must be a token")
+        if listed is not None and not _are_texts(listed):
+            raise ValueError("revoked_tokens: must be a list of tokens or names")
+        tokens = self._rules.tokens
+        if not all(map(tokens.knows, [*(listed or []), *([revoked] if revoked is not None else [])])):
+            raise ValueError("no such token")
+        if settings or count is not None:
+            self._faults.apply(settings, count=count)
+        if listed is not None:
+            tokens.revoke_exactly(listed)
+        if revoked is not None:
+            tokens.revoke(revoked)
+        if added is not None:
+            tokens.accept(added)
+
+    def _in_force(self) -> dict[str, Any]:
+        return {"faults": asdict(self._faults), "tokens": self._rules.tokens.listing()}
+
+    def _state(self) -> dict[str, Any]:
+        traffic, journeys = self._traffic, self._rules.journeys
+        recent = list(traffic.requests)[-_RECENT:]
+        return {
+            "profile": self._rules.settings.profile.value,
+            "now": self._rules.clock().isoformat(),
+            "journeys": {
+                "registered": len(journeys.registered),
+                "violating": len(journeys.violating),
+                "by_status": Counter(each.status.value for each in journeys.registered.values()),
+                "by_id": {key: each.status.value for key, each in journeys.registered.items()},
+            },
+            "requests": {
+                "total": sum(traffic.by_status.values()),
+                "by_status": {
+                    str(status or "cut"): number for status, number in sorted(traffic.by_status.items())
+                },
+                "in_flight": traffic.in_flight,
+                "most_in_flight": traffic.most_in_flight,
+                "recent": [each._asdict() for each in recent],
+            },
+            **self._in_force(),
+        }
+
+    def _journeys(self, journey_id: str | None) -> dict[str, Any]:
+        def listed(journeys: Iterable[Any]) -> list[dict[str, Any]]:
+            return [asdict(each) for each in journeys if journey_id in (None, each.journey_id)]
+
+        remembered = self._rules.journeys
+        return {
+            "journeys": listed(remembered.registered.values()),
+            "violating": listed(remembered.violating.values()),
+        }
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _told(content: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def _object(body: bytes | None) -> dict[str, Any]:
+    try:
+        content = json.loads(body or b"null")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("the body must be a JSON object")  # noqa: TRY004 -- one error for all wrong bodies
+    return content
+
+
+def _named(body: bytes | None, names: set[str]) -> dict[str, str]:
+    content = _object(body)
+    if content.keys() != names or not all(isinstance(value, str) for value in content.values()):
+        raise ValueError(f"the body must hold exactly {' and '.join(sorted(names))}, as strings")
+    return content

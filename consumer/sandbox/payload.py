@@ -1,0 +1,49 @@
+"""Reading a body before anyone judges it: is it JSON, does it name a journey, does a phone lack.
+
+Knows the few keys that the checks before and after validation need; the rules of a payload are
+``schemas``' own. Nothing here raises, whatever the bytes.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from schemas import Version
+
+_ANY_PHONE = "+33612345678"  # valid, put where none is, to see whether anything else is wrong
+
+
+def parse(body: bytes | None) -> tuple[bool, Any]:
+    """Whether the body can be read, and what it holds; an empty one reads as an empty object."""
+    if body is None:
+        return False, None
+    try:
+        return True, json.loads(body.decode(), parse_constant=_not_json) if body else {}
+    except (ValueError, RecursionError):
+        return False, None
+
+
+def _not_json(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def id_key(api: Version) -> str:
+    """The key that holds the journey's id."""
+    return "journey_id" if api == "v2" else "operator_journey_id"
+
+
+def named_id(payload: Any, api: Version) -> str | None:
+    """The id that the payload names, when it is text."""
+    named = payload.get(id_key(api)) if isinstance(payload, dict) else None
+    return named if isinstance(named, str) else None
+
+
+def with_phones(payload: Mapping[str, Any]) -> bytes | None:
+    """The body with a phone for each person who has none; None when nobody lacks one."""
+    completed = dict(payload)
+    for role in ("driver", "passenger"):
+        person = payload.get(role)
+        identity = person.get("identity") if isinstance(person, dict) else None
+        if isinstance(identity, dict) and not identity.keys() & {"phone", "phone_trunc"}:
+            completed[role] = {**payload[role], "identity": {**identity, "phone": _ANY_PHONE}}
+    return None if completed == payload else json.dumps(completed).encode()
