@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, TextIO, cast
+from pathlib import Path
+from typing import Literal, cast
+
+from pydantic import SecretStr
 
 from consumer.breaker import Breaker, BreakerPolicy
 from consumer.broker.dial import Dialer, is_amqp
@@ -16,11 +19,11 @@ from consumer.broker.intake import AmqpIntake
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
-from consumer.credentials import ExchangedToken, FileToken, StaticToken, TokenSource
+from consumer.credentials import ExchangedToken, FileToken, StaticToken, TokenSource, read_secret
 from consumer.exposition import Health
 from consumer.gate import Gate
 from consumer.handler import Handler, utc_now
-from consumer.logs import SettlementLog
+from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
 from consumer.outcome import PauseCause
 from consumer.pacing import Pacer
@@ -94,23 +97,20 @@ def tokens_of(settings: Settings, registry: Registry) -> TokenSource:
             _secret(settings.registry_secret_key, settings.registry_secret_key_file),
         )
 
-    async def exchange() -> Reply | Fault:
-        return await registry.post_access_token(*read_keys())
-
-    return ExchangedToken(exchange)
+    return ExchangedToken(registry.post_access_token, read_keys=read_keys)
 
 
 def _secret(value: SecretStr | None, file: Path | None) -> str:
     """Read anew at every exchange, because a mounted Secret is rotated under the running process."""
     if value is not None:
         return value.get_secret_value()
-    return file.read_text("utf-8").strip() if file is not None else ""
+    return read_secret(file) if file is not None else ""
 
 
 def assemble(
     settings: Settings,
     metrics: Metrics,
-    log_stream: TextIO,
+    output: Output,
     *,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = utc_now,
@@ -127,7 +127,7 @@ def assemble(
     )
     tokens = tokens_of(settings, registry)
     pacer = Pacer(settings.registry_rate_per_minute, PACER_BURST)
-    settlement_log = SettlementLog(log_stream, settings.log_format)
+    settlement_log = SettlementLog(output, log_format=settings.log_format, level=settings.log_level)
     health = Health()
     gate = Gate(
         breakers=breakers_of(settings),
@@ -197,9 +197,7 @@ def assemble(
         health=health,
         metrics=metrics,
         settlement_log=settlement_log,
-        watch_token=lambda: tokens.watch(
-            lambda: gate.hasten(PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
-        ),
+        tokens=tokens,
         close_registry=registry.aclose,
         drain_timeout_seconds=settings.drain_timeout_seconds,
     )

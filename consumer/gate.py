@@ -67,7 +67,7 @@ class Gate:
         self._metrics = metrics
         self._clock = clock
         self._open: dict[PauseCause, Breaker] = {}
-        self._all_clear = True
+        self._all_clear = False
         self.pulse = Pulse()
 
     def listen(self, on_change: Callable[[], None]) -> None:
@@ -123,8 +123,9 @@ class Gate:
         """Learn from an outcome. ``key`` tells journeys apart (one bad journey is no outage)."""
         if self._all_clear and isinstance(outcome, Registered | AlreadyRegistered):
             return  # the hot path: nothing to mend
+        if PauseCause.UNAUTHORIZED in (said := verdict(outcome)):
+            self._metrics.token_accepted.set(said[PauseCause.UNAUTHORIZED])
         now = self._clock()
-        said = verdict(outcome)
         self._all_clear = isinstance(outcome, Registered | AlreadyRegistered)
         for cause, breaker in self._breakers.items():
             works = said.get(cause)

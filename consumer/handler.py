@@ -107,7 +107,13 @@ class Handler:
         self._now = utc_now
         self._deadline = timedelta(seconds=policy.deadline_seconds)
         self._pending: dict[Delivery, datetime] = {}
+        self._submitting = 0
         self.draining = False
+
+    @property
+    def waiting(self) -> int:
+        """Journeys in the handler that are not being submitted at this moment."""
+        return len(self._pending) - self._submitting
 
     @property
     def oldest_pending_start(self) -> datetime | None:
@@ -128,13 +134,15 @@ class Handler:
                 outcome, pausing = await self._try(delivery, ready)
                 if isinstance(outcome, Return | Release):
                     return Fate(outcome, journey, past, attempts)
-                if charges_attempt(outcome, pausing):
+                charged = charges_attempt(outcome, pausing)
+                if charged:
                     attempts, here = attempts + 1, here + 1
                 situation = self._situation(journey, attempts, here, past.visits, pausing)
                 decision = decide(outcome, situation, self._policy)
                 match decision:
                     case Acknowledge() | DeadLetter() | Delay() | Return() | Release():
-                        return Fate(decision, journey, past, attempts)
+                        final = 0 if charged or isinstance(outcome, Early) else 1  # the attempt just made
+                        return Fate(decision, journey, past, attempts + final)
                     case RetrySoon(delay_seconds=seconds):
                         self._metrics.retry(outcome)
                         stop = await self._wait(delivery, seconds)
@@ -207,7 +215,11 @@ class Handler:
             if stop is not None:
                 self._gate.withdraw(ticket)
                 return stop, None
-            outcome = await self._submit(ready.body)
+            self._submitting += 1
+            try:
+                outcome = await self._submit(ready.body)
+            finally:
+                self._submitting -= 1
         pausing = self._gate.pausing
         self._gate.report(ticket, outcome, ready.journey.journey_id)
         return outcome, pausing
@@ -234,6 +246,7 @@ class Handler:
             limit = rate_limit(answer, self._now().timestamp())
             if limit is not None:
                 self._pacer.observe(limit, now)
+                self._metrics.rate_limit_remaining.set(limit.remaining)
         if isinstance(outcome, Throttled):
             seconds = outcome.retry_after_seconds
             self._gate.hold(self._policy.throttled_seconds if seconds is None else seconds)

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from consumer.broker.subscription import Mode
+from consumer.credentials import TokenSource
 from consumer.delivery import Delivery
 from consumer.exposition import Health
 from consumer.fate import Fate
@@ -24,7 +25,7 @@ from consumer.handler import Handler
 from consumer.history import history
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
-from consumer.outcome import Unavailable
+from consumer.outcome import PauseCause, Unavailable
 from consumer.settlement import Settler
 
 log = logging.getLogger("journey_consumer.service")
@@ -81,7 +82,7 @@ class Service:
         health: Health,
         metrics: Metrics,
         settlement_log: SettlementLog,
-        watch_token: Callable[[], Awaitable[None]],
+        tokens: TokenSource,
         close_registry: Callable[[], Awaitable[None]],
         drain_timeout_seconds: float,
     ) -> None:
@@ -93,7 +94,7 @@ class Service:
         self._health = health
         self._metrics = metrics
         self._log = settlement_log
-        self._watch_token = watch_token
+        self._tokens = tokens
         self._close_registry = close_registry
         self._drain_timeout = drain_timeout_seconds
         self._tasks: set[asyncio.Task[None]] = set()
@@ -160,7 +161,7 @@ class Service:
         self._publisher.start()
         background = [
             self._loop.create_task(self._intake.run(), name="intake"),
-            self._loop.create_task(_forever(self._watch_token), name="token"),
+            self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),
         ]
         stopping = self._loop.create_task(self._stopping.wait())
@@ -190,11 +191,18 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._publisher.close()
         await self._intake.close()
+        await self._tokens.aclose()
         await self._close_registry()
         log.info(
             "drained",
             extra={"seconds": round(time.monotonic() - started, 3), "unfinished": unfinished},
         )
+
+    async def _watch_token(self) -> None:
+        """A new token ends the pauses that an old one can have caused: probe at once."""
+        causes = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
+        await self._tokens.watch(lambda: self._gate.hasten(*causes))
+        await asyncio.Event().wait()  # a token that never changes is not watched
 
     async def _tick(self) -> None:
         """Five times a second: the heartbeat, the mode, the gauges, the log's buffer."""
@@ -221,6 +229,11 @@ class Service:
         oldest = self._handler.oldest_pending_start
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
         metrics.loop_heartbeat.set(time.time())
+        metrics.held.set(self._handler.waiting)
+        token = self._tokens.held
+        if token is not None:
+            metrics.token_loaded.set(token.loaded_at)
+            metrics.token_expiry.set(token.expires_at or 0)
         if self._stopping.is_set():
             return
         pausing = self._gate.pausing
@@ -230,9 +243,3 @@ class Service:
             self._health.not_ready("not subscribed")
         else:
             self._health.ready()
-
-
-async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
-    """Run ``watch``; one that has nothing to watch returns, and that must not end the service."""
-    await watch()
-    await asyncio.Event().wait()

@@ -8,6 +8,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol, assert_never
@@ -175,6 +176,7 @@ class Settler:
                 return
             case _ as unreachable:
                 assert_never(unreachable)
+        metrics.settlement_duration.observe(time.monotonic() - delivery.received_at)
         if name in metrics.journeys:
             metrics.journeys[name].inc()
         else:

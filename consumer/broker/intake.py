@@ -235,6 +235,8 @@ class AmqpIntake:
         for mode, channel in self._channels.items():
             if mode is not self._mode:
                 channel.cancel()
+        allowed = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}
+        self._metrics.prefetch.set(allowed[self._mode])
         wanted = self._channels.get(self._mode)
         if wanted is not None:
             number = wanted.number

@@ -32,8 +32,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_args: argparse.Namespace) -> int:
     """Run until a signal comes."""
     settings = load(os.environ)
-    stream = sys.stdout
-    logs.configure(settings.log_level, settings.log_format, stream)
+    output = logs.Output(sys.stdout)
+    logs.configure(output, level=settings.log_level, log_format=settings.log_format)
     log.info("starting", extra={"version": __version__, **settings.summary()})
     for sentence in settings.warnings:
         log.warning(sentence)
@@ -44,7 +44,7 @@ def run(_args: argparse.Namespace) -> int:
     # What is loaded by now lives as long as the process: keep the collector from walking it.
     gc.collect()
     gc.freeze()
-    _new_loop_runner().run(_serve(settings))
+    _new_loop_runner().run(_serve(settings, output))
     return 0
 
 
@@ -56,10 +56,10 @@ def _new_loop_runner() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, output: logs.Output) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    assembled = assemble(settings, metrics, sys.stdout)
+    assembled = assemble(settings, metrics, output)
     exposition = Exposition(settings.http_host, settings.http_port, registry, assembled.health)
     exposition.start()
     try:
