@@ -8,9 +8,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from schemas import Version
+from schemas import Version, Violation
 
 _ANY_PHONE = "+33612345678"  # valid, put where none is, to see whether anything else is wrong
+
+_AJV_WORDS = {"bad_format": "must match format", "start_after_end": "must pass validation"}
 
 
 def parse(body: bytes | None) -> tuple[bool, Any]:
@@ -47,3 +49,19 @@ def with_phones(payload: Mapping[str, Any]) -> bytes | None:
         if isinstance(identity, dict) and not identity.keys() & {"phone", "phone_trunc"}:
             completed[role] = {**payload[role], "identity": {**identity, "phone": _ANY_PHONE}}
     return None if completed == payload else json.dumps(completed).encode()
+
+
+def ajv_words(violation: Violation) -> tuple[str, str]:
+    """A violation as the Registry's validator puts it: ``("/driver/identity", "must ...")``.
+
+    Clients read these words ("data must ...", "data/...") to tell a refusal from an outage.
+    """
+    path = violation.path.split(".") if violation.path else []
+    words = violation.message
+    if violation.code == "missing" and words == "is required":
+        path, words = path[:-1], f"must have required property '{path[-1]}'"
+    elif violation.code == "unknown_key":
+        words = "must NOT have additional properties"
+    elif not words.startswith("must "):
+        words = _AJV_WORDS.get(violation.code, "must match a schema in anyOf")
+    return "".join(f"/{part}" for part in path), words

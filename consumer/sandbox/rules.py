@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from consumer.sandbox.access import Access
 from consumer.sandbox.answers import Answer, Case, Profile, answer
-from consumer.sandbox.payload import id_key, named_id, parse, with_phones
+from consumer.sandbox.payload import ajv_words, id_key, named_id, parse, with_phones
 from consumer.sandbox.state import Journeys, JourneyStatus, RateWindows, Tokens, Usage
 from schemas import Journey, Refusal, Version
 
@@ -213,7 +213,7 @@ class Rules:
         journey = self._validated(sent)
         if isinstance(journey, Answer):
             return journey
-        if journey.end > sent.now or journey.start > journey.end:
+        if journey.end > sent.now:
             return self.say(Case.FUTURE, sent.api)
         return self._register(sent, journey)
 
@@ -269,9 +269,11 @@ class Rules:
         return result if isinstance(result, Journey) else self._refusal(sent, result)
 
     def _refusal(self, sent: _Submission, refusal: Refusal) -> Answer:
-        violations = [(each.path.replace(".", "/"), each.message) for each in refusal.violations]
+        if all(each.code == "start_after_end" for each in refusal.violations):
+            return self.say(Case.FUTURE, sent.api)  # the servers ask this after their validator
+        violations = [ajv_words(each) for each in refusal.violations]
         if self.settings.profile is Profile.Y2025:
-            detail = [f"/{path}: {message}" for path, message in violations]
+            detail = [f"{path or '/'}: {words}" for path, words in violations]
             return self.say(Case.INVALID, sent.api, detail=detail)
         if sent.payload.get(id_key(sent.api)) is None:
             return self.say(Case.NO_JOURNEY_ID, sent.api)
@@ -279,7 +281,7 @@ class Rules:
         known = self.journeys.registered.get(journey_id) if journey_id is not None else None
         if known is not None and known.status is JourneyStatus.PENDING:
             known.status = JourneyStatus.ACQUISITION_ERROR  # the captured server's own damage
-        text = ", ".join(f"data{'/' if path else ''}{path} {message}" for path, message in violations)
+        text = ", ".join(f"data{path} {words}" for path, words in violations)
         return self.say(Case.INVALID, sent.api, detail=text)
 
 

@@ -1,0 +1,56 @@
+"""The words of a refusal: the Registry's own form, whatever our validator calls the rule."""
+
+from typing import Any
+
+import pytest
+
+from consumer.sandbox import Profile
+from consumer.sandbox.payload import ajv_words
+from schemas import Violation
+
+
+@pytest.mark.parametrize(
+    ("violation", "expected"),
+    [
+        (
+            Violation("driver.identity", "missing", "is required"),
+            ("/driver", "must have required property 'identity'"),
+        ),
+        (Violation("distance", "missing", "is required"), ("", "must have required property 'distance'")),
+        (Violation("", "unknown_key", "has a key"), ("", "must NOT have additional properties")),
+        (Violation("end.lat", "out_of_range", "must be at most 90.0"), ("/end/lat", "must be at most 90.0")),
+        (
+            Violation("incentives.0.siret", "bad_format", "is not"),
+            ("/incentives/0/siret", "must match format"),
+        ),
+        (
+            Violation("driver.identity", "missing", "needs phone"),
+            ("/driver/identity", "must match a schema in anyOf"),
+        ),
+    ],
+)
+def test_words(violation: Violation, expected: tuple[str, str]) -> None:
+    """Paths are JSON pointers, sentences begin with must."""
+    assert ajv_words(violation) == expected
+
+
+async def test_2023_says_data_must(serve: Any, v2: Any) -> None:
+    """What the 2023 server says of the root begins with ``data must``, of a field with ``data/``."""
+    client = await serve(profile=Profile.Y2023)
+    answer = await client.post(v2(surprise=1), "/v2/journeys")
+    assert answer.json()["error"]["data"] == "data must NOT have additional properties"
+    payload = v2()
+    payload["driver"]["identity"]["phone"] = "+33000000000"
+    answer = await client.post(payload, "/v2/journeys")
+    assert answer.json()["error"]["data"].startswith("data/driver/identity/phone must match format")
+
+
+async def test_2025_lists_pointers(serve: Any, v3: Any) -> None:
+    """The 2025 server lists pointers and sentences, and quotes no value."""
+    payload = v3(surprise=1)
+    payload["driver"]["identity"]["phone"] = "+33000000000"
+    answer = await (await serve()).post(payload)
+    told = answer.json()["error"]["data"]
+    assert "/: must NOT have additional properties" in told
+    assert "/driver/identity/phone: must match format" in told
+    assert "+33000000000" not in answer.text
