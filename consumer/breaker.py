@@ -77,21 +77,19 @@ class Breaker:
 
     def failure(self, key: Hashable, now: float, jitter: float) -> None:
         """Count a failure of ``key``; ``jitter`` in [0, 1) spreads the probes of many replicas."""
-        match self.state:
-            case BreakerState.CLOSED:
-                self._keys.add(key)
-                if len(self._keys) >= self._policy.threshold:
-                    self._move(_Event.THRESHOLD)
-                    self.opened_at = now
-                    self.probe_at = now + self._wait(jitter)
-            case BreakerState.OPEN:
-                pass  # rule 4
-            case BreakerState.HALF_OPEN:
-                self._move(_Event.FAILED_PROBE)
-                self._failed_probes += 1
+        if self.state is BreakerState.CLOSED:
+            self._keys.add(key)
+            if len(self._keys) >= self._policy.threshold:
+                self._move(_Event.THRESHOLD)
+                self.opened_at = now
                 self.probe_at = now + self._wait(jitter)
-                if self._hastened:  # what failed was sent before the change
-                    self.hasten(now)
+        elif self.state is BreakerState.HALF_OPEN:
+            self._move(_Event.FAILED_PROBE)
+            self._failed_probes += 1
+            self.probe_at = now + self._wait(jitter)
+            if self._hastened:  # what failed was sent before the change
+                self.hasten(now)
+        # OPEN: rule 4
 
     def success(self, now: float) -> None:  # noqa: ARG002 - every event has its time
         """Close, from whatever state, and forget all failures."""
@@ -123,13 +121,10 @@ class Breaker:
     def hasten(self, now: float) -> None:
         """Probe at once, and from the base wait again: something changed, such as the token."""
         self._failed_probes = 0
-        match self.state:
-            case BreakerState.CLOSED:
-                pass
-            case BreakerState.OPEN:
-                self.probe_at = now
-            case BreakerState.HALF_OPEN:
-                self._hastened = True
+        if self.state is BreakerState.OPEN:
+            self.probe_at = now
+        elif self.state is BreakerState.HALF_OPEN:
+            self._hastened = True
 
     def _move(self, event: _Event) -> None:
         self.state = _TRANSITIONS[self.state, event]

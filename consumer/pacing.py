@@ -53,8 +53,10 @@ class Pacer:
         """Take the next slot and return the seconds to wait for it (0.0: go)."""
         start = max(now, self._held_until)
         slot = max(self._slot, start)
-        interval = self._interval if start < self._window_end else self._own_interval
-        self._slot = slot + interval
+        following = slot + self._own_interval
+        if slot < self._window_end:  # scarce until then, and not a moment longer
+            following = max(following, min(slot + self._interval, self._window_end))
+        self._slot = following
         return max(slot - self._tolerance, start) - now
 
     def held_for(self, now: float) -> float:
@@ -71,10 +73,13 @@ class Pacer:
             return
         end = now + seen.reset_in_seconds
         remaining = seen.remaining
-        if now < self._window_end and abs(end - self._window_end) <= _SAME_WINDOW_SECONDS:
+        known, over = self._window_end, now >= self._window_end
+        if not over and abs(end - known) <= _SAME_WINDOW_SECONDS:
             # Answers overtake each other; within a window the budget only shrinks.
             remaining = min(remaining, self._remaining)
-            end = min(end, self._window_end)
+            end = min(end, known)
+        elif end <= known + _SAME_WINDOW_SECONDS and (over or seen.reset_in_seconds <= _SAME_WINDOW_SECONDS):
+            return  # the last words of a window that is over
         self._window_end, self._remaining = end, remaining
         usable = remaining - int((seen.limit or 0) * _RESERVE_SHARE)
         if usable <= 0:

@@ -40,7 +40,7 @@ from consumer.outcome import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient we are. With the defaults 75 attempts last about 22 hours.
+    """How patient we are. With the defaults 75 attempts last about 21 hours.
 
     ``delays_seconds`` are the delay queues, in ascending order: the n-th delayed return takes
     the n-th, and the last is repeated. ``early_*`` bound the wait for a journey's end.
