@@ -1,0 +1,324 @@
+import asyncio
+import gzip
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from consumer import exposition
+from consumer.errors import ConfigurationError
+from consumer.exposition import Exposition, Health
+from consumer.metrics import Metrics
+from tests.waiting import wait_until
+
+
+class Clock:
+    """Monotonic seconds, moved by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Return a clock that stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def health(clock: Clock) -> Health:
+    """Return the health of a process that just started."""
+    return Health(clock=clock)
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """Return a registry that holds the service's metrics."""
+    registry = CollectorRegistry()
+    Metrics(registry).journeys["registered"].inc()
+    return registry
+
+
+@pytest.fixture
+def served(registry: CollectorRegistry, health: Health) -> Iterator[Exposition]:
+    """Serve on a free port for one test."""
+    exposition = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
+    exposition.start()
+    yield exposition
+    exposition.stop()
+
+
+def ask(
+    served: Exposition, path: str, method: str = "GET", host: str = "127.0.0.1", **headers: str
+) -> tuple[int, bytes, http.client.HTTPMessage]:
+    """Ask once; header names are given with underscores."""
+    connection = http.client.HTTPConnection(host, served.port, timeout=10)
+    try:
+        connection.request(method, path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.read(), answer.headers
+    finally:
+        connection.close()
+
+
+def send(served: Exposition, data: bytes) -> bytes:
+    """Send raw bytes and return everything that comes back."""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+        connection.sendall(data)
+        received = b""
+        try:
+            while part := connection.recv(4096):
+                received += part
+        except ConnectionResetError:
+            pass
+        return received
+
+
+# --- Metrics -----------------------------------------------------------------------------
+
+
+def test_metrics_are_served_in_both_formats(served: Exposition) -> None:
+    """Prometheus asks for OpenMetrics, people and older tools get plain text."""
+    status, body, headers = ask(served, "/metrics")
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b'journey_consumer_journeys_total{outcome="registered"} 1.0\n' in body
+    status, body, headers = ask(served, "/metrics?x=1", Accept="application/openmetrics-text; version=1.0.0")
+    assert headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    assert families["journey_consumer_journeys"].type == "counter"
+
+
+def test_metrics_are_compressed_when_the_client_can(served: Exposition) -> None:
+    """The answer is the same text, smaller."""
+    _, plain, _ = ask(served, "/metrics")
+    _, packed, headers = ask(served, "/metrics", Accept_Encoding="gzip")
+    assert headers["Content-Encoding"] == "gzip"
+    assert len(packed) < len(plain) / 3
+    ours = [line for line in gzip.decompress(packed).splitlines() if line.startswith(b"journey_")]
+    assert ours == [line for line in plain.splitlines() if line.startswith(b"journey_")]
+
+
+def test_every_series_is_on_the_wire(served: Exposition, registry: CollectorRegistry) -> None:
+    """What is scraped is what the registry holds."""
+    _, body, _ = ask(served, "/metrics")
+    names = [line.rpartition(b" ")[0] for line in body.splitlines()]
+    assert names == [line.rpartition(b" ")[0] for line in generate_latest(registry).splitlines()]
+
+
+# --- Probes ------------------------------------------------------------------------------
+
+
+def test_live_is_the_age_of_the_heartbeat_and_nothing_else(
+    served: Exposition, health: Health, clock: Clock
+) -> None:
+    """Red after fifteen seconds without a heartbeat, green again with the next one."""
+    health.not_ready("not connected to the broker")
+    assert ask(served, "/livez")[:2] == (200, b"live\n")
+    clock.now += 14.9
+    assert ask(served, "/livez")[0] == 200
+    clock.now += 0.1
+    assert ask(served, "/livez")[:2] == (503, b"not live: the event loop has not run for 15 s\n")
+    health.beat()
+    assert ask(served, "/livez")[0] == 200
+
+
+def test_live_turns_red_while_the_event_loop_is_blocked(registry: CollectorRegistry) -> None:
+    """The probe is answered by another thread, so a hanging loop cannot hang the answer."""
+    health = Health(stale_after_seconds=0.5)
+    served = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
+    served.start()
+    block, free, end = threading.Event(), threading.Event(), threading.Event()
+
+    async def life() -> None:
+        while not end.is_set():
+            health.beat()
+            await asyncio.sleep(0.02)
+            if block.is_set():
+                free.wait()  # blocks the loop on purpose
+
+    thread = threading.Thread(target=asyncio.run, args=(life(),))
+    thread.start()
+    try:
+        wait_until(lambda: ask(served, "/livez")[0] == 200)
+        block.set()
+        wait_until(lambda: ask(served, "/livez")[0] == 503)
+        block.clear()
+        free.set()
+        wait_until(lambda: ask(served, "/livez")[0] == 200)
+    finally:
+        end.set()
+        free.set()
+        thread.join()
+        served.stop()
+
+
+def test_ready_says_why_not(served: Exposition, health: Health) -> None:
+    """Starting, subscribed, draining: the reason is in the body, for whoever runs kubectl describe."""
+    assert ask(served, "/readyz")[:2] == (503, b"not ready: starting\n")
+    health.ready()
+    assert ask(served, "/readyz")[:2] == (200, b"ready\n")
+    health.not_ready("draining")
+    assert ask(served, "/readyz")[:2] == (503, b"not ready: draining\n")
+
+
+# --- Anything else -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/livez2", "/readyz/x", "//metrics/..", "/favicon.ico"])
+def test_other_paths_are_not_found(served: Exposition, path: str) -> None:
+    """A probe that is aimed at the wrong path must not be green."""
+    assert ask(served, path)[:2] == (404, b"404\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "BREW"])
+def test_other_methods_are_not_allowed(served: Exposition, method: str) -> None:
+    """There is nothing to change here."""
+    status, _, headers = ask(served, "/metrics", method)
+    assert (status, headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
+def test_head_is_get_without_the_body(served: Exposition, path: str, health: Health) -> None:
+    """Load balancers ask with HEAD."""
+    health.ready()
+    status, body, headers = ask(served, path, "HEAD")
+    assert (status, body) == (200, b"")
+    assert int(headers["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /metrics\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x00\n\n",
+    ],
+)
+def test_nothing_of_a_broken_request_is_repeated(served: Exposition, data: bytes) -> None:
+    """Garbage gets an error or no answer, never an echo, and the next request is served."""
+    assert b"nonsense" not in send(served, data)
+    assert ask(served, "/livez")[0] == 200
+
+
+def test_an_endless_head_is_cut_off(served: Exposition) -> None:
+    """The memory that a client can take is bounded."""
+    assert send(served, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000) == b""
+    assert ask(served, "/livez")[0] == 200
+
+
+def test_a_dawdling_client_is_hung_up_on(served: Exposition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole head has one deadline; a byte now and then does not extend it."""
+    monkeypatch.setattr(exposition, "_HEAD_SECONDS", 0.2)
+    assert send(served, b"GET /livez HTTP/1.1\r\n") == b""
+
+
+def test_too_many_connections_do_not_pile_up(served: Exposition) -> None:
+    """Beyond the bound a connection is closed at once, and threads do not grow."""
+    idle: list[socket.socket] = []
+    try:
+        idle += [socket.create_connection(("127.0.0.1", served.port), timeout=10) for _ in range(40)]
+        refused = send(served, b"GET /livez HTTP/1.1\r\n\r\n")
+        assert refused == b""
+        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= 32
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+def test_the_slots_of_closed_connections_are_free_again(served: Exposition) -> None:
+    """More requests than slots, one after the other."""
+    for _ in range(40):
+        with socket.create_connection(("127.0.0.1", served.port), timeout=10):
+            pass
+    wait_until(lambda: send(served, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.0 200"))
+
+
+def test_a_bug_in_an_answer_is_logged(
+    served: Exposition, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A collector that fails closes the connection and leaves a trace of what happened."""
+
+    class Broken:
+        def collect(self) -> Iterator[None]:
+            raise RuntimeError("broken")
+
+    registry.register(Broken())
+    with caplog.at_level(logging.ERROR):
+        assert send(served, b"GET /metrics HTTP/1.1\r\n\r\n") == b""
+    assert [record.name for record in caplog.records] == ["journey_consumer.exposition"]
+    assert ask(served, "/livez")[0] == 200
+
+
+# --- Life --------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_one_clear_sentence(
+    served: Exposition, registry: CollectorRegistry, health: Health
+) -> None:
+    """Two services on one machine: the second says which setting to change."""
+    second = Exposition(registry=registry, health=health, host="127.0.0.1", port=served.port)
+    with pytest.raises(ConfigurationError) as caught:
+        second.start()
+    assert caught.value.problems == [
+        f"HTTP_HOST and HTTP_PORT {served.port}: cannot listen there (Address already in use)"
+    ]
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "x" * 70, "a\x00b", "no-such-host.invalid"])
+def test_a_host_that_is_not_ours_is_one_clear_sentence(
+    host: str, registry: CollectorRegistry, health: Health
+) -> None:
+    """An address of another machine, or no address at all."""
+    with pytest.raises(ConfigurationError, match="HTTP_HOST and HTTP_PORT 0: cannot listen there"):
+        Exposition(registry=registry, health=health, host=host, port=0).start()
+
+
+def test_start_and_stop_can_be_repeated(registry: CollectorRegistry, health: Health) -> None:
+    """A second start or stop changes nothing; the port is free again afterwards."""
+    served = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
+    served.stop()
+    served.start()
+    port = served.port
+    served.start()
+    assert served.port == port != 0
+    served.stop()
+    served.stop()
+    with pytest.raises(ConnectionRefusedError):
+        ask(served, "/livez")
+    served.start()
+    assert (served.port, ask(served, "/livez")[0]) == (port, 200)
+    served.stop()
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_it_listens_on_ipv6(host: str, registry: CollectorRegistry, health: Health) -> None:
+    """`::` serves both families; a machine without IPv6 has nothing to test."""
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    served = Exposition(registry=registry, health=health, host=host, port=0)
+    served.start()
+    try:
+        assert ask(served, "/livez", host="::1")[0] == 200
+        if host == "::":
+            assert ask(served, "/livez", host="127.0.0.1")[0] == 200
+    finally:
+        served.stop()
+
+
+def has_ipv6() -> bool:
+    """Whether ::1 can be bound here."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
