@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import v2, v3
-from schemas.unreadable import diagnose, has_only_json_numbers, repaired
+from schemas.unreadable import diagnose, has_only_json_numbers, is_too_complex, repaired
 from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
 from schemas.violations import refusal, whole
 
@@ -45,28 +45,26 @@ def validate(version: Version, body: bytes) -> Journey | Refusal:
     """
     if len(body) > MAX_BODY_BYTES:
         return whole("too_large", "is larger than the 2 MB that the Registry takes")
+    if is_too_complex(body):
+        return whole("too_complex", "has more parts than any journey")
+    verdict = _judge(version, body)
+    if isinstance(verdict, str):
+        mended = repaired(body)
+        verdict = _judge(version, mended) if mended != body else verdict
+    return diagnose(body, verdict) if isinstance(verdict, str) else verdict
+
+
+def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
+    """The verdict, or the parser's message when it could not read the body."""
+    verdict: Journey | Refusal
     try:
-        return _judge(version, body)
+        if version == "v2":
+            verdict = v2.judge(v2.ADAPTER.validate_json(body))
+        else:
+            verdict = v3.judge(v3.ADAPTER.validate_json(body))
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-    if details[0]["type"] != "json_invalid":
-        return refusal(details)
-    mended = repaired(body)
-    if mended != body:
-        try:
-            return _judge(version, mended)
-        except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
-        if details[0]["type"] != "json_invalid":
-            return refusal(details)
-    return diagnose(mended, details[0]["msg"])
-
-
-def _judge(version: Version, body: bytes) -> Journey | Refusal:
-    if version == "v2":
-        verdict = v2.judge(v2.ADAPTER.validate_json(body))
-    else:
-        verdict = v3.judge(v3.ADAPTER.validate_json(body))
+        return details[0]["msg"] if details[0]["type"] == "json_invalid" else refusal(details)
     # Where anything goes our parser takes NaN and Infinity for numbers; JSON.parse does not.
     if (b"NaN" in body or b"Infinity" in body) and not has_only_json_numbers(body):
         return whole("not_json", "is not JSON: NaN and Infinity are not numbers there")

@@ -1,8 +1,8 @@
 """Dates: what each version of the Registry accepts as RFC 3339, and which instant it reads.
 
 1. Two judges in a row decide there: ajv-formats' ``date-time``, then JavaScript's ``Date``. With ``T``
-   the second reads ISO strictly (no ``+01``, no offset of 24 hours); with a white space it falls back on its old
-   lenient reader, which takes ``+01``. The expressions below are their intersection.
+   the second reads ISO strictly (no ``+01``, no offset of 24 hours); with a white space it falls back
+   on its old lenient reader, which takes ``+01``. The expressions below are their intersection.
 2. v2's ajv-formats accepts a date without zone (read as UTC here), v3's does not.
 3. An expression decides alone, inside pydantic's core; the functions below never see anything else.
 """
@@ -27,7 +27,9 @@ _V2 = (
     rf"^{_CALENDAR}(?:[Tt]{_CLOCK}(?:{_ISO_ZONE})?"
     rf"|{_SPACE}{_CLOCK}(?:[Zz]|[+-][0-9]{{2}}(?:[0-9]{{2}}|:[0-5][0-9])?)?)$"
 )
-_V3 = rf"^{_CALENDAR}(?:[Tt]{_CLOCK}(?:{_ISO_ZONE})|{_SPACE}{_CLOCK}(?:{_ISO_ZONE}|[+-](?:[01][0-9]|2[0-3])))$"
+_V3 = (
+    rf"^{_CALENDAR}(?:[Tt]{_CLOCK}(?:{_ISO_ZONE})|{_SPACE}{_CLOCK}(?:{_ISO_ZONE}|[+-](?:[01][0-9]|2[0-3])))$"
+)
 
 DateTimeV2 = Annotated[str, StringConstraints(max_length=64, pattern=_V2)]
 """Source: the 2023 validator (ajv-formats 2.1, then ``new Date``). At most 64 characters."""
@@ -59,7 +61,7 @@ def instant(text: str) -> datetime:
 
 
 def _unusual(text: str) -> datetime:
-    """What ``fromisoformat`` refuses: a lower-case z, the year 0, offsets of a day or more, the edges of time."""
+    """What ``fromisoformat`` refuses: a lower-case z, the year 0, offsets of a day, the edges of time."""
     parts = _PARTS.fullmatch(text)
     if parts is None:
         raise ValueError("not an accepted date")  # cannot be: the expressions above came first

@@ -1,32 +1,32 @@
-"""The field types that both API versions share: texts, numbers, SIRET, e-mail, money tables.
+r"""The field types that both API versions share: texts, numbers, SIRET, e-mail, money tables.
 
 1. Each type says where its rule comes from; "the validator" is the one of the Registry's open-source
    server (ajv, JSON Schema), read and run for its July 2023 (v2) and August 2025 (v3) versions.
 2. Everything here is checked inside pydantic's compiled core: no Python runs for a field.
-3. Patterns are written for the Rust and the ECMAScript engine alike: ``[0-9]`` and not ``\\d``,
+3. Patterns are written for the Rust and the ECMAScript engine alike: ``[0-9]`` and not ``\d``,
    which is any Unicode digit in Rust, and no case-insensitive flag, which folds beyond ASCII there.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, StringConstraints, with_config
+from pydantic import ConfigDict, FailFast, Field, GetJsonSchemaHandler, StringConstraints, with_config
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
-# ``cache_strings``: the JSON parser's string cache lives as long as the process, and values are people's data.
+# ``cache_strings``: the parser's string cache lives as long as the process, and values are people's data.
 OBJECT = ConfigDict(extra="forbid", strict=True, cache_strings="keys", hide_input_in_errors=True)
 
 
 def closed_object(**json_schema: Any) -> ConfigDict:
-    """``OBJECT`` for a type whose rules across fields are checked by its module; ``json_schema`` says them."""
+    """``OBJECT`` for a type whose module checks rules across fields; ``json_schema`` says them."""
     return ConfigDict(**OBJECT, json_schema_extra=json_schema)
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """An integer in a range, as JSON Schema means it: ``2.0`` and ``1e2`` are integers, ``true`` and ``"2"`` are not.
+    """An integer in a range, as JSON Schema means it: ``2.0`` is one, ``true`` and ``"2"`` are not.
 
     Source: the validator's ``type: integer``. JavaScript has only doubles, so a fraction that is lost
     in a double (``0.99999999999999999``) is no fraction; parsing to a float first gives the same answer.
@@ -39,14 +39,14 @@ class Whole:
         """A double in range, then a double without a fraction."""
         return core_schema.chain_schema(
             [
-                core_schema.float_schema(
-                    strict=True, ge=self.minimum, le=self.maximum, allow_inf_nan=False
-                ),
+                core_schema.float_schema(strict=True, ge=self.minimum, le=self.maximum, allow_inf_nan=False),
                 core_schema.int_schema(strict=False),
             ]
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """The same rule in JSON Schema's words."""
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
@@ -79,7 +79,9 @@ class Degrees:
             ]
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """The same rule in JSON Schema's words."""
         return {
             "type": "number",
@@ -156,10 +158,11 @@ class Payment(TypedDict):
     amount: PaidAmount
 
 
-Incentives = Annotated[list[Incentive], Field(max_length=20)]
+# ``FailFast``: a list of a million wrong items must not become a million errors.
+Incentives = Annotated[list[Incentive], Field(max_length=20), FailFast()]
 """At most 20; none and repeated indexes pass. Source: the validator."""
 
-Payments = Annotated[list[Payment], Field(max_length=20)]
+Payments = Annotated[list[Payment], Field(max_length=20), FailFast()]
 """At most 20. Source: the validator."""
 
 

@@ -16,17 +16,19 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import phonenumbers
-from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumber
+from phonenumbers import NumberParseException, PhoneMetadata
 from pydantic import GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 _RULES = Literal["2023", "2025"]
 
-_REUNION_AND_MAYOTTE = 262
+_FRANCE, _REUNION_AND_MAYOTTE = 33, 262
 _EXACT = {
-    "2023": frozenset({33, 262, 508, 590, 594, 596, 681, 687, 689}),
-    "2025": frozenset({_REUNION_AND_MAYOTTE}),  # shared by countries: the type decides, not the general pattern
+    "2023": frozenset({_FRANCE, _REUNION_AND_MAYOTTE, 508, 590, 594, 596, 681, 687, 689}),
+    "2025": frozenset(
+        {_REUNION_AND_MAYOTTE}
+    ),  # shared by countries: the type decides, not the general pattern
 }
 # Ranges that were French in 2023 (overseas landlines and the first 070 mobiles) and have left the plan since.
 _FRENCH_IN_2023 = re.compile(r"(?:262|59[04]|700)[0-9]{6}")
@@ -42,33 +44,43 @@ _PUNCTUATION = (
     "\\-\u2010-\u2015\u2212\u30fc\uff0d\uff0f/\uff0e. \u00a0\u00ad\u200b\u2060\u3000"
     "()\uff08\uff09\uff3b\uff3d\\[\\]~\u2053\u223c\uff5e"
 )
-# An extension, loosely: ``phonenumbers`` decides afterwards whether it is one.
-_EXTENSION = f"[ \u00a0\t,;\\-]*[^{_DIGITS}\n\r]{{1,12}}[{_DIGITS}]{{1,20}}#?"
+# An extension's label, loosely: ``phonenumbers`` decides afterwards whether it is one.
+_LABEL = (
+    "e?xt(?:ensi(?:o\u0301?|\u00f3))?n?|\uff45?\uff58\uff54\uff4e?|\u0434\u043e\u0431|anexo|int|ext="
+    "|[x\uff58#\uff03~\uff5e]"
+)
 _WHOLLY_A_NUMBER = re.compile(
-    f"(?:tel:)?[+\uff0b]?(?:[{_PUNCTUATION}]*[{_DIGITS}]){{3,}}[{_PUNCTUATION}{_DIGITS}]*(?:{_EXTENSION})?"
+    f"[+\uff0b]?(?:[{_PUNCTUATION}]*[{_DIGITS}]){{3,}}[{_PUNCTUATION}{_DIGITS}]*"
+    f"(?:[ \u00a0\t,;]*(?:{_LABEL})?[:.\uff0e]?[ \u00a0\t,\\-]*[{_DIGITS}]{{1,20}}#?)?",
+    re.IGNORECASE,
 )
 
 
 def is_valid_phone(text: str, rules: _RULES) -> bool:
     """Whether the Registry of that year calls ``text`` a telephone number. Never raises."""
-    if rules == "2025" and not _WHOLLY_A_NUMBER.fullmatch(text):
-        return False
+    if rules == "2025":
+        if not _WHOLLY_A_NUMBER.fullmatch(text):
+            return False
+        text = text.removeprefix("\uff0b")  # a full-width plus is read there as if it were not written
+        if not text[-1].isdigit():  # and a tilde is an extension only when digits end the text
+            text = text.replace("~", " ")
     try:
         number = phonenumbers.parse(text, None if text.startswith("+") else "FR")
     except NumberParseException:
         return False
     if phonenumbers.is_valid_number(number):
         return True
-    if rules == "2023" and number.country_code == 33:  # noqa: PLR2004
-        return _FRENCH_IN_2023.fullmatch(phonenumbers.national_significant_number(number)) is not None
-    return number.country_code not in _EXACT[rules] and _fits_a_plan(number)
-
-
-def _fits_a_plan(number: PhoneNumber) -> bool:
-    """Whether a country with this calling code could have such a number, whatever its type."""
+    calling_code = number.country_code or 0
     national = phonenumbers.national_significant_number(number)
-    for region in phonenumbers.region_codes_for_country_code(number.country_code):
-        plan = PhoneMetadata.metadata_for_region_or_calling_code(number.country_code, region)
+    if rules == "2023" and calling_code == _FRANCE:
+        return _FRENCH_IN_2023.fullmatch(national) is not None
+    return calling_code not in _EXACT[rules] and _fits_a_plan(calling_code, national)
+
+
+def _fits_a_plan(calling_code: int, national: str) -> bool:
+    """Whether a country with this calling code could have such a number, whatever its type."""
+    for region in phonenumbers.region_codes_for_country_code(calling_code):
+        plan = PhoneMetadata.metadata_for_region_or_calling_code(calling_code, region)
         pattern = plan and plan.general_desc and plan.general_desc.national_number_pattern
         if pattern and re.fullmatch(pattern, national):
             return True
@@ -117,7 +129,9 @@ class Telephone:
             ]
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """The length; a numbering plan does not fit in JSON Schema."""
         cut = " without its last two digits" if self.missing_digits else ""
         return {

@@ -1,8 +1,9 @@
-"""When the parser gives up: is it really not JSON, or JSON that Node reads and ours does not?
+r"""What is JSON, where our parser and Node's differ, and how much of it a journey can be.
 
-1. Node's server drops a byte order mark, and ``JSON.parse`` takes a lone surrogate (``\\ud800``); a body is not refused
-   for these. ``repaired`` is judged in place of the original, never sent.
-2. What stays unreadable gets a code that says why, and no position or character of the body.
+1. Node's server drops a byte order mark, and ``JSON.parse`` takes a lone surrogate (``\ud800``): a body
+   is not refused for these. What ``repaired`` returns is judged in place of the body, never sent.
+2. What is too large a structure to be a journey is not parsed at all.
+3. What stays unreadable gets a code that says why, and no position or character of the body.
 """
 
 import json
@@ -12,8 +13,11 @@ from typing import NoReturn
 from schemas.verdict import Refusal
 from schemas.violations import whole
 
+_SMALL_BYTES = 64 * 1024
+_MAX_PARTS = 20_000  # the largest journey has some 300, and 20,000 characters of text
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# Every escape is consumed, so that the u of an escaped backslash is not taken for one. Group 1: a lone surrogate.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# Every escape is consumed, so that what follows an escaped backslash is not one. Group 1: a lone surrogate.
 _ESCAPE = re.compile(
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
@@ -22,9 +26,18 @@ _ESCAPE = re.compile(
 
 def repaired(body: bytes) -> bytes:
     """The body without byte order mark, each lone surrogate replaced by another single code point."""
-    return _ESCAPE.sub(
-        lambda escape: rb"\ufffd" if escape[1] else escape[0], body.removeprefix(_BYTE_ORDER_MARK)
-    )
+    body = body.removeprefix(_BYTE_ORDER_MARK)
+    if _SURROGATE.search(body) is None:
+        return body
+    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
+
+
+def is_too_complex(body: bytes) -> bool:
+    """Whether a large body has more parts than a journey can have: a small one may be as odd as it likes.
+
+    The body limit alone does not bound the work: 2 MB of ``{},`` are 600,000 objects, some 800 MB of memory.
+    """
+    return len(body) > _SMALL_BYTES and sum(map(body.count, (b",", b":", b"{", b"["))) > _MAX_PARTS
 
 
 def diagnose(body: bytes, parser_message: str) -> Refusal:

@@ -6,10 +6,10 @@
 3. Nothing here knows the time: a journey may end in the future.
 """
 
-from typing import Literal, TypeAlias
+from typing import Literal, NotRequired, TypeAlias
 
 from pydantic import TypeAdapter, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from schemas import fields
 from schemas.dates import DateTimeV2, instant, wall_clock
@@ -38,7 +38,10 @@ class Identity(fields.Person):
     )
 )
 class Position(TypedDict):
-    """When and where: coordinates, an INSEE code, or a literal with its country (``minProperties``, ``dependencies``)."""
+    """When and where: coordinates, an INSEE code, or a literal with its country.
+
+    The validator says it with ``minProperties`` and ``dependencies``.
+    """
 
     datetime: DateTimeV2
     lat: NotRequired[fields.Latitude]
@@ -118,12 +121,11 @@ def judge(payload: Payload) -> Journey | Refusal:
     if violations:
         return Refusal(tuple(violations))
     (driver_start, driver_end), (passenger_start, passenger_end) = instants
-    driver_is_last = driver_end >= passenger_end
     return Journey(
         payload["journey_id"],
-        driver_start if driver_start <= passenger_start else passenger_start,
-        driver_end if driver_is_last else passenger_end,
-        "driver.end.datetime" if driver_is_last else "passenger.end.datetime",
+        min(driver_start, passenger_start),
+        max(driver_end, passenger_end),
+        "driver.end.datetime" if driver_end >= passenger_end else "passenger.end.datetime",
     )
 
 

@@ -7,12 +7,12 @@
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
 from pydantic import GetJsonSchemaHandler, TypeAdapter, with_config
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from schemas import fields
 from schemas.dates import DateTimeV3, instant
@@ -48,7 +48,9 @@ class Digest:
             custom_error_message="not a digest",
         )
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
         """What a publisher should send."""
         return {
             "type": "string",
@@ -59,7 +61,10 @@ class Digest:
 
 @with_config(fields.closed_object(anyOf=[{"required": ["phone"]}, {"required": ["phone_trunc"]}]))
 class Identity(fields.Person):
-    """Who: the operator's id and the digest, and ``phone`` or ``phone_trunc`` (checked by ``CreateJourneyAction``)."""
+    """Who: the operator's id and the digest, and ``phone`` or ``phone_trunc``.
+
+    The last is not in the validator's schema but in ``CreateJourneyAction``.
+    """
 
     operator_user_id: fields.Text
     identity_key: Annotated[Any, Digest()]
