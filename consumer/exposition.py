@@ -86,7 +86,7 @@ class Exposition:
     ``port`` 0 takes a free port; after ``start`` it holds the port that is listened on.
     """
 
-    def __init__(self, *, registry: CollectorRegistry, health: Health, host: str, port: int) -> None:
+    def __init__(self, registry: CollectorRegistry, health: Health, host: str, port: int) -> None:
         self._registry = registry
         self._health = health
         self._host = host
