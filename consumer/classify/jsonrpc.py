@@ -48,7 +48,7 @@ def read_error(status: int, body: Any) -> Error | None:
         code, data, message = body.get("code"), None, error
     else:
         return None
-    if type(code) is not int:  # a bool is an int in Python, and never a code
+    if not isinstance(code, int):
         code = None
     shown = code is not None and (code in _SHOWN_CODES or code in HTTP_ERRORS)
     label = str(code) if shown else f"http_{status}"

@@ -156,8 +156,8 @@ def test_a_window_that_was_too_long_to_be_true() -> None:
 def test_scarcity_ends_with_its_window() -> None:
     """Slots beyond the end of a scarce window are as close as ever."""
     pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 2, 1.0), now=0.0)
-    assert [pacer.reserve(0.0) for _ in range(5)] == pytest.approx([0, 0.5, 1.0, 1.01, 1.02])
+    pacer.observe(RateLimit(None, 1, 1.0), now=0.0)
+    assert [pacer.reserve(0.3) for _ in range(4)] == pytest.approx([0, 0.7, 0.71, 0.72])
 
 
 def test_an_ending_window_tells_nothing() -> None:
