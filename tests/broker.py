@@ -1,7 +1,8 @@
 """One virtual host of the private node, as a test sees it: publish, look, count.
 
 Speaks AMQP with py-amqp directly, never through the code under test. Every call opens and closes its own
-connection, so that nothing here is shared between threads or survives a broker restart.
+connection, so that nothing here is shared between threads or survives a broker restart. Depths are read live
+from the queues' own state, not from the statistics, which lag by five seconds.
 """
 
 import contextlib
@@ -11,8 +12,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
 
+from tests.waiting import wait_until
+
 if TYPE_CHECKING:
     from tests.rabbit import RabbitNode
+
+
+_DEPTHS = """[begin
+    Counts = case amqqueue:get_type(Q) of
+        rabbit_quorum_queue ->
+            [begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q), F), N end
+             || F <- [fun rabbit_fifo:query_messages_ready/1, fun rabbit_fifo:query_messages_checked_out/1]];
+        _ ->
+            [N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]
+    end,
+    io_lib:format("~ts\\t~b\\t~b~n", [element(4, amqqueue:get_name(Q)) | Counts])
+end || Q <- rabbit_amqqueue:list(<<"%s">>)]"""
+
+_CLOSE_CONNECTIONS = """integer_to_list(length([rabbit_networking:close_connection(Pid, "tests")
+    || Pid <- rabbit_networking:connections(),
+       rabbit_networking:connection_info(Pid, [vhost]) =:= [{vhost, <<"%s">>}]]))"""
 
 
 class Depth(NamedTuple):
@@ -29,7 +48,10 @@ class Depth(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A message as it lies in a queue; ``properties`` without the headers."""
+    """A message as it lies in a queue; ``properties`` without the headers.
+
+    ``headers`` are the publisher's: a quorum queue's own ``x-delivery-count`` is taken out of them.
+    """
 
     body: bytes
     headers: dict[str, Any]
@@ -37,6 +59,7 @@ class Seen:
     exchange: str
     routing_key: str
     redelivered: bool
+    delivery_count: int
 
 
 class Broker:
@@ -63,22 +86,23 @@ class Broker:
     @contextlib.contextmanager
     def channel(self) -> Iterator[amqp.Channel]:
         """Lend a channel on a connection of its own."""
+        with self.connection() as connection:
+            yield connection.channel()
+
+    @contextlib.contextmanager
+    def connection(self, **options: Any) -> Iterator[amqp.Connection]:
+        """Lend a py-amqp connection; ``options`` as its constructor takes them."""
         connection = amqp.Connection(
-            host=f"127.0.0.1:{self.node.port}",
-            userid="guest",
-            password="guest",
-            virtual_host=self.vhost,
-            connect_timeout=10,
-            read_timeout=30,
-            write_timeout=30,
+            **{"host": f"127.0.0.1:{self.node.port}", "virtual_host": self.vhost, "connect_timeout": 10}
+            | options
         )
         try:
             connection.connect()
-            yield connection.channel()
-        finally:
+            yield connection
             with contextlib.suppress(OSError, amqp.AMQPError):  # the broker may have gone in the meantime
                 connection.close()
-            connection.collect()
+        finally:
+            _close_socket(connection)
 
     def declare(self, queue: str, *, arguments: Mapping[str, Any] | None = None) -> None:
         """Declare a durable queue, a quorum queue unless ``arguments`` say otherwise."""
@@ -134,21 +158,23 @@ class Broker:
 
     def take(self, queue: str) -> list[Seen]:
         """Return all ready messages of ``queue`` in order and remove them."""
+        before = self.depth(queue).unacked
         with self.channel() as channel:
             found = list(self._get_all(channel, queue))
-            if found:
-                channel.basic_ack(0, multiple=True)
-                channel.queue_declare(queue, passive=True)  # answered after the acknowledgements were read
+            channel.basic_ack(0, multiple=True)
+            # A quorum queue takes acknowledgements in portions and drops the rest when the channel closes.
+            wait_until(lambda: self.depth(queue).unacked <= before, 10, "the acknowledgements are taken")
             return found
 
     def _get_all(self, channel: amqp.Channel, queue: str) -> Iterator[Seen]:
         while (message := channel.basic_get(queue)) is not None:
             properties = dict(message.properties)
-            headers = properties.pop("application_headers", {})
+            headers = dict(properties.pop("application_headers", {}))
             body = message.body
             info = message.delivery_info
             yield Seen(
                 body=body.encode() if isinstance(body, str) else bytes(body),
+                delivery_count=headers.pop("x-delivery-count", 0),
                 headers=headers,
                 properties=properties,
                 exchange=info["exchange"],
@@ -158,7 +184,8 @@ class Broker:
 
     def queue_depths(self) -> dict[str, Depth]:
         """Return what each queue holds at this moment, by name."""
-        return self.node.queue_depths(self.vhost)
+        rows = (line.split("\t") for line in self.node.eval(_DEPTHS % self.vhost).splitlines())
+        return {name: Depth(int(ready), int(unacked)) for name, ready, unacked in rows}
 
     def depth(self, queue: str) -> Depth:
         """Return what ``queue`` holds; nothing when it does not exist."""
@@ -189,4 +216,13 @@ class Broker:
 
     def close_connections(self) -> int:
         """Close every client connection to this virtual host from the broker's side; return how many."""
-        return self.node.close_connections(self.vhost)
+        return int(self.node.eval(_CLOSE_CONNECTIONS % self.vhost))
+
+
+def _close_socket(connection: amqp.Connection) -> None:
+    # What py-amqp leaves open when connecting fails or the broker has gone; here leaks are errors.
+    transport = connection._transport
+    if transport is not None and transport.sock is not None:
+        transport.sock.close()
+        transport.sock = None
+    connection.collect()

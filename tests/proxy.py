@@ -60,14 +60,14 @@ class Proxy:
         """Reset every open connection on both sides; new ones are accepted."""
         self._call(self._cut(lossy_only=False))
 
-    def blackhole(self, on: bool = True) -> None:  # noqa: FBT001, FBT002
+    def blackhole(self, *, on: bool = True) -> None:
         """Swallow what either side sends, on open and on new connections, and answer nothing.
 
         When it ends, connections that lost bytes are reset: their streams have holes.
         """
         self._call(self._set_blackhole(on=on))
 
-    def refuse(self, on: bool = True) -> None:  # noqa: FBT001, FBT002
+    def refuse(self, *, on: bool = True) -> None:
         """Refuse new connections; open ones go on."""
         self._call(self._unlisten() if on else self._listen())
 
@@ -84,6 +84,10 @@ class Proxy:
     async def _unlisten(self) -> None:
         # Not wait_closed: from Python 3.12 on it waits for the open connections too.
         if self._server is not None:
+            # asyncio loses a connection that it has accepted but not yet attached to its server.
+            self._loop.remove_reader(self._server.sockets[0].fileno())
+            for _ in range(3):
+                await asyncio.sleep(0)
             self._server.close()
             self._server = None
 

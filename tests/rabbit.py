@@ -6,7 +6,6 @@
    reason (also SIGKILL), kills what runs and removes the directory.
 3. Administration goes through ``erl_call`` (about 10 ms a call); ``rabbitmqctl`` needs a second to start and
    is the fallback, and there for what ``eval`` can not say.
-4. Depths are read live from the queues' own state, not from the statistics, which lag by five seconds.
 """
 
 import base64
@@ -24,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from tests.broker import Broker, Depth
+from tests.broker import Broker
 from tests.rabbit_setup import Ports, environment, erlang_tool, server_path, write_files
 
 _START_SECONDS = 60.0
@@ -33,7 +32,7 @@ _STOP_SECONDS = 30.0
 # Each line it reads names the process groups that run now; the end of its input is the end of the test run.
 _WATCHDOG = """
 while read -r line; do groups=$line; done
-for group in $groups; do kill -KILL -- "-$group" 2>/dev/null; done
+for group in $groups; do kill -s KILL -- "-$group"; done
 rm -rf -- "$1"
 """
 
@@ -123,13 +122,22 @@ class RabbitNode:
             try:
                 self._beam.wait(_STOP_SECONDS)
             except subprocess.TimeoutExpired:
-                self.kill()
+                self._reap()
                 raise NodeError(f"the node did not stop within {_STOP_SECONDS:g} s") from None
         self._reap()
 
     def kill(self) -> None:
-        """Kill the node with SIGKILL, as a crash does; data that was not synced is lost."""
-        self._reap()
+        """Kill the node with SIGKILL, as a crash of an established broker.
+
+        RabbitMQ writes the names of quorum queues to disk a second late: a crash in the second after a queue
+        was declared loses it with its confirmed messages (seen with 3.10). That is a fact about new queues;
+        tests that declare and kill are not about it, so the names are synced first.
+        """
+        try:
+            if self._beam is not None and self._beam.poll() is None:
+                self.eval("begin [dets:sync(T) || T <- dets:all()], [] end", timeout=5)
+        finally:
+            self._reap()
 
     def restart(self) -> None:
         """Stop gracefully and start again on the same ports."""
@@ -205,21 +213,6 @@ class RabbitNode:
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with all it holds; its connections are closed."""
         self.eval(f'begin rabbit_vhost:delete(<<"{name}">>, <<"tests">>), [] end')
-
-    def close_connections(self, vhost: str = "/") -> int:
-        """Close every client connection to ``vhost`` from the broker's side; return how many."""
-        text = self.eval(
-            'integer_to_list(length([rabbit_networking:close_connection(P, "tests") || '
-            "P <- rabbit_networking:connections(), "
-            f'rabbit_networking:connection_info(P, [vhost]) =:= [{{vhost, <<"{vhost}">>}}]]))'
-        )
-        return int(text)
-
-    def queue_depths(self, vhost: str) -> dict[str, Depth]:
-        """Return what each queue of ``vhost`` holds at this moment, by name."""
-        text = self.eval(_DEPTHS % vhost)
-        rows = (line.split("\t") for line in text.splitlines())
-        return {name: Depth(int(ready), int(unacked)) for name, ready, unacked in rows}
 
     # --- how it is done -----------------------------------------------------------------
 
@@ -298,18 +291,6 @@ class RabbitNode:
         self._beam = self._epmd = None
         if self._watchdog is not None:
             self._tell_watchdog()
-
-
-_DEPTHS = """[begin
-    Counts = case amqqueue:get_type(Q) of
-        rabbit_quorum_queue ->
-            [begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q), F), N end
-             || F <- [fun rabbit_fifo:query_messages_ready/1, fun rabbit_fifo:query_messages_checked_out/1]];
-        _ ->
-            [N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]
-    end,
-    io_lib:format("~ts\\t~b\\t~b~n", [element(4, amqqueue:get_name(Q)) | Counts])
-end || Q <- rabbit_amqqueue:list(<<"%s">>)]"""
 
 
 @contextlib.contextmanager
