@@ -46,7 +46,10 @@ class _Reconnect(Exception):  # noqa: N818 a signal within this file
 
 
 class AmqpPublisher:
-    """Confirmed, mandatory, persistent publishes. Start with ``start``, end with ``close``."""
+    """Confirmed, mandatory, persistent publishes. Start with ``start``, end with ``close``.
+
+    Without a ``topology`` no queue is declared or verified: whoever publishes knows where to.
+    """
 
     delay_queues = True
 
@@ -54,7 +57,7 @@ class AmqpPublisher:
         self,
         *,
         dialer: Dialer,
-        topology: Topology,
+        topology: Topology | None,
         declare: bool,
         metrics: Metrics,
         confirm_timeout_seconds: float = 30.0,
@@ -146,7 +149,8 @@ class AmqpPublisher:
         self._fail_unconfirmed("connection")
 
     def _open(self, connection: Any) -> Any:
-        ensure(connection, self._topology, declare=self._declare)
+        if self._topology is not None:
+            ensure(connection, self._topology, declare=self._declare)
         channel = connection.channel()
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
