@@ -71,11 +71,16 @@ def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
     return verdict
 
 
-def json_schema(version: Version) -> dict[str, Any]:
-    """The payload's JSON Schema (2020-12), generated from the model.
+def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
+    """The payload's JSON Schema (2020-12), generated from the model; its types stand under ``$defs``.
 
+    ``ref_template`` is for those who move the ``$defs`` elsewhere.
     It can not say what a numbering plan says, nor that a start comes before an end; where the
     Registry lets nonsense through (``identity_key``) it says what a publisher should send.
     """
     adapter: TypeAdapter[Any] = v2.ADAPTER if version == "v2" else v3.ADAPTER
-    return {"$schema": _DIALECT, **adapter.json_schema(), "title": f"Journey, API {version}"}
+    return {
+        "$schema": _DIALECT,
+        **adapter.json_schema(ref_template=ref_template),
+        "title": f"Journey, API {version}",
+    }

@@ -32,11 +32,11 @@ class Identity(fields.Person):
     operator_user_id: NotRequired[fields.Text]
 
 
-@with_config(
-    fields.closed_object(
-        minProperties=2, dependentRequired={field: [other] for field, other in _TOGETHER.items()}
-    )
-)
+# "if" and "then", because draft 7 (AsyncAPI) and 2020-12 name the shorter keyword differently.
+_PAIRS = [{"if": {"required": [field]}, "then": {"required": [other]}} for field, other in _TOGETHER.items()]
+
+
+@with_config(fields.closed_object(minProperties=2, allOf=_PAIRS))
 class Position(TypedDict):
     """When and where: coordinates, an INSEE code, or a literal with its country.
 

@@ -31,6 +31,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "bad_format": ("bad_format", "is not in the expected format"),
     "literal_error": ("not_allowed_value", "must be {expected}"),
 }
+_OTHERWISE = ("bad_format", "is not what the Registry accepts")
 _LIMITS = frozenset({"min_length", "max_length", "ge", "le", "expected"})
 
 _MODELS = (
@@ -60,9 +61,14 @@ def _violation(detail: ErrorDetails) -> Violation:
     if detail["type"] == "extra_forbidden":
         shown = f": {location[-1]}" if location[-1] in _VOCABULARY else ""
         return Violation(_dotted(location[:-1]), "unknown_key", f"has a key that the Registry refuses{shown}")
-    code, words = _WORDS[detail["type"]]
-    limits = {name: value for name, value in detail.get("ctx", {}).items() if name in _LIMITS}
+    code, words = _WORDS.get(detail["type"], _OTHERWISE)
+    limits = {name: _plain(value) for name, value in detail.get("ctx", {}).items() if name in _LIMITS}
     return Violation(_dotted(location), code, words.format_map(limits))
+
+
+def _plain(limit: object) -> object:
+    """19 for 19.0: every number is read as a double, like JavaScript's."""
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 
 def _dotted(location: Sequence[int | str]) -> str:

@@ -1,0 +1,129 @@
+"""Print the AsyncAPI 3 document of the queue, for the teams that publish on it.
+
+It says what a message may look like: the plain payload, or a CloudEvents 1.0 message in
+structured or binary mode. The payload's schema is generated from the models.
+"""
+
+import argparse
+import json
+from typing import Any, cast
+
+import schemas
+from consumer import __version__
+
+_AMQP = "0.3.0"  # version of the AMQP 0-9-1 bindings
+_CHANNEL = "journeysCompleted"
+_SCHEMAS = "#/components/schemas/"
+_ATTRIBUTES = {
+    "specversion": {"const": "1.0"},
+    "id": {"type": "string", "minLength": 1},
+    "source": {"type": "string", "format": "uri-reference", "minLength": 1},
+    "type": {"type": "string", "minLength": 1},
+}
+_OPTIONAL_ATTRIBUTES = {
+    "subject": {"type": "string", "minLength": 1},
+    "time": {"type": "string", "format": "date-time"},
+    "datacontenttype": {"type": "string", "pattern": r"^application/json(?:;.*)?$"},
+    "dataschema": {"type": "string", "format": "uri"},
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--api-version", choices=["v2", "v3", "v3.2", "v3.3"], default="v2", help="(default: v2)"
+    )
+    parser.add_argument("--queue", default="journeys.completed", help="(default: journeys.completed)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    print(json.dumps(document(args.queue, args.api_version), indent=2, ensure_ascii=False))  # noqa: T201
+    return 0
+
+
+def document(queue: str, api_version: str) -> dict[str, Any]:
+    """The whole document; every ``$ref`` in it points into it."""
+    payload = schemas.json_schema(
+        cast("schemas.Version", api_version.partition(".")[0]), ref_template=_SCHEMAS + "{model}"
+    )
+    del payload["$schema"]  # AsyncAPI's own dialect is a superset of draft 7; the models use nothing newer
+    types = payload.pop("$defs")
+    messages = _messages()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Completed journeys",
+            "version": __version__,
+            "description": "Journeys to be registered at the Registre de preuve de covoiturage, "
+            f"API {api_version}. What is published here is delivered to the Registry byte for byte.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            _CHANNEL: {
+                "address": queue,
+                "title": "Completed journeys",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+                "bindings": {
+                    "amqp": {
+                        "is": "queue",
+                        "queue": {"name": queue, "durable": True, "exclusive": False, "autoDelete": False},
+                        "bindingVersion": _AMQP,
+                    }
+                },
+            }
+        },
+        "operations": {
+            "registerJourney": {
+                "action": "receive",
+                "summary": "Register the journey; what can not be registered ends in a dead-letter queue.",
+                "channel": {"$ref": f"#/channels/{_CHANNEL}"},
+                "messages": [{"$ref": f"#/channels/{_CHANNEL}/messages/{name}"} for name in messages],
+                "bindings": {"amqp": {"ack": True, "bindingVersion": _AMQP}},
+            }
+        },
+        "components": {
+            "messages": messages,
+            "schemas": {**types, "Journey": payload, "CloudEvent": _cloud_event()},
+        },
+    }
+
+
+def _messages() -> dict[str, Any]:
+    journey = {"$ref": f"{_SCHEMAS}Journey"}
+    return {
+        "plain": {
+            "title": "The payload itself",
+            "contentType": "application/json",
+            "payload": journey,
+        },
+        "cloudEventStructured": {
+            "title": "A CloudEvents message in structured mode: the payload is its data",
+            "contentType": "application/cloudevents+json",
+            "payload": {"$ref": f"{_SCHEMAS}CloudEvent"},
+        },
+        "cloudEventBinary": {
+            "title": "A CloudEvents message in binary mode: the payload is the body",
+            "description": "The attributes are headers; the prefix ce- is accepted in place of cloudEvents:.",
+            "contentType": "application/json",
+            "headers": {
+                "type": "object",
+                "required": [f"cloudEvents:{name}" for name in _ATTRIBUTES],
+                "properties": {
+                    f"cloudEvents:{name}": rule
+                    for name, rule in (_ATTRIBUTES | _OPTIONAL_ATTRIBUTES).items()
+                    if name != "datacontenttype"  # in binary mode it is the message's content type
+                },
+            },
+            "payload": journey,
+        },
+    }
+
+
+def _cloud_event() -> dict[str, Any]:
+    return {
+        "title": "CloudEvents 1.0",
+        "type": "object",
+        "required": [*_ATTRIBUTES, "data"],
+        "properties": {**_ATTRIBUTES, **_OPTIONAL_ATTRIBUTES, "data": {"$ref": f"{_SCHEMAS}Journey"}},
+    }

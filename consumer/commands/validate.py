@@ -1,0 +1,83 @@
+"""Validate payloads with the Registry's own rules, before anything is sent.
+
+Reads JSON Lines, one payload a line (blank lines are skipped), from files or standard input.
+Prints one JSON line for each: {"valid": true}, or {"valid": false, "errors": [...]}, where an error is
+{"path": "driver.identity.phone", "code": "bad_format", "message": "..."}. No value of a payload is printed.
+Exit code: 0 all are valid, 1 some are not, 2 unusable as asked.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import schemas
+from consumer.errors import ConfigurationError
+
+_LINE_BYTES = schemas.MAX_BODY_BYTES + len(b"\r\n")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--api-version", choices=["v2", "v3", "v3.2", "v3.3"], required=True)
+    parser.add_argument(
+        "--now", metavar="ISO-8601", help="what time it is (default: now); a journey must have ended by then"
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines; - or none is standard input")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Judge every line; memory does not grow with the input."""
+    now = _instant(args.now)
+    version = cast("schemas.Version", args.api_version.partition(".")[0])
+    failed = 0
+    for name in args.files or ["-"]:
+        try:
+            with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
+                for body in _payloads(stream):
+                    errors = _errors(version, body, now)
+                    failed += bool(errors)
+                    print(json.dumps({"valid": False, "errors": errors} if errors else {"valid": True}))  # noqa: T201
+        except BrokenPipeError:
+            raise  # our reader left: not the file's fault
+        except OSError as error:
+            raise ConfigurationError([f"can not read {name}: {error.strerror}"]) from error
+    return 1 if failed else 0
+
+
+def _payloads(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines that are not blank; of one over the Registry's limit, just enough to see that."""
+    while line := stream.readline(_LINE_BYTES):
+        rest = line
+        while len(rest) == _LINE_BYTES and not rest.endswith(b"\n"):
+            rest = stream.readline(_LINE_BYTES)
+        if rest is not line:
+            yield line
+        elif body := line.strip(b" \t\r\n"):
+            yield body
+
+
+def _errors(version: schemas.Version, body: bytes, now: datetime) -> list[dict[str, str]]:
+    verdict = schemas.validate(version, body)
+    if isinstance(verdict, schemas.Refusal):
+        return [
+            {"path": violation.path, "code": violation.code, "message": violation.message}
+            for violation in verdict.violations
+        ]
+    if schemas.ends_in_future(verdict, now):
+        return [{"path": verdict.end_path, "code": "ends_in_future", "message": "is still to come"}]
+    return []
+
+
+def _instant(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(["--now is not an ISO 8601 date and time"]) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
