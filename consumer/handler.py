@@ -210,16 +210,20 @@ class Handler:
         )
         if ticket is None:
             return self._stop(delivery) or Return("held too long"), None
-        async with self._slots:
-            stop = self._stop(delivery)
-            if stop is not None:
-                self._gate.withdraw(ticket)
-                return stop, None
-            self._submitting += 1
-            try:
-                outcome = await self._submit(ready.body)
-            finally:
-                self._submitting -= 1
+        try:
+            async with self._slots:
+                stop = self._stop(delivery)
+                if stop is not None:
+                    self._gate.withdraw(ticket)
+                    return stop, None
+                self._submitting += 1
+                try:
+                    outcome = await self._submit(ready.body)
+                finally:
+                    self._submitting -= 1
+        except BaseException:
+            self._gate.withdraw(ticket)  # a probe that is never reported would block the gate for ever
+            raise
         pausing = self._gate.pausing
         self._gate.report(ticket, outcome, ready.journey.journey_id)
         return outcome, pausing

@@ -60,7 +60,9 @@ async def _serve(settings: Settings, output: logs.Output) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     assembled = assemble(settings, metrics, output)
-    exposition = Exposition(settings.http_host, settings.http_port, registry, assembled.health)
+    exposition = Exposition(
+        registry=registry, health=assembled.health, host=settings.http_host, port=settings.http_port
+    )
     exposition.start()
     try:
         assembled.service.handle_signals()
