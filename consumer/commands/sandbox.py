@@ -23,7 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the sandbox's arguments."""
     parser.add_argument("--port", type=int, default=8080, help="port, 0 for any free one (default: 8080)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--profile", choices=[*Profile], default=Profile.Y2025, type=Profile)
+    parser.add_argument(
+        "--profile",
+        choices=[*Profile],
+        default=Profile.Y2025,
+        help="the Registry as specified and served in 2025 (default), or as captured in July 2023",
+    )
     parser.add_argument("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its private key, when not in the same file")
     parser.add_argument("--quiet", action="store_true", help="no line for each request")
@@ -48,7 +53,10 @@ def _configure_registry(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--operator-id", type=int, default=1, help="whose tokens these are (default: 1)")
     group.add_argument(
-        "--rate-limit", type=int, default=20_000, help="requests a minute for each address (default: 20000)"
+        "--rate-limit",
+        type=_positive,
+        default=20_000,
+        help="requests a minute for each address (default: 20000)",
     )
     group.add_argument(
         "--terms",
@@ -72,8 +80,17 @@ def _configure_faults(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--maintenance", action="store_true", help="503 to everything")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
+    return number
+
+
 def _instant(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be an ISO 8601 date and time") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
@@ -102,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     generated = [] if args.token else [secrets.token_urlsafe(24)]
     sandbox = Sandbox(
         tokens=args.token or generated,
-        profile=args.profile,
+        profile=Profile(args.profile),
         claimless=args.claimless_token,
         clock=_clock(args.now),
         operator_id=args.operator_id,

@@ -23,6 +23,7 @@ from consumer.sandbox.state import SeenRequest, Traffic
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 _ID_LOGGED = 64
+_UNREADABLE = b"\x00"  # no JSON begins like this
 _PAGE = b"<!DOCTYPE html><html><body><h1>Welcome</h1></body></html>\n"
 
 log = logging.getLogger("consumer.sandbox")
@@ -60,6 +61,9 @@ class App:
                 return _cut(request)
             status = verdict.answer.status
             return await self._send(request, verdict.answer, knobs)
+        except ConnectionError:  # the client left while sending or reading: nobody to answer
+            status = 0
+            return _cut(request)
         finally:
             self._traffic.leave(
                 SeenRequest(arrived, request.method, path, status, verdict.token, verdict.journey_id)
@@ -170,8 +174,11 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")  # curl waits for it
     body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > BODY_LIMIT_BYTES:
-            return None
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > BODY_LIMIT_BYTES:
+                return None
+    except web.RequestPayloadError:  # a content encoding that is not what it says
+        return _UNREADABLE
     return bytes(body)

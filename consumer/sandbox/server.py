@@ -4,7 +4,9 @@ Introduces the parts to each other and owns the listening socket. What it rememb
 long as the object: ``stop`` then ``start`` is an outage, on the same port.
 """
 
+import logging
 import ssl
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType, TracebackType
@@ -22,6 +24,21 @@ from consumer.sandbox.state import SeenRequest, StoredJourney, Tokens, Traffic
 
 _BACKLOG = 1024
 _AT_ONCE_SECONDS = 0.01  # aiohttp reads 0 as "for ever"
+
+
+class _PlaceOnly(logging.Filter):
+    """Exceptions by class and place: the HTTP parser's own texts quote what a client sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, _, trace = record.exc_info or (None, None, None)
+        if kind is not None:
+            *_, last = traceback.extract_tb(trace) or [traceback.FrameSummary("?", 0, "?")]
+            record.msg = f"{record.getMessage()}: {kind.__name__} at {last.filename}:{last.lineno}"
+            record.args, record.exc_info, record.exc_text = (), None, None
+        return True
+
+
+_PLACE_ONLY = _PlaceOnly()
 
 
 def _utc_now() -> datetime:
@@ -68,7 +85,9 @@ class Sandbox:
             raise RuntimeError("the sandbox is already started")
         host, port = host or self._address[0], port or self._address[1]
         self._ssl_context = ssl_context or self._ssl_context
-        server = web.Server(self._app.handle, access_log=None)
+        log = logging.getLogger("consumer.sandbox.http")
+        log.addFilter(_PLACE_ONLY)  # the same one each time: added once
+        server = web.Server(self._app.handle, access_log=None, logger=log)
         runner = web.ServerRunner(server, shutdown_timeout=_AT_ONCE_SECONDS)
         await runner.setup()
         try:

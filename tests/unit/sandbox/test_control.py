@@ -1,5 +1,6 @@
 """The control routes and the log: what they tell, what they turn, what they never show."""
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -191,3 +192,33 @@ def test_tables_are_complete() -> None:
     later = {Case.NO_PHONE, Case.KEYS_ACCEPTED, Case.KEYS_REFUSED, Case.KEYS_INCOMPLETE}
     for (profile, _), table in TABLES.items():
         assert set(Case) - set(table) == (later if profile is Profile.Y2023 else set())
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GARBAGE +33612345678 HTTP\r\n\r\n",
+        b"POST /v2/journeys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+33612345678\r\n\r\n",
+        b"POST /v2/journeys HTTP/1.1\r\nContent-Length: 12\r\nContent-Encoding: gzip\r\n\r\n+33612345678",
+        b"POST /v2/journeys HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n+33612345678",
+    ],
+    ids=["no HTTP", "bad chunk", "bad encoding", "cut short"],
+)
+async def test_broken_requests_leave_no_value_in_the_log(
+    serve: Any, caplog: pytest.LogCaptureFixture, request_bytes: bytes
+) -> None:
+    """What a broken request holds is not quoted, and nothing hangs on it."""
+    client = await serve()
+    host, port = client.sandbox.url.removeprefix("http://").split(":")
+    with caplog.at_level(logging.DEBUG):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(request_bytes)
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer == b"" or b" 400 " in answer.splitlines()[0]
+    assert (await client.control("state")).json()["requests"]["in_flight"] == 0
+    assert "+33612345678" not in caplog.text
+    assert "Traceback" not in caplog.text
