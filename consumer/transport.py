@@ -64,6 +64,9 @@ TRANSLATION: Final[Mapping[type[PyreqwestError], type[httpx.RequestError]]] = {
 # pyreqwest 0.15 calls any lost connection ConnectError and any timeout before the answer's head
 # ConnectTimeoutError; only this cause (hyper-util's) tells that we were still connecting.
 _CONNECTING: Final = "client error (Connect)"
+_READING: Final = (
+    "error reading a body from connection"  # past the first 64 KiB a cut has no class of its own
+)
 _WHILE_TALKING: Final[Mapping[type[httpx.RequestError], type[httpx.RequestError]]] = {
     httpx.ConnectError: httpx.ReadError,
     httpx.ConnectTimeout: httpx.ReadTimeout,
@@ -76,13 +79,14 @@ _TLS_CAUSE: Final = re.compile(
 
 def _translated(error: PyreqwestError, request: httpx.Request) -> httpx.RequestError:
     kind = next(TRANSLATION[cls] for cls in type(error).__mro__ if cls in TRANSLATION)
-    if kind in _WHILE_TALKING:
-        found = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
-        causes = [cause["message"] for cause in found or ()]
-        if _CONNECTING not in causes:
-            kind = _WHILE_TALKING[kind]
-        elif any(map(_TLS_CAUSE.match, causes)):
-            kind = TlsError
+    found = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
+    causes = [cause["message"] for cause in found or ()]
+    if kind in _WHILE_TALKING and _CONNECTING not in causes:
+        kind = _WHILE_TALKING[kind]
+    elif kind is httpx.ConnectError and any(map(_TLS_CAUSE.match, causes)):
+        kind = TlsError
+    elif kind is httpx.TransportError and _READING in causes:
+        kind = httpx.RemoteProtocolError
     return kind(error.message, request=request)
 
 

@@ -1,0 +1,161 @@
+"""What goes over the wire when all is well, or nearly."""
+
+import asyncio
+
+import pytest
+
+from consumer.answer import Fault, FaultKind, Reply
+from tests.integration.registry.servers import OK, Connect, Serve, answering, read_request
+from tests.waiting import await_until
+
+TOKEN = "token-of-the-test"
+BODY = b'{ "journey_id": "1" }\n'
+
+
+async def test_the_bytes_on_the_wire(serve: Serve, connect: Connect) -> None:
+    """One Authorization, the journey byte for byte, no cookie, no compression offered."""
+    seen: list[bytes] = []
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await read_request(reader))
+            writer.write(OK.replace(b"\r\n\r\n", b"\r\nSet-Cookie: a=1; Path=/\r\n\r\n"))
+
+    client = connect(await serve(record))
+    for _ in range(2):
+        assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+    assert seen[0] == seen[1]
+    head, body = seen[1].split(b"\r\n\r\n", 1)
+    lines = sorted(head.lower().split(b"\r\n"))
+    assert body == BODY
+    assert b"post /v3/journeys http/1.1" in lines
+    assert lines.count(b"authorization: bearer " + TOKEN.encode()) == 1
+    assert lines.count(b"content-type: application/json") == 1
+    assert lines.count(b"content-length: %d" % len(BODY)) == 1
+    assert b"accept-encoding: identity" in lines
+    assert not [line for line in lines if line.startswith((b"cookie", b"transfer-encoding", b"referer"))]
+    assert [line for line in lines if line.startswith(b"user-agent: journey-consumer/")]
+
+
+async def test_an_answer_in_our_words(serve: Serve, connect: Connect) -> None:
+    """Names in lower case; a header that is not text is left out rather than the answer."""
+    answer = (
+        b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nX-Odd: \xe9\xff\r\n"
+        b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
+    )
+    found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
+    headers = {"retry-after": "7", "content-encoding": "gzip", "content-length": "3"}
+    assert found == Reply(429, headers, b"abc")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_an_answer_and_the_token_stays_here(
+    serve: Serve, connect: Connect, status: int
+) -> None:
+    """Neither to another host nor to the same one."""
+    elsewhere = await serve(answering(OK))
+    answer = (
+        b"HTTP/1.1 %d Moved\r\nLocation: http://127.0.0.1:%d/v3/journeys\r\nContent-Length: 0\r\n\r\n"
+        % (status, elsewhere.port)
+    )
+    found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert found.status == status
+    assert elsewhere.accepted == 0
+
+
+async def test_keys_and_front_page(serve: Serve, connect: Connect) -> None:
+    """The exchange and the look carry no token."""
+    seen: list[bytes] = []
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            seen.append(await read_request(reader))
+            writer.write(OK)
+
+    client = connect(await serve(record), api_version="v2")
+    assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+    assert isinstance(await client.post_access_token("a", "s"), Reply)
+    assert isinstance(await client.look(), Reply)
+    first_lines = [request.split(b"\r\n", 1)[0] for request in seen]
+    assert first_lines == [
+        b"POST /v2/journeys HTTP/1.1",
+        b"POST /v3.3/auth/access_token HTTP/1.1",
+        b"GET / HTTP/1.1",
+    ]
+    assert [TOKEN.encode() in request for request in seen] == [True, False, False]
+
+
+async def test_no_more_connections_than_allowed(serve: Serve, connect: Connect) -> None:
+    """Two hundred at once share eight connections, and these are kept."""
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await read_request(reader)
+            await asyncio.sleep(0.002)
+            writer.write(OK)
+
+    server = await serve(slow)
+    client = connect(server, timeout_seconds=20)
+    found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(200)))
+    assert all(isinstance(reply, Reply) for reply in found)
+    assert server.most <= 8
+    assert server.accepted <= 8
+
+
+async def test_a_server_that_closes_idle_connections_is_not_felt(serve: Serve, connect: Connect) -> None:
+    """It closes after each answer without saying so, as after an idle time; the next one opens anew."""
+
+    async def answer_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        writer.write_eof()
+        assert await reader.read() == b""  # until the client, too, has closed: nothing more was sent
+
+    server = await serve(answer_and_close)
+    client = connect(server)
+    for _ in range(50):
+        assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+        await await_until(lambda: server.open == 0, interval=0.001)
+    server.handler = answering(OK)
+    found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(50)))
+    assert all(isinstance(reply, Reply) for reply in found)
+    assert 51 <= server.accepted <= 58
+
+
+async def test_a_connection_closed_before_it_is_used_again_costs_no_second_journey(
+    serve: Serve, connect: Connect
+) -> None:
+    """Whatever was read by the server is never sent again by the client on its own."""
+    requests = 0
+
+    async def answer_once_then_swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        await read_request(reader)
+        requests += 1
+        writer.write(OK)
+        await read_request(reader)
+        requests += 1
+
+    client = connect(await serve(answer_once_then_swallow))
+    assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+    assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.READ, "ReadError")
+    assert requests == 2
+
+
+async def test_proxies_of_the_environment_are_used_only_when_asked(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default nothing between us and the Registry sees the token."""
+    proxy, server = await serve(answering(OK)), await serve(answering(OK))
+    address = f"http://127.0.0.1:{proxy.port}"
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, address)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert isinstance(await connect(server).post_journey(BODY, TOKEN), Reply)
+    assert (proxy.accepted, server.accepted) == (0, 1)
+    assert isinstance(await connect(server, trust_env=True).post_journey(BODY, TOKEN), Reply)
+    assert (proxy.accepted, server.accepted) == (1, 1)
+    assert isinstance(await connect(server, proxy=address).post_journey(BODY, TOKEN), Reply)
+    assert (proxy.accepted, server.accepted) == (2, 1)

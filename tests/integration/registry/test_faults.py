@@ -1,0 +1,299 @@
+"""Every way in which there is no answer, provoked on real sockets."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+
+import pytest
+import trustme
+
+from consumer.answer import Fault, FaultKind, Reply
+from consumer.registry import MAX_BODY_BYTES
+from tests.integration.registry.servers import (
+    OK,
+    Connect,
+    Serve,
+    answering,
+    free_port,
+    read_request,
+    server_context,
+)
+from tests.waiting import await_until
+
+TOKEN = "token-of-the-test"
+BODY = b'{"journey_id": "1"}'
+HEAD = b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_refused_port_was_never_reached(connect: Connect) -> None:
+    """Nobody listens."""
+    found = await connect(f"http://127.0.0.1:{free_port()}").post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.CONNECT, "ConnectError")
+
+
+async def test_a_name_that_does_not_exist_was_never_reached(connect: Connect) -> None:
+    """DNS says no (or says nothing in time)."""
+    found = await connect("http://registry.invalid").post_journey(BODY, TOKEN)
+    assert isinstance(found, Fault)
+    assert found.kind in {FaultKind.CONNECT, FaultKind.CONNECT_TIMEOUT}
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """A listening port whose queue is full: the kernel drops the first packet of whoever connects."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_a_connection_that_is_never_accepted_was_never_sent(
+    connect: Connect, full_backlog: int
+) -> None:
+    """Connecting has its own, shorter time, so that it can be told from a lost answer."""
+    client = connect(f"http://127.0.0.1:{full_backlog}", timeout_seconds=0.6)
+    assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.CONNECT_TIMEOUT, "ConnectTimeout")
+
+
+async def test_a_black_hole_ends_at_the_deadline(serve: Serve, connect: Connect) -> None:
+    """The server takes the request and says nothing."""
+
+    async def swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    started = time.monotonic()
+    found = await connect(await serve(swallow), timeout_seconds=0.4).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TIMEOUT, "ReadTimeout")
+    assert 0.3 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("head", [b"", HEAD + b"Content-Length: 1000\r\n\r\n"], ids=["head", "body"])
+async def test_a_server_that_drips_is_cut_at_the_deadline(
+    serve: Serve, connect: Connect, head: bytes
+) -> None:
+    """Each read succeeds, the whole does not: the deadline is total."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(head)
+        for byte in HEAD + b"X-Padding: " + b"x" * 10_000:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    found = await connect(await serve(drip), timeout_seconds=0.4).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TIMEOUT, "ReadTimeout")
+
+
+@pytest.mark.parametrize("listening", [True, False])
+async def test_a_connection_lost_after_sending_was_perhaps_processed(
+    serve: Serve,
+    connect: Connect,
+    listening: bool,  # noqa: FBT001
+) -> None:
+    """Closed before an answer, after or before reading the request: never called "not sent"."""
+
+    async def hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        if listening:
+            await read_request(reader)
+
+    found = await connect(await serve(hang_up)).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.READ, "ReadError")
+
+
+async def test_a_reset_connection_was_perhaps_processed(serve: Serve, connect: Connect) -> None:
+    """A RST instead of an answer."""
+
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    found = await connect(await serve(reset)).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.READ, "ReadError")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        HEAD + b"Content-Length: 100\r\n\r\nabc",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nab",
+        b"\x00\x01SSH-2.0-nothing-of-http\r\n\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        HEAD + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
+    ],
+    ids=["cut-body", "cut-chunk", "bad-chunk", "garbage", "bad-status", "two-lengths", "endless-head"],
+)
+async def test_what_is_not_http_is_a_broken_protocol(serve: Serve, connect: Connect, answer: bytes) -> None:
+    """Garbage, an answer cut in the middle, a head without end."""
+    found = await connect(await serve(answering(answer, close=True))).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.PROTOCOL, "RemoteProtocolError")
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 50000000\r\n\r\n", b"Connection: close\r\n\r\n"])
+async def test_a_huge_success_is_cut_and_the_next_request_works(
+    serve: Serve, connect: Connect, framing: bytes
+) -> None:
+    """What is read is bounded, whatever is announced; the slot is free afterwards."""
+    written = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        await read_request(reader)
+        writer.write(HEAD + framing)
+        while written < 50_000_000:
+            writer.write(b"x" * 65_536)
+            written += 65_536
+            await writer.drain()
+
+    server = await serve(flood)
+    client = connect(server, concurrency=1)
+    assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.TOO_LARGE)
+    assert written < 50_000_000
+    server.handler = answering(OK)
+    assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+
+
+async def test_a_huge_error_keeps_its_status(serve: Serve, connect: Connect) -> None:
+    """The status speaks for itself; 64 KiB of a proxy's page are enough."""
+    page = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
+    found = await connect(await serve(answering(page, close=True))).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert (found.status, len(found.body)) == (502, MAX_BODY_BYTES)
+
+
+async def test_a_body_cut_after_the_first_64_kib_is_a_broken_protocol(serve: Serve, connect: Connect) -> None:
+    """The head was good and so was the beginning; the end never came."""
+    answer = HEAD + b"Content-Length: 100000\r\n\r\n" + b"x" * MAX_BODY_BYTES
+    found = await connect(await serve(answering(answer, close=True))).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.PROTOCOL, "RemoteProtocolError")
+
+
+async def test_no_free_connection_in_time_was_never_sent(serve: Serve, connect: Connect) -> None:
+    """Half of the time for a connection, so that the other half is left to use it."""
+
+    async def swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    client = connect(await serve(swallow), concurrency=1, timeout_seconds=0.6)
+    found = await asyncio.gather(client.post_journey(BODY, TOKEN), client.post_journey(BODY, TOKEN))
+    assert {fault.kind for fault in found if isinstance(fault, Fault)} == {
+        FaultKind.TIMEOUT,
+        FaultKind.POOL_TIMEOUT,
+    }
+
+
+async def test_a_cancelled_request_gives_its_slot_back_at_the_deadline(
+    serve: Serve, connect: Connect
+) -> None:
+    """Cancelling does not reach pyreqwest's request (0.15), so its own timeout must end it."""
+
+    async def swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    server = await serve(swallow)
+    client = connect(server, concurrency=2, timeout_seconds=1.0)
+    doomed = [asyncio.create_task(client.post_journey(BODY, TOKEN)) for _ in range(2)]
+    await await_until(lambda: server.open == 2)
+    for task in doomed:
+        task.cancel()
+    cancelled = await asyncio.gather(*doomed, return_exceptions=True)
+    assert [type(found) for found in cancelled] == [asyncio.CancelledError] * 2
+    server.handler = answering(OK)
+
+    async def works() -> bool:
+        return isinstance(await client.post_journey(BODY, TOKEN), Reply)
+
+    await await_until(works)
+    assert await asyncio.gather(*(works() for _ in range(8))) == [True] * 8
+
+
+async def test_closing_ends_what_is_under_way(serve: Serve, connect: Connect) -> None:
+    """A request under way ends as a fault, and so does one that comes too late."""
+    started = asyncio.Event()
+
+    async def swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        started.set()
+        await reader.read()
+
+    client = connect(await serve(swallow))
+    waiting = asyncio.create_task(client.post_journey(BODY, TOKEN))
+    await started.wait()
+    await client.aclose()
+    assert await waiting == Fault(FaultKind.READ, "CloseError")
+    assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.READ, "CloseError")
+
+
+async def test_an_unknown_authority_is_not_trusted(
+    serve: Serve, connect: Connect, authority: trustme.CA
+) -> None:
+    """No request leaves before the certificate is verified."""
+    server = await serve(answering(OK), server_context(authority, "localhost"))
+    found = await connect(f"https://localhost:{server.port}").post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TLS, "TlsError")
+
+
+@pytest.fixture
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The authority's certificate, second in a bundle."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    path.write_bytes(trustme.CA().cert_pem.bytes() + authority.cert_pem.bytes())
+    return str(path)
+
+
+async def test_another_hosts_certificate_is_not_trusted(
+    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
+) -> None:
+    """The authority is known, the name is another."""
+    server = await serve(answering(OK), server_context(authority, "registry.example"))
+    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TLS, "TlsError")
+
+
+async def test_a_ca_file_is_trusted(
+    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
+) -> None:
+    """A private authority works by its file, also as the second certificate in it."""
+    server = await serve(answering(OK), server_context(authority, "localhost"))
+    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert found.status == 201
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1:DeprecationWarning")
+async def test_an_old_tls_is_refused(
+    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
+) -> None:
+    """TLS 1.1 is not spoken, even to a server that we trust."""
+    context = server_context(authority, "localhost")
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    server = await serve(answering(OK), context)
+    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TLS, "TlsError")
+
+
+async def test_a_machine_without_certificates_trusts_what_httpx_trusts(
+    serve: Serve, connect: Connect, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slim image starts all the same, and still refuses an unknown authority."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
+    plain = await serve(answering(OK))
+    assert isinstance(await connect(plain).post_journey(BODY, TOKEN), Reply)
+    server = await serve(answering(OK), server_context(authority, "localhost"))
+    found = await connect(f"https://localhost:{server.port}").post_journey(BODY, TOKEN)
+    assert found == Fault(FaultKind.TLS, "TlsError")
