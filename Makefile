@@ -1,0 +1,75 @@
+# What a newcomer types. Needs Python >= 3.11 with venv and pip; everything else lands in .venv, pinned by hash.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+SOURCE := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format coverage bench lock clean
+
+help: ## List what can be made
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## Watch the main job on embedded parts, in about a minute
+	@$(BIN)/journey-consumer demo $(ARGS)
+
+test: $(VENV)/.dev ## Run all tests (ARGS="-k name" for some); says what it skipped and why
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/.dev ## Run the linters, the type checker and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+coverage: $(VENV)/.dev ## Run all tests and report what they did not reach
+	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+bench: $(VENV)/.dev ## Measure speed and size against a real broker
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+# Universal: one lock holds for every platform and every Python that pyproject.toml allows.
+COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+lock: $(VENV)-lock/.uv ## Renew the pinned dependencies from pyproject.toml
+	$(COMPILE) --output-file requirements/run.lock pyproject.toml
+	$(COMPILE) --output-file requirements/dev.lock --constraints requirements/run.lock --extra dev pyproject.toml
+	$(COMPILE) --output-file requirements/build.lock requirements/build.in
+
+clean: ## Remove the environments and all caches
+	rm -rf $(VENV) $(VENV)-lock build dist htmlcov .coverage* .*_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- how the environments come to be ---------------------------------------------------
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $$($(PYTHON) --version) is too old; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: this Python has no venv; install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@echo "make: setting up $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml requirements/build.lock requirements/run.lock | $(BIN)/python
+	@$(PIP) -r requirements/build.lock -r requirements/run.lock
+	@$(SOURCE)
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml requirements/dev.lock $(VENV)/.run
+	@echo "make: installing the tools for tests and checks"
+	@$(PIP) -r requirements/dev.lock
+	@touch $@
+
+$(VENV)-lock/.uv:
+	@$(PYTHON) -m venv $(VENV)-lock
+	@$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet uv
+	@touch $@
