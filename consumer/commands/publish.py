@@ -1,0 +1,155 @@
+"""Publish JSON Lines to a queue, for trying things out.
+
+Each line goes out as it is: persistent, mandatory, confirmed by the broker. FILE is read piece by piece, so
+that it may be larger than memory; `-` reads standard input. The broker is BROKER_URL (with BROKER_CA_FILE),
+or --broker-url. Exit code 0: the broker confirmed every line.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from consumer.broker.dial import Dialer, is_amqp
+from consumer.broker.publisher import AmqpPublisher
+from consumer.broker.survey import exchange_exists, queue_facts, why
+from consumer.broker.virtual import VirtualLink
+from consumer.config import Settings, load
+from consumer.errors import BrokerError, ConfigurationError
+from consumer.metrics import Metrics
+from consumer.publishing import Progress, Sender, Target, generated_lines, read_lines
+from consumer.topology import Topology
+
+CONNECT_SECONDS = 10.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("file", metavar="FILE", nargs="?", help="JSON Lines, or - for standard input")
+    parser.add_argument("--queue", metavar="Q", help="queue to publish to (default: BROKER_QUEUE)")
+    parser.add_argument("--exchange", metavar="E", help="publish to this exchange instead")
+    parser.add_argument("--routing-key", metavar="K", help="with --exchange (default: the queue's name)")
+    parser.add_argument(
+        "--broker-url", metavar="URL", help="(default: BROKER_URL, which keeps the password out of `ps`)"
+    )
+    group = parser.add_argument_group("instead of FILE")
+    group.add_argument("--generate", type=int, metavar="N", help="publish N invented journeys of just now")
+    group.add_argument("--api-version", choices=["v2", "v3"], default="v2", help="their form (default: v2)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish everything and say how it went."""
+    if (args.file is None) == (args.generate is None):
+        raise ConfigurationError(["publish needs either FILE (- for standard input) or --generate N"])
+    if args.generate is not None and args.generate < 1:
+        raise ConfigurationError(["--generate must be at least 1"])
+    if args.routing_key is not None and args.exchange is None:
+        raise ConfigurationError(["--routing-key needs --exchange: a queue is reached by its own name"])
+    environ = {name: value for name, value in os.environ.items() if name.startswith(("BROKER_", "SECRETS_"))}
+    for name in ("broker_url", "queue"):
+        if (value := getattr(args, name)) is not None:
+            environ[{"broker_url": "BROKER_URL", "queue": "BROKER_QUEUE"}[name]] = value
+    settings = load(environ, authentication=False)
+    queue = settings.broker_queue
+    target = Target(args.exchange or "", (args.routing_key or queue) if args.exchange else queue)
+    return asyncio.run(_publish(args, settings, target))
+
+
+async def _publish(args: argparse.Namespace, settings: Settings, target: Target) -> int:
+    size, lines = _source(args)
+    link = await _connect(settings, target)
+    try:
+        with Progress(target=str(target), total_bytes=size, total_lines=args.generate) as progress:
+            sender = Sender(link, target, progress.confirmed)
+            watch = asyncio.create_task(progress.watch(lambda: link.blocked))
+            try:
+                async for line in lines:
+                    await sender.send(line)
+                await sender.finish()
+            finally:
+                watch.cancel()
+    finally:
+        await link.close()
+    return 0
+
+
+def _source(args: argparse.Namespace) -> tuple[int | None, AsyncIterator[bytes]]:
+    """The lines, and how many bytes they are when that is known."""
+    if args.generate is not None:
+        return None, generated_lines(args.api_version, args.generate)
+    if args.file == "-":
+        return None, read_lines(sys.stdin.fileno())
+    try:
+        descriptor = os.open(args.file, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigurationError([f"FILE can not be read: {error.strerror}"]) from None
+    return Path(args.file).stat().st_size or None, read_lines(descriptor)
+
+
+# --- connecting -------------------------------------------------------------------------
+
+
+async def _connect(settings: Settings, target: Target) -> AmqpPublisher | VirtualLink:
+    if not is_amqp(settings.broker_urls[0]):
+        return await _connect_virtual(settings, target)
+    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
+    urls = await asyncio.to_thread(_reachable_first, settings, target, ca_file)
+    dialer = Dialer(urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file)
+    publisher = AmqpPublisher(
+        dialer=dialer,
+        topology=None,
+        declare=False,
+        metrics=Metrics(CollectorRegistry()),
+        confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
+    )
+    publisher.start()
+    return publisher
+
+
+def _reachable_first(settings: Settings, target: Target, ca_file: str | None) -> list[str]:
+    """The URLs from the first that answers on; BrokerError when none does, or the target is missing."""
+    urls, problems = settings.broker_urls, []
+    for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
+        try:
+            connection = Dialer([url], ca_file=ca_file).dial("publish")
+        except Dialer.ERRORS as error:
+            problems.append(f"{shown}: {why(error)}")
+            continue
+        try:
+            if target.exchange:
+                found = exchange_exists(connection, target.exchange)
+            else:
+                found = queue_facts(connection, target.routing_key) is not None
+        finally:
+            connection.collect()
+        if not found:
+            raise BrokerError(f"{target} does not exist on {shown}")
+        return [*urls[index:], *urls[:index]]
+    raise BrokerError(f"no broker can be reached ({'; '.join(problems)})")
+
+
+async def _connect_virtual(settings: Settings, target: Target) -> VirtualLink:
+    if target.exchange:
+        raise ConfigurationError(["--exchange works with AMQP only"])
+    url = settings.broker_urls[0]
+    if url.startswith("memory:"):
+        raise ConfigurationError(["memory:// ends with this process: nobody could read what is published"])
+    link = VirtualLink(
+        url=url,
+        topology=Topology(queue=target.routing_key),
+        prefetch=1,
+        metrics=Metrics(CollectorRegistry()),
+    )
+    link.listen(lambda _delivery: None, lambda: None)
+    link.start()
+    deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
+    while not link.connected:
+        if asyncio.get_running_loop().time() > deadline:
+            await link.close()
+            raise BrokerError(f"{settings.broker_addresses[0]} can not be reached")
+        await asyncio.sleep(0.01)
+    return link

@@ -1,0 +1,133 @@
+"""Lines in, confirmed messages out: bounds, order, and what is said of a failure."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from consumer.errors import ConsumerError, PublishError
+from consumer.messages import Outgoing
+from consumer.publishing import Sender, Target, read_lines, sender, source
+
+
+class Broker:
+    """Confirms when told to; remembers how much was in flight at once."""
+
+    blocked = False
+
+    def __init__(self, *, failures: dict[int, str] | None = None) -> None:
+        self.failures = failures or {}
+        self.taken: list[Outgoing] = []
+        self.most_in_flight = 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
+        """Take a message; the confirm comes at the next turn of the loop."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        self.taken.append(outgoing)
+        self._waiting.append(future)
+        self.most_in_flight = max(self.most_in_flight, len(self._waiting))
+        if len(self._waiting) == 1:
+            loop.call_soon(self._confirm)
+        return future
+
+    def _confirm(self) -> None:
+        first = len(self.taken) - len(self._waiting) + 1
+        for number, future in enumerate(self._waiting, first):
+            if number in self.failures:
+                future.set_exception(PublishError(self.failures[number]))
+            else:
+                future.set_result(None)
+        self._waiting.clear()
+
+
+QUEUE = Target("", "q")
+
+
+async def test_what_is_in_flight_is_bounded_in_number() -> None:
+    """However fast lines come, a bounded number of them waits for the broker."""
+    broker, sizes = Broker(), list[int]()
+    sending = Sender(broker, QUEUE, sizes.append)
+    for _ in range(3 * sender.MOST_IN_FLIGHT):
+        await sending.send(b"{}")
+    await sending.finish()
+    assert len(broker.taken) == 3 * sender.MOST_IN_FLIGHT == len(sizes)
+    assert broker.most_in_flight == sender.MOST_IN_FLIGHT
+
+
+async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
+    """Big lines wait in smaller numbers."""
+    broker = Broker()
+    line = b"x" * (sender.MOST_BYTES_IN_FLIGHT // 4)
+    sending = Sender(broker, QUEUE, lambda _size: None)
+    for _ in range(20):
+        await sending.send(line)
+    await sending.finish()
+    assert len(broker.taken) == 20
+    assert broker.most_in_flight <= 5
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [("connection", "connection to the broker was lost"), ("timeout", "in time"), ("new", ": new;")],
+)
+async def test_the_first_failure_stops_and_names_its_line(failure: str, words: str) -> None:
+    """The line's number counts blank lines too, so that it is the one an editor shows."""
+    broker, sizes = Broker(failures={3: failure}), list[int]()
+    sending = Sender(broker, QUEUE, sizes.append)
+    for line in (b"{}", b"", b"{}", b"{}", b"{}"):
+        await sending.send(line)
+    with pytest.raises(PublishError, match="line 4 did not reach the queue 'q'") as caught:
+        await sending.finish()
+    assert words in str(caught.value)
+    assert sizes == [2, 2]
+
+
+async def test_a_message_is_named_after_its_journey() -> None:
+    """The id is read from v2, v3 and CloudEvents; what can not be one leads to a new id."""
+    assert sender.message_id(b'{"journey_id":"a","operator_journey_id":"b"}') == "a"
+    assert sender.message_id(b'{"data":{"operator_journey_id" : "b"}}') == "b"
+    for line in (b"", b'{"journey_id":""}', b'{"journey_id":7}', b'{"journey_id":"%s"}' % (b"x" * 256)):
+        assert len(sender.message_id(line)) == 36
+
+
+async def _all(lines: AsyncIterator[bytes]) -> list[bytes]:
+    return [line async for line in lines]
+
+
+async def test_a_file_is_cut_at_newlines_only(tmp_path: Path) -> None:
+    """Bytes between newlines stay as they are, with or without a newline at the end."""
+    file = tmp_path / "lines"
+    for text in (b"a\r\n\n\xff\x0b\x85b\n", b"a\r\n\n\xff\x0b\x85b"):
+        file.write_bytes(text)
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            assert await _all(read_lines(descriptor)) == [b"a\r", b"", b"\xff\x0b\x85b"]
+        finally:
+            os.close(descriptor)
+
+
+async def test_an_absurd_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file without newlines does not fill the memory."""
+    monkeypatch.setattr(source, "LONGEST_LINE_BYTES", 1 << 20)
+    file = tmp_path / "lines"
+    file.write_bytes(b"{}\n" + b"x" * (2 << 20))
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        with pytest.raises(ConsumerError, match="line 2 is longer"):
+            await _all(read_lines(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+async def test_what_can_not_be_read_is_told(tmp_path: Path) -> None:
+    """A directory in place of a file is an error in words."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(ConsumerError, match="reading failed: Is a directory"):
+            await _all(read_lines(descriptor))
+    finally:
+        os.close(descriptor)
