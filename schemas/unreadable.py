@@ -29,7 +29,11 @@ def repaired(body: bytes) -> bytes:
     body = body.removeprefix(_BYTE_ORDER_MARK)
     if _SURROGATE.search(body) is None:
         return body
-    return _ESCAPE.sub(lambda escape: rb"\ufffd" if escape[1] else escape[0], body)
+    mended = bytearray(body)
+    for escape in _ESCAPE.finditer(body):
+        if escape[1]:
+            mended[escape.start() : escape.end()] = rb"\ufffd"  # as long, so that no position moves
+    return bytes(mended)
 
 
 def is_too_complex(body: bytes) -> bool:
