@@ -1,0 +1,171 @@
+"""The work that every contender gets: a quorum queue full of valid journeys, and a fast Registry.
+
+One private RabbitMQ node and one server process serve the whole run; each contender is a process of
+its own, started anew, so that CPU seconds and resident memory are its own.
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import amqp
+import psutil
+
+from consumer import samples
+from tests.broker import Broker
+
+DEADLINE_SECONDS = 600
+LATENCY_RATE = 300
+
+
+def payloads(count: int) -> Iterator[tuple[str, bytes]]:
+    """Valid v2 journeys, each with an id of its own."""
+    rng, now = random.Random(7), datetime.now(UTC)
+    bodies = [samples.journey("v2", rng, now) for _ in range(200)]
+    for number in range(count):
+        identifier = str(uuid.UUID(int=rng.getrandbits(128), version=4))
+        yield identifier, samples.encode({**bodies[number % len(bodies)], "journey_id": identifier})
+
+
+def fill(broker: Broker, queue: str, count: int) -> None:
+    """Publish ``count`` persistent journeys to ``queue`` and wait until the broker has them all."""
+    with broker.channel() as channel:
+        channel.confirm_select()
+        confirmed = 0
+
+        def on_ack(tag: int, _multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
+            nonlocal confirmed
+            confirmed = max(confirmed, tag)
+
+        channel.events["basic_ack"].add(on_ack)
+        for identifier, body in payloads(count):
+            message = amqp.Message(
+                body, message_id=identifier, delivery_mode=2, content_type="application/json"
+            )
+            channel.basic_publish(message, "", queue)
+        while confirmed < count:
+            channel.connection.drain_events(timeout=30)
+
+
+@dataclass(slots=True)
+class Result:
+    """What one contender needed. ``resident`` is MB by journeys done."""
+
+    journeys: int
+    cpu_seconds: float
+    wall_seconds: float
+    resident: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Journeys per CPU-second of the consuming process."""
+        return self.journeys / self.cpu_seconds
+
+
+class FastRegistry:
+    """The server process; ``arrivals`` ends it."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.bench.server"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+
+    def arrivals(self) -> dict[str, float]:
+        """When each journey came first, in monotonic seconds."""
+        out, _ = self._process.communicate("enough\n", timeout=60)
+        arrived: dict[str, float] = json.loads(out)
+        return arrived
+
+    def stop(self) -> None:
+        """End it, whatever it holds."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def service_environment(broker: Broker, queue: str, url: str) -> dict[str, str]:
+    """Everything on; only the pace is out of the way of the measurement."""
+    return {
+        "BROKER_URL": broker.url,
+        "BROKER_QUEUE": queue,
+        "REGISTRY_URL": url,
+        "REGISTRY_TOKEN": "benchmark",
+        "REGISTRY_RATE_PER_MINUTE": "10000000",
+        "HTTP_HOST": "127.0.0.1",
+        "HTTP_PORT": "0",
+    }
+
+
+@contextlib.contextmanager
+def process(command: list[str], environment: Mapping[str, str]) -> Iterator[psutil.Process]:
+    """Run a contender; its log goes to a file, as it would go to a container's log driver."""
+    with open(os.devnull, "wb") as sink:  # noqa: PTH123 a file like any other to the process
+        running = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=sink, stderr=subprocess.STDOUT
+        )
+        try:
+            yield psutil.Process(running.pid)
+        finally:
+            running.terminate()
+            running.wait(30)
+
+
+def drain(
+    broker: Broker, queue: str, command: list[str], environment: Mapping[str, str], count: int
+) -> Result:
+    """Start the contender on a full queue and measure until the queue is empty.
+
+    CPU seconds count from the first thousandth of the work, so that importing does not count.
+    """
+    with process(command, environment) as contender, broker.channel() as channel:
+
+        def left() -> int:
+            # `unacked` is only known to the management tools; a queue that is empty of ready messages
+            # has at most one prefetch to go, which the last poll then waits out.
+            return int(channel.queue_declare(queue, passive=True).message_count)
+
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while left() > count - max(count // 1000, 1):
+            _check(contender, deadline)
+        started, before, begun = time.monotonic(), contender.cpu_times(), count - left()
+        resident: dict[int, float] = {}
+        steps = iter(range(count // 5, count + 1, count // 5))
+        step = next(steps)
+        while (todo := left()) > 0:
+            _check(contender, deadline)
+            if count - todo >= step:
+                resident[step] = contender.memory_info().rss / 1e6
+                step = next(steps, count + 1)
+        wall, after = time.monotonic() - started, contender.cpu_times()
+        resident[count] = contender.memory_info().rss / 1e6
+    cpu = after.user + after.system - before.user - before.system
+    return Result(count - begun, cpu, wall, resident)
+
+
+def _check(contender: psutil.Process, deadline: float) -> None:
+    if time.monotonic() > deadline or contender.status() == psutil.STATUS_ZOMBIE:
+        raise RuntimeError("the contender ended, or did not finish in time")
+    time.sleep(0.02)
+
+
+def trickle(broker: Broker, queue: str, seconds: int) -> dict[str, float]:
+    """Publish ``LATENCY_RATE`` journeys a second at an even pace; returns id -> monotonic seconds."""
+    published: dict[str, float] = {}
+    with broker.channel() as channel:
+        start = time.monotonic()
+        for number, (identifier, body) in enumerate(payloads(LATENCY_RATE * seconds)):
+            pause = start + number / LATENCY_RATE - time.monotonic()
+            if pause > 0:
+                time.sleep(pause)
+            message = amqp.Message(body, message_id=identifier, delivery_mode=2)
+            published[identifier] = time.monotonic()
+            channel.basic_publish(message, "", queue)
+    return published
