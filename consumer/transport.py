@@ -111,7 +111,7 @@ class _Body(httpx.AsyncByteStream):
     """An answer's body; up to 64 KiB of it is already here (pyreqwest's read buffer)."""
 
     def __init__(self, context: StreamRequest, response: Response, request: httpx.Request) -> None:
-        self._context: StreamRequest | None = context
+        self._context = context
         self._reader = response.body_reader
         self._request = request
 
@@ -124,9 +124,7 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Stop reading; an unread rest costs the connection, never the slot."""
-        if self._context is not None:
-            context, self._context = self._context, None
-            await context.__aexit__(None, None, None)
+        await self._context.__aexit__(None, None, None)
 
 
 def _readable(headers: HeaderMap) -> list[tuple[str, str]]:
@@ -195,7 +193,10 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             self._client = build(ca_pem)
         except BuilderError:
             # A slim image has no certificates of its own: trust then what httpx always does.
-            self._client = build((ca_pem or b"") + Path(certifi.where()).read_bytes())
+            try:
+                self._client = build((ca_pem or b"") + Path(certifi.where()).read_bytes())
+            except BuilderError as error:
+                raise UnusableCertificatesError("its certificates can not be used") from error
         self._prepared: _Prepared | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

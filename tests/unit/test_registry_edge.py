@@ -143,6 +143,17 @@ def test_an_unusable_ca_file_is_refused(tmp_path: Path) -> None:
             registry(ca_file=path)
 
 
+def test_certificates_that_only_the_client_refuses_are_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rustls is stricter than OpenSSL; its refusal is told as one of the file, not of something else."""
+    broken = tmp_path / "ca.pem"
+    broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nMIIBAA==\n-----END CERTIFICATE-----\n")
+    monkeypatch.setattr("consumer.transport._verify_bundle", lambda _: None)
+    with pytest.raises(ConfigurationError, match="REGISTRY_CA_FILE"):
+        registry(ca_file=broken)
+
+
 def test_an_unusable_proxy_is_refused_without_being_quoted() -> None:
     """A proxy's URL may hold a password."""
     with pytest.raises(ConfigurationError) as caught:

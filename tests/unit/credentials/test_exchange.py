@@ -146,6 +146,20 @@ async def test_a_failure_is_remembered_instead_of_repeated(exchange: Exchange, c
     assert isinstance(await exchange.tokens.token(), str)
 
 
+async def test_a_lasting_failure_is_logged_once(
+    exchange: Exchange, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An outage of hours is one line, until something else goes wrong."""
+    exchange.answers = [OUTAGE, OUTAGE, OUTAGE, REFUSED]
+    for _ in range(4):
+        await exchange.tokens.token()
+        clock.advance(15)
+    assert [record.message for record in caplog.records] == [
+        "no access token: unavailable",
+        "no access token: unauthorized",
+    ]
+
+
 async def test_no_more_than_five_calls_a_minute(exchange: Exchange, clock: FakeClock) -> None:
     """Five failures spaced by our own patience, then the sixth call waits for the window."""
     for _ in range(5):
