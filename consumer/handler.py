@@ -233,11 +233,14 @@ class Handler:
         if not isinstance(token, str):
             return token
         outcome = await self._post(body, token)
-        # A refused token is believed only after a second look: the file may just have changed.
-        if isinstance(outcome, Unauthorized) and await self._tokens.renew(token):
-            token = await self._tokens.token()
-            if isinstance(token, str):
-                outcome = await self._post(body, token)
+        if isinstance(outcome, Unauthorized):
+            # A refusal is believed only after a second look: the token may just have been replaced.
+            await self._tokens.renew(token)
+            second = await self._tokens.token()
+            if not isinstance(second, str):
+                return second
+            if second != token:
+                return await self._post(body, second)
         return outcome
 
     async def _post(self, body: bytes, token: str) -> Outcome:

@@ -27,9 +27,12 @@ LATENCY_RATE = 300
 
 
 def payloads(count: int) -> Iterator[tuple[str, bytes]]:
-    """Valid v2 journeys, each with an id of its own."""
+    """Valid v2 journeys, each with an id of its own, with mobile numbers as travellers have."""
     rng, now = random.Random(7), datetime.now(UTC)
     bodies = [samples.journey("v2", rng, now) for _ in range(200)]
+    for body in bodies:
+        for role in ("driver", "passenger"):
+            body[role]["identity"]["phone"] = f"+336000000{rng.randrange(100):02d}"
     for number in range(count):
         identifier = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         yield identifier, samples.encode({**bodies[number % len(bodies)], "journey_id": identifier})
