@@ -84,6 +84,18 @@ def breakers_of(settings: Settings) -> dict[PauseCause, Breaker]:
     }
 
 
+def registry_of(settings: Settings) -> Registry:
+    """The HTTP client of the Registry that these settings ask for."""
+    return Registry(
+        url=settings.registry_url,
+        api_version=settings.registry_api_version,
+        timeout_seconds=settings.registry_timeout_seconds,
+        concurrency=settings.registry_concurrency,
+        ca_file=settings.registry_ca_file,
+        proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
+    )
+
+
 def tokens_of(settings: Settings, registry: Registry) -> TokenSource:
     """The way of authenticating that is configured; exactly one is (``config.load`` sees to it)."""
     if settings.registry_token is not None:
@@ -117,14 +129,7 @@ def assemble(
 ) -> Assembled:
     """Make the service that ``settings`` describe."""
     topology, policy = topology_of(settings), policy_of(settings)
-    registry = Registry(
-        url=settings.registry_url,
-        api_version=settings.registry_api_version,
-        timeout_seconds=settings.registry_timeout_seconds,
-        concurrency=settings.registry_concurrency,
-        ca_file=settings.registry_ca_file,
-        proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
-    )
+    registry = registry_of(settings)
     tokens = tokens_of(settings, registry)
     pacer = Pacer(settings.registry_rate_per_minute, PACER_BURST)
     settlement_log = SettlementLog(output, log_format=settings.log_format, level=settings.log_level)

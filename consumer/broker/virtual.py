@@ -20,7 +20,7 @@ from kombu.transport import virtual
 
 from consumer.broker.subscription import Mode
 from consumer.delivery import Delivery
-from consumer.errors import PublishError
+from consumer.errors import BrokerError, PublishError
 from consumer.messages import Outgoing
 from consumer.metrics import Metrics
 from consumer.topology import Topology
@@ -30,6 +30,7 @@ log = logging.getLogger("journey_consumer.virtual")
 POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.05
 RECONNECT_SECONDS = 2.0
+REACH_SECONDS = 5.0
 
 _PROPERTIES = ("message_id", "correlation_id", "reply_to", "type", "app_id", "timestamp", "priority")
 
@@ -53,6 +54,16 @@ def promises(url: str) -> str:
     scheme = urlsplit(url).scheme
     family = {"rediss": "redis"}.get(scheme, scheme.split("+")[0])
     return f"{_PROMISES.get(family, 'untested transport')}; {_COMMON}"
+
+
+def reach(url: str) -> None:
+    """Connect once and let go. Blocking; raises BrokerError, which does not quote the URL."""
+    try:
+        with kombu.Connection(url, connect_timeout=REACH_SECONDS) as link:
+            link.connect()
+            link.default_channel.close()
+    except Exception as error:  # each transport raises its own library's errors
+        raise BrokerError(type(error).__name__) from error
 
 
 class _RawMessage(virtual.Message):

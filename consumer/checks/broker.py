@@ -1,0 +1,191 @@
+"""Findings about the broker: every address, every queue, every permission. Blocking; changes nothing.
+
+With BROKER_DECLARE an existing queue is compared with what we would have declared: a difference is no
+obstacle (the queue is used as it is), but it takes something from our promises, which is said.
+"""
+
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from consumer.assembly import topology_of
+from consumer.broker import survey
+from consumer.broker.dial import Dialer, is_amqp
+from consumer.broker.virtual import promises, reach
+from consumer.checks.finding import Finding, expiry, fail, ok, warn
+from consumer.config import Settings
+from consumer.errors import BrokerError
+from consumer.topology import QueueSpec, Topology
+
+_ERRORS: tuple[type[Exception], ...] = (BrokerError, *Dialer.ERRORS)
+_NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead letter"
+_LOST = {
+    "x-queue-type": "it is no quorum queue: messages live on one node, and one that kills the process "
+    "comes back for ever",
+    "x-delivery-limit": "a message that kills the process comes back more or less often than configured",
+    "x-dead-letter-exchange": _NOT_KEPT,
+    "x-dead-letter-routing-key": _NOT_KEPT,
+    "x-dead-letter-strategy": "the broker may lose what exceeds the delivery limit",
+    "x-overflow": "the broker may lose what exceeds the delivery limit",
+    "x-message-ttl": "messages expire differently: journeys may be dropped or come back at other times",
+    "x-max-length": "the queue is bounded: journeys may be dropped or refused",
+    "durable": "the queue does not survive a restart of the broker",
+    "auto_delete": "the queue disappears with its last consumer",
+}
+
+
+def check_broker(settings: Settings) -> Iterator[Finding]:
+    """Every address; then queues and permissions at the first that can be reached."""
+    if not is_amqp(settings.broker_urls[0]):
+        yield from _virtual(settings)
+        return
+    connection: Any = None
+    problems = []
+    for url, shown in zip(settings.broker_urls, settings.broker_addresses, strict=True):
+        try:
+            found = _dial(settings, url)
+        except Dialer.ERRORS as error:
+            problems.append(f"{shown} can not be used: {survey.why(error)}")
+            continue
+        yield ok("broker", f"{shown} reachable, {survey.server(found)}")
+        yield from _certificate(found)
+        if connection is None:
+            connection = found
+        else:
+            found.collect()
+    # One that is down is what the others are for.
+    yield from (fail("broker", p) if connection is None else warn("broker", p) for p in problems)
+    if connection is not None:
+        try:
+            yield from _topology(connection, settings)
+        except _ERRORS as error:
+            yield fail("broker", survey.why(error))
+        finally:
+            connection.collect()
+
+
+def _dial(settings: Settings, url: str) -> Any:
+    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
+    return Dialer([url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file).dial("check")
+
+
+def _certificate(connection: Any) -> Iterator[Finding]:
+    if isinstance(connection.sock, ssl.SSLSocket):
+        certificate = connection.sock.getpeercert() or {}
+        ending = expiry("broker", ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time())
+        if ending is not None:
+            yield ending
+
+
+def _virtual(settings: Settings) -> Iterator[Finding]:
+    url, shown = settings.broker_urls[0], settings.broker_addresses[0]
+    try:
+        reach(url)
+    except BrokerError as error:
+        yield fail("broker", f"{shown} can not be used: {error}")
+    else:
+        yield ok("broker", f"{shown} reachable")
+    yield warn("broker", promises(url))
+
+
+# --- queues -----------------------------------------------------------------------------
+
+
+def _topology(connection: Any, settings: Settings) -> Iterator[Finding]:
+    topology = topology_of(settings)
+    if topology.exchange is not None:
+        found = survey.exchange_exists(connection, topology.exchange)
+        text = f"the exchange {topology.exchange!r} "
+        yield (
+            ok("queues", text + "exists")
+            if found
+            else fail("queues", text + "does not exist: whoever publishes declares it, we only bind to it")
+        )
+    yield from _main_queue(connection, topology, settings)
+    yield from _support(connection, topology, settings)
+    yield from _permissions(connection, topology, settings)
+
+
+def _main_queue(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
+    name = topology.queue
+    facts = survey.queue_facts(connection, name)
+    if facts is None:
+        yield _missing(f"the queue {name!r}", settings)
+        return
+    yield ok("queues", f"{name!r} holds {facts.messages} messages and has {facts.consumers} consumers")
+    yield from _differences(connection, topology.main, settings)
+
+
+def _support(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
+    exchange = topology.dead_letter_exchange
+    missing = [] if survey.exchange_exists(connection, exchange) else [f"the exchange {exchange!r}"]
+    waiting = {}
+    specs = list(topology.support())
+    for spec in specs:
+        facts = survey.queue_facts(connection, spec.name)
+        if facts is None:
+            missing.append(f"the queue {spec.name!r}")
+            continue
+        waiting[spec.name] = facts.messages
+        yield from _differences(connection, spec, settings)
+    if missing and not settings.broker_declare:
+        yield from (_missing(name, settings) for name in missing)
+    elif missing:
+        yield ok(
+            "queues", f"{len(missing)} of our {len(specs) + 1} own queues and exchanges will be declared"
+        )
+    else:
+        yield ok("queues", f"all our {len(specs) + 1} own queues and exchanges exist")
+    for reason in topology.dead_letter_reasons:
+        count = waiting.get(topology.dead_letter_queue(reason), 0)
+        if count:
+            yield warn("queues", f"{count} dead letters wait: {reason}")
+
+
+def _missing(what: str, settings: Settings) -> Finding:
+    if settings.broker_declare:
+        return ok("queues", f"{what} does not exist yet and will be declared")
+    return fail("queues", f"{what} does not exist, and BROKER_DECLARE is false")
+
+
+def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterator[Finding]:
+    """Compare an existing queue with ours, where declaring is permitted anyway."""
+    if not settings.broker_declare:
+        return
+    try:
+        argument = survey.differing_argument(connection, spec)
+    except BrokerError:
+        return  # what is not permitted is said below
+    if argument is not None:
+        lost = _LOST.get(argument, "it is used as it is")
+        yield warn("queues", f"{spec.name!r} is not as we would declare it ({argument}): {lost}")
+
+
+# --- permissions ------------------------------------------------------------------------
+
+
+def _permissions(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
+    if not survey.can_ask(connection):
+        yield warn("permissions", "not checked: this broker is not known to tell them without acting")
+        return
+    lacking = []
+    queue, exchange = topology.queue, topology.dead_letter_exchange
+    if survey.queue_facts(connection, queue) is not None and not survey.may_consume(connection, queue):
+        lacking.append(f"read from the queue {queue!r}")
+    for name in ("", exchange):
+        if (name == "" or survey.exchange_exists(connection, name)) and not survey.may_publish(
+            connection, name
+        ):
+            shown = repr(name) if name else "'' (amq.default)"
+            lacking.append(f"write to the exchange {shown}")
+    if settings.broker_declare:
+        lacking += [
+            f"configure the queue {spec.name!r}"
+            for spec in (topology.main, *topology.support())
+            if survey.queue_facts(connection, spec.name) is None
+            and not survey.may_declare(connection, spec.name)
+        ]
+    yield from (fail("permissions", f"this user may not {what}") for what in lacking)
+    if not lacking:
+        yield ok("permissions", "this user may consume, publish" + (" and declare" * settings.broker_declare))

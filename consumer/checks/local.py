@@ -1,0 +1,80 @@
+"""Findings about this machine: the settings, the token or the keys, the port of the probes."""
+
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from consumer.checks.finding import Finding, fail, ok, warn
+from consumer.config import Settings
+from consumer.credentials import StaticToken, UnusableSecretError, read_secret
+
+_FILES = ("registry_token_file", "registry_access_key_file", "registry_secret_key_file")
+_UNUSABLE = {
+    "unreadable": "can not be read",
+    "empty": "is empty",
+    "invalid": "does not hold a token or key alone: visible ASCII without spaces, at most 8 kB",
+}
+
+
+def check_configuration(settings: Settings) -> Iterator[Finding]:
+    """The settings have been loaded, so they are usable; tell what is odd about them."""
+    registry = f"{settings.registry_url} ({settings.registry_api_version})"
+    yield ok("configuration", f"loads; from the queue {settings.broker_queue!r} to {registry}")
+    for sentence in settings.warnings:
+        yield warn("configuration", sentence)
+
+
+def check_credentials(settings: Settings) -> Iterator[Finding]:
+    """The token or the keys can be read and are not open to everybody; says nothing of their worth."""
+    for name in _FILES:
+        path = getattr(settings, name)
+        if path is not None:
+            yield from _file(name.upper(), path)
+    if settings.registry_token is not None:
+        yield _expiry("REGISTRY_TOKEN", settings.registry_token.get_secret_value())
+
+
+def _file(name: str, path: Path) -> Iterator[Finding]:
+    try:
+        secret = read_secret(path)
+        mode = path.stat().st_mode
+    except UnusableSecretError as error:
+        yield fail("credentials", f"{name}: {path} {_UNUSABLE[error.code]}")
+        return
+    except OSError as error:
+        yield fail("credentials", f"{name}: {path}: {error.strerror}")
+        return
+    if mode & (stat.S_IROTH | stat.S_IWOTH):
+        what = "changed" if mode & stat.S_IWOTH else "read"
+        yield warn(
+            "credentials",
+            f"{name}: {path} can be {what} by every user of this machine ({stat.filemode(mode)})",
+        )
+    yield _expiry(name, secret)
+
+
+def _expiry(name: str, secret: str) -> Finding:
+    """What a token says of its own end; a key, and most tokens, say nothing."""
+    expires_at = StaticToken(secret).held.expires_at
+    if expires_at is None:
+        return ok("credentials", f"{name}: readable")
+    left = expires_at - time.time()
+    if left <= 0:
+        return fail("credentials", f"{name}: the token says that it has expired")
+    return ok("credentials", f"{name}: readable, the token says that it lasts {left / 86_400:.1f} more days")
+
+
+def check_http_port(settings: Settings) -> Iterator[Finding]:
+    """The port of /metrics and the probes is free; a consumer that runs already may hold it."""
+    host, port = settings.http_host, settings.http_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            yield warn("http", f"{host}:{port} can not be used now ({error.strerror}): does a consumer run?")
+        else:
+            yield ok("http", f"{host}:{port} is free for /metrics, /livez and /readyz")

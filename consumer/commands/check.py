@@ -1,0 +1,65 @@
+"""Check everything that can be known before starting, one line each; touches no message.
+
+Reads the same settings as `run`: see `journey-consumer run --help`. Declares nothing, sends no journey;
+access and secret key are exchanged once. Exit code 0: nothing stands in the way (there may be
+warnings); 1: something does; 2: the configuration is unusable.
+"""
+
+import argparse
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+from rich.console import Console
+from rich.text import Text
+
+from consumer.assembly import registry_of
+from consumer.checks import (
+    Finding,
+    Level,
+    check_broker,
+    check_configuration,
+    check_credentials,
+    check_http_port,
+    check_registry,
+)
+from consumer.config import Settings, load
+
+_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take no arguments."""
+    parser.epilog = "example: REGISTRY_TOKEN_FILE=/run/token journey-consumer check"
+
+
+def run(_args: argparse.Namespace) -> int:
+    """Print every finding; 1 when one of them is an obstacle."""
+    settings = load(os.environ)
+    return asyncio.run(_print(_findings(settings)))
+
+
+async def _findings(settings: Settings) -> AsyncIterator[Finding]:
+    for finding in (*check_configuration(settings), *check_credentials(settings), *check_http_port(settings)):
+        yield finding
+    for finding in await asyncio.to_thread(lambda: list(check_broker(settings))):
+        yield finding
+    registry = registry_of(settings)
+    try:
+        async for finding in check_registry(settings, registry):
+            yield finding
+    finally:
+        await registry.aclose()
+
+
+async def _print(findings: AsyncIterator[Finding]) -> int:
+    console = Console(soft_wrap=True, highlight=False)
+    failed = False
+    async for finding in findings:
+        failed |= finding.level is Level.FAIL
+        console.print(
+            Text.assemble(
+                (f"{finding.level:<6}", _STYLES[finding.level]), f"{finding.subject:<15}", finding.text
+            )
+        )
+    return 1 if failed else 0
