@@ -1,4 +1,4 @@
-"""The house rules that no reviewer should have to check: floors, sizes, names, pins, no trace of a machine."""
+"""The house rules that no reviewer should have to check: floors, sizes, names, pins, traces of a machine."""
 
 import ast
 import re
