@@ -1,0 +1,172 @@
+"""Values that cannot work are refused before anything is installed; a sentence says what to change."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.chart import CHART, Chart, nested
+
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+#: Mappings whose keys are not the chart's: labels, variables, pieces of Kubernetes objects.
+OPEN = {
+    ("settings",),
+    ("resources",),
+    ("podSecurityContext",),
+    ("securityContext",),
+    ("nodeSelector",),
+    ("affinity",),
+    ("annotations",),
+    ("podAnnotations",),
+    ("podLabels",),
+    ("commonLabels",),
+    ("serviceAccount", "annotations"),
+    ("autoscaling", "hpa", "behavior"),
+    ("monitoring", "podMonitor", "labels"),
+    ("monitoring", "serviceMonitor", "labels"),
+    ("monitoring", "rules", "labels"),
+    ("monitoring", "rules", "alertLabels"),
+    ("monitoring", "dashboards", "labels"),
+    ("monitoring", "dashboards", "annotations"),
+}
+
+
+def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(node, dict) and path not in OPEN:
+        yield path
+        for key, value in node.items():
+            yield from _mappings(value, (*path, key))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ("image: {repository: ''}", "image.repository is not set: build the image"),
+        ("broker: {existingSecret: ''}", "broker.existingSecret is not set: name the Secret"),
+        ("registry: {token: {existingSecret: ''}}", "no credentials of the Registry are named: set"),
+        (
+            "registry: {apiVersion: v3.3, accessKeys: {existingSecret: keys}}",
+            "registry.token.existingSecret and registry.accessKeys.existingSecret are both set: keep one",
+        ),
+        (
+            "registry: {token: {existingSecret: ''}, accessKeys: {existingSecret: keys}}",
+            "registry.accessKeys needs registry.apiVersion v3.3",
+        ),
+        ("queue: {declare: job}", "queue.declareJob.existingSecret"),
+        (
+            "{replicas: 2, registry: {ratePerPod: 10001}}",
+            (
+                "2 pods (surge included) times registry.ratePerPod (10001) exceed registry.ratePerMinute "
+                "(20000): lower registry.ratePerPod to 10000, or leave it null"
+            ),
+        ),
+        (
+            "{replicas: 2, updateStrategy: {rollingUpdate: {maxSurge: 1}}, registry: {ratePerPod: 10000}}",
+            "lower registry.ratePerPod to 6666",
+        ),
+        (
+            "{autoscaling: {type: hpa, maxReplicas: 5}, registry: {ratePerPod: 4001}}",
+            "lower registry.ratePerPod to 4000",
+        ),
+        ("registry: {ratePerMinute: 20001}", "exceeds the 20000 requests a minute that the Registry allows"),
+        (
+            "registry: {ratePerMinute: 30000, url: 'https://api.covoiturage.beta.gouv.fr/'}",
+            "exceeds the 20000 requests a minute",
+        ),
+        ("{replicas: 3, registry: {ratePerMinute: 2}}", "less than one request a minute for each of 3 pods"),
+        (
+            "terminationGracePeriodSeconds: 34",
+            (
+                "terminationGracePeriodSeconds (34) is shorter than drainTimeoutSeconds plus "
+                "registry.timeoutSeconds (35)"
+            ),
+        ),
+        ("{terminationGracePeriodSeconds: 45, drainTimeoutSeconds: 35.5}", "(46)"),
+        (
+            "monitoring: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}",
+            "monitoring.podMonitor and monitoring.serviceMonitor are both enabled",
+        ),
+        (
+            "autoscaling: {type: hpa, minReplicas: 5, maxReplicas: 4}",
+            "autoscaling.minReplicas (5) exceeds autoscaling.maxReplicas (4): lower the one or raise",
+        ),
+        ("{replicas: 2, autoscaling: {type: hpa}}", 'replicas is set, but autoscaling.type is "hpa": remove'),
+        ("autoscaling: {type: hpa, minReplicas: 0}", "autoscaling.minReplicas must be at least 1"),
+        (
+            "autoscaling: {type: keda, keda: {existingSecret: x}}",
+            "autoscaling.keda.managementUrl is not set",
+        ),
+        (
+            "autoscaling: {type: keda, keda: {managementUrl: 'http://rabbitmq:15672'}}",
+            "autoscaling.keda.existingSecret is not set",
+        ),
+        ("queue: {routingKey: a.b}", "queue.routingKey needs queue.exchange"),
+        ("queue: {exchange: trips, declare: never}", "queue.exchange has no effect"),
+        ("broker: {prefetch: 10}", "broker.prefetch must be at least registry.concurrency"),
+        (
+            "extraEnv: [{name: REGISTRY_TOKEN, value: t}]",
+            "extraEnv sets REGISTRY_TOKEN: name its Secret under broker or registry",
+        ),
+        (
+            "extraEnv: [{name: REGISTRY_RATE_PER_MINUTE, value: '20000'}]",
+            "extraEnv sets REGISTRY_RATE_PER_MINUTE: set the value it belongs to",
+        ),
+    ],
+)
+def test_a_contradiction_is_told_in_a_sentence(chart: Chart, values: str, sentence: str) -> None:
+    """Each names the values involved and what to do."""
+    assert sentence in chart.refusal("minimal", values)
+
+
+def test_all_contradictions_are_told_at_once(chart: Chart) -> None:
+    """Nobody likes to mend one only to hear of the next."""
+    told = chart.refusal("minimal", "{image: {repository: ''}, broker: {prefetch: 1}, queue: {declare: job}}")
+    assert told.count("\n- ") == 3
+
+
+@pytest.mark.parametrize("path", list(_mappings(VALUES)), ids=".".join)
+def test_a_misspelt_value_is_refused(chart: Chart, path: tuple[str, ...]) -> None:
+    """At every level: a value that does not exist would otherwise silently do nothing."""
+    assert "mistyped" in chart.refusal("minimal", nested((*path, "mistyped"), "x"))
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        ("settings: {REGISTRY_TOKEN: t}", "settings"),
+        ("settings: {REGISTRY_RATE_PER_MINUTE: 20000}", "settings"),
+        ("replicas: two", "replicas"),
+        ("replicas: -1", "replicas"),
+        ("queue: {name: amq.gen-1}", "queue.name"),
+        ("queue: {declare: always}", "queue.declare"),
+        ("registry: {url: 'https://user:password@api.example'}", "registry.url"),
+        ("registry: {apiVersion: v4}", "registry.apiVersion"),
+        ("autoscaling: {type: vpa}", "autoscaling.type"),
+        ("autoscaling: {keda: {managementUrl: 'http://user:password@rabbitmq:15672'}}", "managementUrl"),
+        ("image: {digest: 'sha256:12'}", "image.digest"),
+        ("updateStrategy: {rollingUpdate: {maxSurge: many}}", "updateStrategy"),
+        ("monitoring: {rules: {thresholds: {stalledFor: soon}}}", "stalledFor"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused(chart: Chart, values: str, path: str) -> None:
+    """The schema says which value it is."""
+    assert path in chart.refusal("minimal", values)
+
+
+@pytest.mark.parametrize(
+    "values", ["global: {imageRegistry: x, any: {depth: 1}}", "enabled: true", "enabled: false"]
+)
+def test_what_an_umbrella_chart_passes_is_let_through(chart: Chart, values: str) -> None:
+    """Helm hands `global` and the condition's value to every subchart."""
+    assert chart.objects("minimal", values) == chart.objects("minimal")
+
+
+def test_the_open_mappings_are_those_of_the_schema() -> None:
+    """The list above cannot hide a mapping that ought to be closed."""
+    for path in OPEN:
+        node = copy.copy(VALUES)
+        for step in path:
+            node = node[step]
+        assert isinstance(node, dict), path
