@@ -63,24 +63,33 @@ def exchange_exists(connection: Any, name: str) -> bool:
     return True
 
 
-def differing_argument(connection: Any, spec: QueueSpec) -> str | None:
-    """Name the first property in which the *existing* queue differs from ``spec``; None when in none.
+def differences(connection: Any, spec: QueueSpec) -> list[str]:
+    """Name the properties in which the *existing* queue differs from ``spec``, as far as can be told.
 
-    Only for a queue that is known to exist: declaring it again changes nothing, whatever it is like.
-    A passive declaration compares nothing. Raises BrokerError when we may not ask.
+    Only for a queue that is known to exist: declaring it again changes nothing, whatever it is like,
+    and a passive declaration compares nothing. The broker names one property at a time, so it is
+    asked again without that one; a property with another value of its own ends the list.
+    Raises BrokerError when we may not ask.
     """
-    channel = connection.channel()
-    try:
-        channel.queue_declare(
-            spec.name, durable=True, exclusive=False, auto_delete=False, arguments=spec.arguments
-        )
-    except PreconditionFailed as error:
-        found = _INEQUIVALENT.search(str(error))
-        return found[1] if found else "unknown"
-    except (AccessRefused, ResourceLocked) as error:
-        raise BrokerError(f"not permitted to configure the queue {spec.name!r}") from error
-    channel.close()
-    return None
+    arguments, found = dict(spec.arguments), list[str]()
+    while True:
+        channel = connection.channel()
+        try:
+            channel.queue_declare(
+                spec.name, durable=True, exclusive=False, auto_delete=False, arguments=arguments
+            )
+        except PreconditionFailed as error:
+            named = _INEQUIVALENT.search(str(error))
+            name = named[1] if named else "unknown"
+            if name not in found:
+                found.append(name)
+            if arguments.pop(name, None) is None:
+                return found
+        except (AccessRefused, ResourceLocked) as error:
+            raise BrokerError(f"not permitted to configure the queue {spec.name!r}") from error
+        else:
+            channel.close()
+            return found
 
 
 def can_ask(connection: Any) -> bool:

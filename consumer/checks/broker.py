@@ -20,14 +20,15 @@ from consumer.topology import QueueSpec, Topology
 
 _ERRORS: tuple[type[Exception], ...] = (BrokerError, *Dialer.ERRORS)
 _NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead letter"
+_NOT_SURELY = "the broker may lose what exceeds the delivery limit"
 _LOST = {
     "x-queue-type": "it is no quorum queue: messages live on one node, and one that kills the process "
     "comes back for ever",
     "x-delivery-limit": "a message that kills the process comes back more or less often than configured",
     "x-dead-letter-exchange": _NOT_KEPT,
     "x-dead-letter-routing-key": _NOT_KEPT,
-    "x-dead-letter-strategy": "the broker may lose what exceeds the delivery limit",
-    "x-overflow": "the broker may lose what exceeds the delivery limit",
+    "x-dead-letter-strategy": _NOT_SURELY,
+    "x-overflow": _NOT_SURELY,
     "x-message-ttl": "messages expire differently: journeys may be dropped or come back at other times",
     "x-max-length": "the queue is bounded: journeys may be dropped or refused",
     "durable": "the queue does not survive a restart of the broker",
@@ -154,12 +155,15 @@ def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterat
     if not settings.broker_declare:
         return
     try:
-        argument = survey.differing_argument(connection, spec)
+        names = survey.differences(connection, spec)
     except BrokerError:
         return  # what is not permitted is said below
-    if argument is not None:
-        lost = _LOST.get(argument, "it is used as it is")
-        yield warn("queues", f"{spec.name!r} is not as we would declare it ({argument}): {lost}")
+    if names:
+        lost = dict.fromkeys(_LOST.get(name, "it is used as it is") for name in names)
+        yield warn(
+            "queues",
+            f"{spec.name!r} is not as we would declare it ({', '.join(names)}): {'; '.join(lost)}",
+        )
 
 
 # --- permissions ------------------------------------------------------------------------

@@ -1,0 +1,344 @@
+"""``journey-consumer check`` against a real broker and a Registry: what it says, what it leaves be."""
+
+import ssl
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from consumer import cli
+from consumer.broker.declare import ensure
+from consumer.broker.dial import Dialer
+from consumer.topology import Topology
+from tests.broker import Broker
+
+QUEUE = "operator.journeys"
+TOKEN = "token-that-must-not-show"
+
+
+class FrontPage(BaseHTTPRequestHandler):
+    """A Registry of which only the front page matters; its answers' headers are the class's."""
+
+    status = 200
+    date: str | None = None
+
+    def do_GET(self) -> None:
+        """Answer, with the date that the test wants."""
+        self.send_response_only(self.status)
+        if self.date != "":
+            self.send_header("Date", self.date or self.date_time_string())
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def page() -> type[FrontPage]:
+    """The handler of this test's Registry, to be changed."""
+    return type("Page", (FrontPage,), {})
+
+
+@pytest.fixture
+def http_registry(page: type[FrontPage]) -> Iterator[str]:
+    """A Registry on loopback over plain HTTP."""
+    yield from _serve(page, None)
+
+
+def _serve(page: type[FrontPage], context: ssl.SSLContext | None) -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), page)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    scheme = "http" if context is None else "https"
+    try:
+        yield f"{scheme}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Check:
+    """Runs the command in this process with the environment that a test describes."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, said: pytest.CaptureFixture[str], **environ: str) -> None:
+        self._patch, self._said = patch, said
+        for name, value in {"HTTP_PORT": "0", "BROKER_QUEUE": QUEUE, **environ}.items():
+            patch.setenv(name, value)
+
+    def __call__(self, **environ: str) -> tuple[int, list[str]]:
+        """Run; returns the exit code and the lines, which never hold a secret."""
+        for name, value in environ.items():
+            self._patch.setenv(name, value)
+        code = cli.main(["check"])
+        told = self._said.readouterr()
+        assert TOKEN not in told.out + told.err
+        assert "guest:guest" not in told.out + told.err
+        return code, [" ".join(line.split()) for line in told.out.splitlines()]
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A token file that only its owner can read."""
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture
+def check(
+    vhost: Broker,
+    http_registry: str,
+    token_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Check:
+    """The command against this test's virtual host and Registry, all in order."""
+    return Check(
+        monkeypatch,
+        capsys,
+        BROKER_URL=vhost.url,
+        REGISTRY_URL=http_registry,
+        REGISTRY_TOKEN_FILE=str(token_file),
+    )
+
+
+def declare(broker: Broker, **changes: Any) -> Topology:
+    """Declare our queues as the service would."""
+    topology = Topology(queue=QUEUE, **changes)
+    connection = Dialer([broker.url]).dial("test")
+    try:
+        ensure(connection, topology, declare=True)
+    finally:
+        connection.collect()
+    return topology
+
+
+def test_all_is_well_before_the_first_start(check: Check, vhost: Broker) -> None:
+    """On an empty broker everything is ok, every subject has a line, and nothing is declared."""
+    code, lines = check()
+    assert code == 0
+    assert all(line.startswith("ok ") for line in lines), lines
+    subjects = {line.split()[1] for line in lines}
+    assert subjects == {
+        "configuration",
+        "credentials",
+        "http",
+        "broker",
+        "queues",
+        "permissions",
+        "registry",
+        "clock",
+    }
+    assert any("RabbitMQ 3" in line or "RabbitMQ 4" in line for line in lines)
+    assert any(f"'{QUEUE}' does not exist yet and will be declared" in line for line in lines)
+    assert vhost.queue_depths() == {}
+
+
+def test_our_own_queues_are_as_expected_and_their_messages_untouched(check: Check, vhost: Broker) -> None:
+    """What the service declares is found without differences; no message is taken, moved or counted."""
+    topology = declare(vhost)
+    vhost.publish(QUEUE, b"{}", b"{}")
+    vhost.publish(topology.dead_letter_queue("invalid"), b"{}")
+    before = vhost.queue_depths()
+    code, lines = check()
+    assert code == 0
+    assert f"ok queues '{QUEUE}' holds 2 messages and has 0 consumers" in lines
+    assert "ok queues all our 12 own queues and exchanges exist" in lines
+    assert [line for line in lines if line.startswith("warn")] == ["warn queues 1 dead letters wait: invalid"]
+    assert vhost.queue_depths() == before
+    assert {message.delivery_count for message in vhost.messages(QUEUE)} == {0}
+    assert not any(message.redelivered for message in vhost.messages(topology.dead_letter_queue("invalid")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lost"),
+    [
+        ({}, "it is no quorum queue"),
+        ({"x-queue-type": "quorum"}, "not kept by the broker as a dead letter"),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 7}, "comes back more or less often"),
+    ],
+)
+def test_what_an_operators_own_queue_costs_is_said(
+    check: Check, vhost: Broker, arguments: dict[str, Any], lost: str
+) -> None:
+    """A queue with other arguments is no obstacle; what is lost with it is a warning."""
+    vhost.declare(QUEUE, arguments=arguments)
+    code, lines = check()
+    assert code == 0
+    (warning,) = [line for line in lines if line.startswith("warn")]
+    assert lost in warning
+
+
+def test_without_leave_to_declare_missing_queues_are_obstacles(check: Check, vhost: Broker) -> None:
+    """BROKER_DECLARE=false: each missing queue and exchange fails, by name."""
+    vhost.declare(QUEUE)
+    code, lines = check(BROKER_DECLARE="false")
+    assert code == 1
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert len(failed) == 12
+    assert (
+        f"FAIL queues the exchange '{QUEUE}.dead-letter' does not exist, and BROKER_DECLARE is false"
+        in failed
+    )
+    assert not any(line.startswith("warn") for line in lines)
+
+
+def test_the_operators_exchange_must_be_there(check: Check) -> None:
+    """We bind to the operator's exchange and never declare it."""
+    code, lines = check(BROKER_EXCHANGE="journeys")
+    assert code == 1
+    assert any("FAIL queues the exchange 'journeys' does not exist" in line for line in lines)
+    assert check(BROKER_EXCHANGE="amq.topic")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("permissions", "expected"),
+    [
+        ((".*", ".*", "nothing"), {f"read from the queue '{QUEUE}'"}),
+        ((".*", "amq.default", ".*"), {f"write to the exchange '{QUEUE}.dead-letter'"}),
+        ((".*", "operator.*", ".*"), {"write to the exchange '' (amq.default)"}),
+        (("nothing", ".*", ".*"), {f"configure the queue '{QUEUE}.retry.900s'"}),
+    ],
+)
+def test_each_missing_permission_is_named(
+    check: Check, vhost: Broker, permissions: tuple[str, str, str], expected: set[str]
+) -> None:
+    """A user who lacks one permission learns which, and asking leaves no trace."""
+    declare(vhost)
+    vhost.delete_queue(f"{QUEUE}.retry.900s")
+    user = vhost.vhost
+    configure, write, read = permissions
+    vhost.node.eval(
+        f'begin ok = rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"pw">>, <<"tests">>), '
+        f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost.vhost}">>, '
+        f'<<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"tests">>), [] end'
+    )
+    before = vhost.queue_depths()
+    code, lines = check(BROKER_URL=vhost.url.replace("guest:guest", f"{user}:pw"))
+    assert code == 1
+    failed = {line.removeprefix("FAIL permissions this user may not ") for line in lines if "FAIL" in line}
+    assert failed == expected
+    assert vhost.queue_depths() == before
+
+
+def test_a_refused_login_is_told(check: Check, vhost: Broker) -> None:
+    """Wrong password, wrong virtual host: two different sentences, neither with the password."""
+    code, lines = check(BROKER_URL=vhost.url.replace("guest:guest", "guest:wrong-pw"))
+    assert code == 1
+    (line,) = [line for line in lines if line.startswith("FAIL")]
+    assert "refuses this user name and password" in line
+    assert "wrong-pw" not in line
+    code, lines = check(BROKER_URL=vhost.url + "-not")
+    assert code == 1
+    assert any("the virtual host does not exist" in line for line in lines)
+
+
+def test_of_several_addresses_one_is_enough(check: Check, vhost: Broker) -> None:
+    """An address that is down is a warning while another one works."""
+    code, lines = check(BROKER_URL=f"amqp://guest:guest@127.0.0.1:1/x;{vhost.url}")
+    assert code == 0
+    assert "warn broker amqp://127.0.0.1:1/x can not be used: nobody listens there" in lines
+    code, lines = check(BROKER_URL="amqp://guest:guest@127.0.0.1:1/x;amqp://127.0.0.1:1/y")
+    assert code == 1
+    assert sum(line.startswith("FAIL broker") for line in lines) == 2
+
+
+def test_tls_to_the_broker(check: Check, vhost: Broker) -> None:
+    """Amqps works with the right authority; without it the certificate is named as the reason."""
+    code, lines = check(BROKER_URL=vhost.tls_url, BROKER_CA_FILE=str(vhost.node.ca_file))
+    assert code == 0, lines
+    code, lines = check(BROKER_URL=vhost.tls_url, BROKER_CA_FILE="")
+    assert code == 1
+    assert any("the certificate is not accepted" in line for line in lines)
+
+
+def test_other_transports_say_what_they_cannot_promise(check: Check) -> None:
+    """A broker without AMQP is a warning with the transport's limits."""
+    code, lines = check(BROKER_URL="memory://")
+    assert code == 0
+    assert any(line.startswith("warn broker everything is lost") for line in lines)
+    code, lines = check(BROKER_URL="carrier-pigeon://nowhere")
+    assert code == 1
+    assert any(line.startswith("FAIL broker carrier-pigeon://nowhere can not be used") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("date", "level", "words"),
+    [
+        ("Mon, 01 Jan 2024 00:00:00 GMT", "FAIL", "ahead of the Registry's"),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", "FAIL", "behind the Registry's"),
+        ("", "warn", "no date"),
+        ("yesterday", "warn", "no date"),
+    ],
+)
+def test_the_clock_is_compared(
+    check: Check, page: type[FrontPage], date: str, level: str, words: str
+) -> None:
+    """A clock that is minutes off is an obstacle; a Registry that tells no date is a warning."""
+    page.date = date
+    code, lines = check()
+    assert code == (1 if level == "FAIL" else 0)
+    (line,) = [line for line in lines if " clock " in line]
+    assert line.startswith(f"{level} clock")
+    assert words in line
+
+
+def test_a_registry_in_maintenance_is_a_warning(check: Check, page: type[FrontPage]) -> None:
+    """A 503 today is no reason not to start: the service waits by itself."""
+    page.status = 503
+    code, lines = check()
+    assert code == 0
+    assert any(line.startswith("warn registry") and "answers 503" in line for line in lines)
+
+
+def test_an_unreachable_registry_is_an_obstacle(check: Check) -> None:
+    """Nobody listens: one line says so."""
+    code, lines = check(REGISTRY_URL="http://127.0.0.1:1")
+    assert code == 1
+    assert any(line.startswith("FAIL registry http://127.0.0.1:1 can not be reached") for line in lines)
+
+
+def test_the_registrys_certificate(check: Check, page: type[FrontPage], tmp_path: Path) -> None:
+    """Over TLS: an unknown authority is named as the reason; the right one is accepted."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    for url in _serve(page, context):
+        code, lines = check(REGISTRY_URL=url)
+        assert code == 1
+        (line,) = [line for line in lines if line.startswith("FAIL registry")]
+        assert "its certificate is not accepted (" in line
+        code, lines = check(REGISTRY_CA_FILE=str(tmp_path / "ca.pem"))
+        assert code == 0, lines
+        assert any("reachable over TLS" in line for line in lines)
+
+
+def test_the_token_file(check: Check, token_file: Path) -> None:
+    """Open to everybody: a warning. Empty or several words: an obstacle that does not quote it."""
+    token_file.chmod(0o644)
+    code, lines = check()
+    assert code == 0
+    assert any(line.startswith("warn credentials") and "every user" in line for line in lines)
+    token_file.chmod(0o600)
+    for content, words in (("", "is empty"), (f"Bearer {TOKEN}", "token or key alone")):
+        token_file.write_text(content)
+        code, lines = check()
+        assert code == 1
+        assert any(line.startswith("FAIL credentials") and words in line for line in lines)
+
+
+def test_a_wrong_setting_is_exit_2(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unusable configuration is told by the settings' own sentences."""
+    code, lines = check(BROKER_PREFETCH="many")
+    assert (code, lines) == (2, [])
+    capsys.readouterr()
