@@ -19,6 +19,7 @@ from typing import Any
 
 from consumer.broker.declare import ensure
 from consumer.broker.dial import Dialer
+from consumer.broker.frames import FrameReader
 from consumer.broker.subscription import Mode, Subscription
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
@@ -137,6 +138,7 @@ class AmqpIntake:
         connection = self._connection
         self._guard(lambda: self._write_acks(everything=True))
         self._drop(_CLOSED)
+        self._frames.give_back()
         await asyncio.get_running_loop().run_in_executor(self._thread, _close_quietly, connection)
         self._thread.shutdown(wait=False)
 
@@ -172,6 +174,7 @@ class AmqpIntake:
         }
         self._channels_by_number = list(self._channels.values())
         self._connection = connection
+        self._frames = FrameReader(connection)
         self._lost = self._loop.create_future()
         # Kept, because py-amqp forgets the socket as soon as the broker closes the connection.
         self._descriptor = connection.sock.fileno()
@@ -181,7 +184,7 @@ class AmqpIntake:
         ticker = self._loop.create_task(self._heartbeats(connection))
         try:
             self._guard(self._apply_mode)
-            self._guard(self._read_all)  # frames that came while the thread still read
+            self._guard(self._frames.read)  # frames that came while the thread still read
             return await self._lost
         finally:
             ticker.cancel()
@@ -220,16 +223,7 @@ class AmqpIntake:
     # --- frames ------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._guard(self._read_all)
-
-    def _read_all(self) -> None:
-        """Read until nothing is left, TLS leftovers included."""
-        connection = self._connection
-        try:
-            while True:
-                connection.drain_events(timeout=0)
-        except TimeoutError:
-            return
+        self._guard(self._frames.read)
 
     def _apply_mode(self) -> None:
         for mode, channel in self._channels.items():

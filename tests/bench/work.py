@@ -131,8 +131,6 @@ def drain(
     with process(command, environment) as contender, broker.channel() as channel:
 
         def left() -> int:
-            # `unacked` is only known to the management tools; a queue that is empty of ready messages
-            # has at most one prefetch to go, which the last poll then waits out.
             return int(channel.queue_declare(queue, passive=True).message_count)
 
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -147,6 +145,8 @@ def drain(
             if count - todo >= step:
                 resident[step] = contender.memory_info().rss / 1e6
                 step = next(steps, count + 1)
+        while broker.queue_depths()[queue].total:  # what was prefetched
+            _check(contender, deadline)
         wall, after = time.monotonic() - started, contender.cpu_times()
         resident[count] = contender.memory_info().rss / 1e6
     cpu = after.user + after.system - before.user - before.system
