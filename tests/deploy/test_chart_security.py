@@ -36,7 +36,7 @@ def test_every_pod_keeps_to_the_restricted_standard(chart: Chart, case: str) -> 
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         if case != "openshift":
             for key in ("runAsUser", "runAsGroup", "fsGroup"):
-                assert spec["securityContext"][key] == 10001, name
+                assert spec["securityContext"][key] == 65532, name
         assert all(
             set(volume) - {"name"} <= {"projected", "configMap", "emptyDir"} for volume in spec["volumes"]
         )
