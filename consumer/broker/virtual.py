@@ -12,8 +12,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import kombu
 from kombu.transport import virtual
@@ -66,7 +67,23 @@ def reach(url: str) -> None:
         raise BrokerError(type(error).__name__) from error
 
 
-class _RawMessage(virtual.Message):
+def transport_options(url: str) -> dict[str, Any]:
+    """What kombu is told about the transport of ``url``; creates the folder of ``filesystem:///folder``.
+
+    kombu's own default reads one folder and writes another: what returns to our queue would never
+    be read again.
+    """
+    options: dict[str, Any] = {"polling_interval": POLL_SECONDS}
+    parts = urlsplit(url)
+    if parts.scheme == "filesystem":
+        folder = Path(unquote(parts.netloc + parts.path) or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        options |= dict.fromkeys(("data_folder_in", "data_folder_out"), str(folder))
+        options["control_folder"] = str(folder / "control")
+    return options
+
+
+class RawMessage(virtual.Message):
     """kombu decompresses a message that says it is compressed, without bound, before anyone looks."""
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
@@ -75,6 +92,27 @@ class _RawMessage(virtual.Message):
         super().__init__({**payload, "headers": seen}, channel=channel, **kwargs)
         self._raw = payload
         self.headers = headers
+
+
+def delivery_of(message: Any, generation: int = 0) -> Delivery:
+    """One of kombu's messages as the rest of the program sees it."""
+    info = message.delivery_info or {}
+    properties = {k: message.properties[k] for k in _PROPERTIES if message.properties.get(k) is not None}
+    for name in ("content_type", "content_encoding"):
+        if getattr(message, name):
+            properties[name] = getattr(message, name)
+    body = message.body or b""
+    return Delivery(
+        body=body.encode() if isinstance(body, str) else bytes(body),
+        headers=message.headers or {},
+        properties=properties,
+        exchange=info.get("exchange") or "",
+        routing_key=info.get("routing_key") or "",
+        redelivered=bool(info.get("redelivered") or message.properties.get("redelivered")),
+        received_at=time.monotonic(),
+        tag=message.delivery_tag,
+        generation=generation,
+    )
 
 
 class VirtualLink:
@@ -173,9 +211,7 @@ class VirtualLink:
         warned = False
         while not self._closing:
             try:
-                with kombu.Connection(
-                    self._url, transport_options={"polling_interval": POLL_SECONDS}
-                ) as link:
+                with kombu.Connection(self._url, transport_options=transport_options(self._url)) as link:
                     self._serve(link)
                     warned = False
             except Exception as error:  # noqa: BLE001 each transport raises its own library's errors
@@ -193,7 +229,17 @@ class VirtualLink:
 
     def _serve(self, link: Any) -> None:
         channel = link.channel()
-        channel.Message = _RawMessage
+        channel.Message = RawMessage
+        # kombu would write what it cannot give back to a file and to standard error, bodies included.
+        channel.do_restore = False
+        try:
+            self._serve_channel(link, channel)
+        finally:
+            if channel._qos is not None:  # noqa: SLF001 asking for `qos` would make one
+                channel.qos.restore_unacked()
+        channel.close()
+
+    def _serve_channel(self, link: Any, channel: Any) -> None:
         self._declare(channel)
         self._generation += 1
         self._connected = True
@@ -203,7 +249,6 @@ class VirtualLink:
             while not self._commands.empty():
                 self._commands.get()(channel)
             if self._closing:
-                channel.close()
                 return
             if self._subscribed:
                 try:
@@ -242,24 +287,7 @@ class VirtualLink:
             channel.basic_consume(self._topology.queue, False, self._deliver, "journey-consumer")  # noqa: FBT003
 
     def _deliver(self, message: Any) -> None:
-        info = message.delivery_info or {}
-        properties = {k: message.properties[k] for k in _PROPERTIES if message.properties.get(k) is not None}
-        for name in ("content_type", "content_encoding"):
-            if getattr(message, name):
-                properties[name] = getattr(message, name)
-        body = message.body or b""
-        delivery = Delivery(
-            body=body.encode() if isinstance(body, str) else bytes(body),
-            headers=message.headers or {},
-            properties=properties,
-            exchange=info.get("exchange") or "",
-            routing_key=info.get("routing_key") or "",
-            redelivered=bool(info.get("redelivered") or message.properties.get("redelivered")),
-            received_at=time.monotonic(),
-            tag=message.delivery_tag,
-            generation=self._generation,
-        )
-        self._loop.call_soon_threadsafe(self._on_delivery, delivery)
+        self._loop.call_soon_threadsafe(self._on_delivery, delivery_of(message, self._generation))
 
     def _publish(self, channel: Any, outgoing: Outgoing, future: asyncio.Future[None]) -> None:
         if future.done():

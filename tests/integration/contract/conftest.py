@@ -1,0 +1,202 @@
+"""The brokers that the contract is asked of: the test's own, kombu's virtual ones, and a real RabbitMQ."""
+
+import asyncio
+import contextlib
+import importlib.util
+import socket
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import kombu
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.broker.dial import Dialer
+from consumer.broker.intake import AmqpIntake
+from consumer.broker.publisher import AmqpPublisher
+from consumer.broker.virtual import VirtualLink, transport_options
+from consumer.metrics import Metrics
+from consumer.topology import Topology
+from tests.broker import Broker
+from tests.memory_link import MemoryLink
+from tests.tools import missing, require_tool
+from tests.waiting import wait_until
+
+PREFETCH = 4
+
+
+class Outside(Protocol):
+    """The broker as an operator and a test see it; every call may block."""
+
+    def put(self, body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
+        """Publish to the consumed queue."""
+
+    def held(self, queue: str) -> list[tuple[bytes, dict[str, Any]]]:
+        """Body and headers of what lies ready in ``queue``; leaves or takes it."""
+
+
+class Side:
+    """One broker with a fresh queue; ``link`` makes a new (intake, publisher) on it."""
+
+    def __init__(self, topology: Topology, outside: Outside, make: Callable[[], tuple[Any, Any]]) -> None:
+        self.topology = topology
+        self.outside = outside
+        self._make = make
+        self._running: list[tuple[Any, Any, asyncio.Task[None]]] = []
+
+    async def link(self, on_delivery: Callable[[Any], None], on_lost: Callable[[], None]) -> tuple[Any, Any]:
+        """Start a new intake and publisher."""
+        intake, publisher = self._make()
+        intake.listen(on_delivery, on_lost)
+        publisher.start()
+        self._running.append((intake, publisher, asyncio.create_task(intake.run())))
+        return intake, publisher
+
+    async def put(self, body: bytes, headers: Mapping[str, Any] | None = None, **properties: Any) -> None:
+        """Publish to the consumed queue."""
+        await self._blocking(lambda: self.outside.put(body, headers or {}, properties))
+
+    async def held(self, queue: str) -> list[tuple[bytes, dict[str, Any]]]:
+        """What lies ready in ``queue``."""
+        return await self._blocking(lambda: self.outside.held(queue))
+
+    async def _blocking(self, call: Callable[[], Any]) -> Any:
+        if isinstance(self.outside, _InMemory):  # belongs to the loop
+            return call()
+        return await asyncio.to_thread(call)
+
+    async def close(self) -> None:
+        """Close what is open, in the order of the service's drain."""
+        while self._running:
+            intake, publisher, task = self._running.pop()
+            await publisher.close()
+            await intake.close()
+            await asyncio.wait_for(task, 10)
+
+
+class _InMemory:
+    def __init__(self, link: MemoryLink) -> None:
+        self._link = link
+
+    def put(self, body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
+        self._link.put(body, headers=headers, properties=properties)
+
+    def held(self, queue: str) -> list[tuple[bytes, dict[str, Any]]]:
+        return [(stored.body, dict(stored.headers)) for stored in self._link.queues[queue]]
+
+
+class _Rabbit:
+    def __init__(self, broker: Broker, queue: str) -> None:
+        self._broker, self._queue = broker, queue
+
+    def put(self, body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
+        self._broker.publish(self._queue, body, headers=headers, **properties)
+
+    def held(self, queue: str) -> list[tuple[bytes, dict[str, Any]]]:
+        if queue not in self._broker.queue_depths():
+            return []
+        return [(seen.body, seen.headers) for seen in self._broker.messages(queue)]
+
+
+class _Virtual:
+    """A kombu connection of the test's own; memory:// is shared within the process."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self._url, self._queue = url, queue
+
+    @contextlib.contextmanager
+    def _channel(self) -> Iterator[Any]:
+        options = transport_options(self._url)
+        with (
+            kombu.Connection(self._url, transport_options=options) as connection,
+            connection.channel() as channel,
+        ):
+            yield channel
+
+    def put(self, body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
+        with self._channel() as channel:
+            channel.queue_declare(self._queue, durable=True)
+            named = {k: v for k, v in properties.items() if k != "content_type"}
+            message = channel.prepare_message(
+                body,
+                content_type=properties.get("content_type"),
+                headers=dict(headers),
+                properties=named,
+            )
+            channel.basic_publish(message, exchange="", routing_key=self._queue)
+
+    def held(self, queue: str) -> list[tuple[bytes, dict[str, Any]]]:
+        found = []
+        with self._channel() as channel:
+            channel.queue_declare(queue, durable=True)
+            while (message := channel.basic_get(queue)) is not None:
+                found.append((bytes(message.body), dict(message.headers)))
+            channel.close()  # gives back what was looked at
+        return found
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private redis-server on a port of its own."""
+    program = require_tool("redis-server")
+    if importlib.util.find_spec("redis") is None:
+        missing("the Python package redis")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = tmp_path_factory.mktemp("redis")
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+        try:
+            wait_until(lambda: _listens(port), 10, "redis-server listens")
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            server.kill()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(params=["fake", "memory", "filesystem", "redis", "rabbitmq"])
+async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Side]:
+    """Each broker in turn, with a queue that nobody else uses."""
+    topology = Topology(f"journeys.{uuid.uuid4().hex[:8]}", delays_seconds=(60,))
+    metrics = Metrics(CollectorRegistry())
+    kind = request.param
+    side: Side
+    if kind == "fake":
+        link = MemoryLink(topology=topology, prefetch=PREFETCH)
+        link.start()
+        side = Side(topology, _InMemory(link), lambda: (link, link))
+    elif kind == "rabbitmq":
+        broker: Broker = request.getfixturevalue("vhost")
+        broker.declare(topology.queue, arguments=topology.main.arguments)
+
+        def amqp() -> tuple[AmqpIntake, AmqpPublisher]:
+            shared = {"topology": topology, "declare": True, "metrics": metrics}
+            return (
+                AmqpIntake(dialer=Dialer([broker.url]), prefetch=PREFETCH, **shared),
+                AmqpPublisher(dialer=Dialer([broker.url]), **shared),
+            )
+
+        side = Side(topology, _Rabbit(broker, topology.queue), amqp)
+    else:
+        if kind == "redis":
+            url = request.getfixturevalue("redis_url")
+        elif kind == "filesystem":
+            url = f"filesystem://{tmp_path}"
+        else:
+            url = "memory://"
+
+        def virtual() -> tuple[VirtualLink, VirtualLink]:
+            link = VirtualLink(url=url, topology=topology, prefetch=PREFETCH, metrics=metrics)
+            return link, link
+
+        side = Side(topology, _Virtual(url, topology.queue), virtual)
+    yield side
+    await side.close()

@@ -1,0 +1,179 @@
+"""A broker in a dictionary: both sides of it as the service sees them, for tests on a travelling clock.
+
+It keeps what the contract suite (tests/integration/contract) asks of every broker, and breaks on command.
+No thread, no socket, no clock but the loop's.
+"""
+
+import asyncio
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from consumer.broker.subscription import Mode
+from consumer.delivery import Delivery
+from consumer.errors import PublishError
+from consumer.messages import Outgoing
+from consumer.topology import Topology
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A message as it lies in a queue."""
+
+    body: bytes
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    exchange: str = ""
+    routing_key: str = ""
+    redelivered: bool = False
+
+
+class MemoryLink:
+    """Queues, subscription and publisher in one. ``publish_failures`` are the next publishes' failures."""
+
+    delay_queues = True
+    blocked = False
+
+    def __init__(self, *, topology: Topology, prefetch: int = 100) -> None:
+        self._topology = topology
+        self._prefetch = prefetch
+        self._delays = {topology.delay_queue(s): s for s in topology.delays_seconds}
+        self._dead = {reason: topology.dead_letter_queue(reason) for reason in topology.dead_letter_reasons}
+        self.queues: dict[str, deque[Stored]] = defaultdict(deque)
+        self.publish_failures: deque[str] = deque()
+        self.confirm_after_seconds = 0.0
+        self.submitted: list[Outgoing] = []
+        self._unacked: dict[int, Stored] = {}
+        self._mode = Mode.NONE
+        self._generation = self._tag = 0
+        self._connected = False
+        self._ended: asyncio.Event | None = None
+
+    # --- the test's side ------------------------------------------------------------------
+
+    def put(self, body: bytes, **more: Any) -> None:
+        """Publish to our queue, as the operator does."""
+        self.queues[self._topology.queue].append(Stored(body, routing_key=self._topology.queue, **more))
+        self._pump()
+
+    def lose(self) -> None:
+        """The connection breaks, and is there again at once: everything unacknowledged comes again."""
+        self._give_back()
+        self._generation += 1
+        self._on_lost()
+        self._pump()
+
+    # --- intake ---------------------------------------------------------------------------
+
+    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
+        self._on_delivery, self._on_lost = on_delivery, on_lost
+
+    @property
+    def connected(self) -> bool:
+        return self._connected
+
+    @property
+    def subscribed(self) -> bool:
+        return self._connected and self._mode is not Mode.NONE
+
+    def want(self, mode: Mode) -> None:
+        self._mode = mode
+        self._pump()
+
+    def is_current(self, delivery: Delivery) -> bool:
+        return self._connected and delivery.generation == self._generation
+
+    def acknowledge(self, delivery: Delivery) -> bool:
+        if not self.is_current(delivery):
+            return False
+        del self._unacked[delivery.tag]
+        self._pump()
+        return True
+
+    async def run(self) -> None:
+        self.start()
+        self._connected = True
+        self._generation += 1
+        self._pump()
+        assert self._ended is not None
+        await self._ended.wait()
+
+    async def close(self) -> None:
+        if self._connected:
+            self._connected = False
+            self._give_back()
+            self._on_lost()
+        if self._ended is not None:
+            self._ended.set()
+
+    # --- publisher ------------------------------------------------------------------------
+
+    def start(self) -> None:
+        if self._ended is None or self._ended.is_set():
+            self._loop = asyncio.get_running_loop()
+            self._ended = asyncio.Event()
+
+    def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
+        future: asyncio.Future[None] = self._loop.create_future()
+        self.submitted.append(outgoing)
+        if self._ended is not None and self._ended.is_set():
+            future.set_exception(PublishError("closed"))
+            return future
+        self._loop.call_later(self.confirm_after_seconds, self._take, outgoing, future)
+        return future
+
+    def _take(self, outgoing: Outgoing, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return
+        queue = self._dead.get(outgoing.routing_key) if outgoing.exchange else outgoing.routing_key
+        known = queue == self._topology.queue or queue in self._delays or queue in self._dead.values()
+        if self.publish_failures:
+            future.set_exception(PublishError(self.publish_failures.popleft()))
+        elif queue is None or not known or outgoing.exchange not in ("", self._topology.dead_letter_exchange):
+            future.set_exception(PublishError("returned"))
+        else:
+            stored = Stored(
+                outgoing.body, dict(outgoing.headers), dict(outgoing.properties), outgoing.exchange, queue
+            )
+            self.queues[queue].append(stored)
+            if queue in self._delays:
+                self._loop.call_later(self._delays[queue], self._expire, queue)
+            self._pump()
+            future.set_result(None)
+
+    # --- how it works ---------------------------------------------------------------------
+
+    def _expire(self, queue: str) -> None:
+        stored = self.queues[queue].popleft()
+        self.queues[self._topology.queue].append(replace(stored, routing_key=self._topology.queue))
+        self._pump()
+
+    def _give_back(self) -> None:
+        for stored in reversed(self._unacked.values()):
+            self.queues[self._topology.queue].appendleft(replace(stored, redelivered=True))
+        self._unacked.clear()
+
+    def _pump(self) -> None:
+        waiting = self.queues[self._topology.queue]
+        most = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}[self._mode]
+        while self._connected and waiting and len(self._unacked) < most:
+            stored = waiting.popleft()
+            self._tag += 1
+            self._unacked[self._tag] = stored
+            delivery = Delivery(
+                body=stored.body,
+                headers=dict(stored.headers),
+                properties=dict(stored.properties),
+                exchange=stored.exchange,
+                routing_key=stored.routing_key,
+                redelivered=stored.redelivered,
+                received_at=self._loop.time(),
+                tag=self._tag,
+                generation=self._generation,
+            )
+            self._loop.call_soon(self._hand_over, delivery)
+
+    def _hand_over(self, delivery: Delivery) -> None:
+        if delivery.generation == self._generation:
+            self._on_delivery(delivery)
