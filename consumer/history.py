@@ -49,6 +49,11 @@ _STEERING = _BROKERS | {
     "x-last-death-reason",
 }
 
+# What a dead letter tells of the life that it ended: a replay starts without it.
+_ONE_LIFE = frozenset(
+    {REASON, DETAIL, STATUS, ATTEMPTS, VISITS, FIRST_FAILURE, LAST_FAILURE, CONSUMER_VERSION}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -126,6 +131,16 @@ def return_headers(delivery: Delivery, past: History, attempts: int, now: dateti
     return headers | {
         ATTEMPTS: attempts,
         VISITS: past.visits,
+        ORIGINAL_EXCHANGE: past.original_exchange,
+        ORIGINAL_ROUTING_KEY: past.original_routing_key,
+    }
+
+
+def replay_headers(delivery: Delivery, past: History) -> dict[str, Any]:
+    """Return the headers for the way from a dead-letter queue back to ours: a new life, counted."""
+    headers = _kept(delivery.headers, _STEERING | _ONE_LIFE)
+    return headers | {
+        REPLAYS: past.replays + 1,
         ORIGINAL_EXCHANGE: past.original_exchange,
         ORIGINAL_ROUTING_KEY: past.original_routing_key,
     }

@@ -12,19 +12,9 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
-from consumer.broker.dial import Dialer, is_amqp
-from consumer.broker.publisher import AmqpPublisher
-from consumer.broker.survey import exchange_exists, queue_facts, why
-from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings, load
-from consumer.errors import BrokerError, ConfigurationError
-from consumer.metrics import Metrics
-from consumer.publishing import Progress, Sender, Target, generated_lines, read_lines
-from consumer.topology import Topology
-
-CONNECT_SECONDS = 10.0
+from consumer.errors import ConfigurationError
+from consumer.publishing import Progress, Sender, Target, connect, generated_lines, read_lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _publish(args: argparse.Namespace, settings: Settings, target: Target) -> int:
     size, lines = _source(args)
-    link = await _connect(settings, target)
+    link = await connect(settings, target)
     try:
         with Progress(target=str(target), total_bytes=size, total_lines=args.generate) as progress:
             sender = Sender(link, target, progress.confirmed)
@@ -88,68 +78,3 @@ def _source(args: argparse.Namespace) -> tuple[int | None, AsyncIterator[bytes]]
     except OSError as error:
         raise ConfigurationError([f"FILE can not be read: {error.strerror}"]) from None
     return Path(args.file).stat().st_size or None, read_lines(descriptor)
-
-
-# --- connecting -------------------------------------------------------------------------
-
-
-async def _connect(settings: Settings, target: Target) -> AmqpPublisher | VirtualLink:
-    if not is_amqp(settings.broker_urls[0]):
-        return await _connect_virtual(settings, target)
-    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    urls = await asyncio.to_thread(_reachable_first, settings, target, ca_file)
-    dialer = Dialer(urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file)
-    publisher = AmqpPublisher(
-        dialer=dialer,
-        topology=None,
-        declare=False,
-        metrics=Metrics(CollectorRegistry()),
-        confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
-    )
-    publisher.start()
-    return publisher
-
-
-def _reachable_first(settings: Settings, target: Target, ca_file: str | None) -> list[str]:
-    """The URLs from the first that answers on; BrokerError when none does, or the target is missing."""
-    urls, problems = settings.broker_urls, []
-    for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
-        try:
-            connection = Dialer([url], ca_file=ca_file).dial("publish")
-        except Dialer.ERRORS as error:
-            problems.append(f"{shown}: {why(error)}")
-            continue
-        try:
-            if target.exchange:
-                found = exchange_exists(connection, target.exchange)
-            else:
-                found = queue_facts(connection, target.routing_key) is not None
-        finally:
-            connection.collect()
-        if not found:
-            raise BrokerError(f"{target} does not exist on {shown}")
-        return [*urls[index:], *urls[:index]]
-    raise BrokerError(f"no broker can be reached ({'; '.join(problems)})")
-
-
-async def _connect_virtual(settings: Settings, target: Target) -> VirtualLink:
-    if target.exchange:
-        raise ConfigurationError(["--exchange works with AMQP only"])
-    url = settings.broker_urls[0]
-    if url.startswith("memory:"):
-        raise ConfigurationError(["memory:// ends with this process: nobody could read what is published"])
-    link = VirtualLink(
-        url=url,
-        topology=Topology(queue=target.routing_key),
-        prefetch=1,
-        metrics=Metrics(CollectorRegistry()),
-    )
-    link.listen(lambda _delivery: None, lambda: None)
-    link.start()
-    deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
-    while not link.connected:
-        if asyncio.get_running_loop().time() > deadline:
-            await link.close()
-            raise BrokerError(f"{settings.broker_addresses[0]} can not be reached")
-        await asyncio.sleep(0.01)
-    return link

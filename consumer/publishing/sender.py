@@ -9,11 +9,11 @@ import re
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from consumer.errors import PublishError
 from consumer.messages import PERSISTENT, Outgoing
+from consumer.publishing.connect import Target
 
 MOST_IN_FLIGHT = 1_000
 MOST_BYTES_IN_FLIGHT = 16 * 1024 * 1024
@@ -40,19 +40,6 @@ class Publisher(Protocol):
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
         """Publish; the future ends with the confirm or with ``PublishError``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to publish to."""
-
-    exchange: str
-    routing_key: str
-
-    def __str__(self) -> str:
-        if not self.exchange:
-            return f"the queue {self.routing_key!r}"
-        return f"the exchange {self.exchange!r} with routing key {self.routing_key!r}"
 
 
 class Sender:
