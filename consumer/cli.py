@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "run": "Run the service: take journeys from the queue and register them.",
     "demo": "Watch journeys flow, fail, wait and recover, on embedded parts, in about a minute.",
     "check": "Check everything that can be known before starting; touches no message.",
+    "declare": "Declare the queues that are missing, for a service whose user may not.",
     "validate": "Validate JSON Lines of payloads with the Registry's own rules.",
     "publish": "Publish JSON Lines to a queue (persistent, confirmed), for trying things out.",
     "sandbox": "Serve a local Registry for tests: faithful answers, faults on demand.",
