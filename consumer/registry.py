@@ -168,7 +168,9 @@ class Registry:
         if not whole and response.is_success:
             # An error's status speaks for itself; a success is believed only for its result.
             return Fault(FaultKind.TOO_LARGE)
-        return Reply(response.status_code, dict(response.headers.items()), body)
+        # Names and values as they came: httpx would guess an encoding for them at every look.
+        headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in response.headers.raw}
+        return Reply(response.status_code, headers, body)
 
 
 async def _bounded(stream: AsyncIterable[bytes]) -> tuple[bytes, bool]:

@@ -209,7 +209,9 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
         except ValueError:  # its text quotes the header
             raise httpx.LocalProtocolError("a header or the URL is unusable", request=request) from None
         try:
-            context = builder.body_bytes(await request.aread()).build_streamed()
+            stream = request.stream
+            body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
+            context = builder.body_bytes(body).build_streamed()
             response = await context.__aenter__()
         except PyreqwestError as error:
             raise _translated(error, request) from error
