@@ -30,7 +30,7 @@ LIFETIME_SECONDS: Final = 300.0  # as documented, for a token that does not say
 MAX_LIFETIME_SECONDS: Final = 24 * 3600.0
 _MINUTE: Final = 60.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("journey_consumer.credentials")
 
 
 def access_token_in(answer: Reply) -> str | None:

@@ -20,7 +20,7 @@ from consumer.outcome import Misconfigured, Outcome
 
 WATCH_INTERVAL_SECONDS: Final = 1.0
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("journey_consumer.credentials")
 
 
 class TokenSource(Protocol):
