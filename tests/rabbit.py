@@ -134,7 +134,7 @@ class RabbitNode:
         tests that declare and kill are not about it, so the names are synced first.
         """
         try:
-            if self._beam is not None and self._beam.poll() is None:
+            if self._runs():
                 self.eval("begin [dets:sync(T) || T <- dets:all()], [] end", timeout=5)
         finally:
             self._reap()
@@ -146,7 +146,7 @@ class RabbitNode:
 
     def mend(self) -> None:
         """Start the node if it is down and clear the memory alarm: what a test may have left behind."""
-        if self._beam is None or self._beam.poll() is not None:
+        if not self._runs():
             self._reap()
             self.start()
         self.set_memory_alarm(on=False)
@@ -168,15 +168,22 @@ class RabbitNode:
         if self._erl_call is None:
             printed = self.ctl("eval", wrapped, timeout=timeout)
         else:
-            done = subprocess.run(
-                [self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
-                input=wrapped.encode(),
-                capture_output=True,
-                env=self._environment,
-                timeout=timeout,
-                check=False,
-            )
-            printed = (done.stdout + done.stderr).decode(errors="replace")
+            deadline = time.monotonic() + timeout
+            while True:
+                done = subprocess.run(
+                    [self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
+                    input=wrapped.encode(),
+                    capture_output=True,
+                    env=self._environment,
+                    timeout=timeout,
+                    check=False,
+                )
+                printed = (done.stdout + done.stderr).decode(errors="replace")
+                # A busy node may refuse the handshake; nothing was evaluated, so asking again is safe.
+                refused = "failed to connect" in printed and self._runs()
+                if not refused or time.monotonic() >= deadline:
+                    break
+                time.sleep(0.05)
         match = re.search(r'"([A-Za-z0-9+/=]+)"', printed)
         if match is None or not (text := base64.b64decode(match[1]).decode()).startswith("="):
             raise NodeError(f"the node answered {printed[:1000]!r}")
@@ -215,6 +222,9 @@ class RabbitNode:
         self.eval(f'begin rabbit_vhost:delete(<<"{name}">>, <<"tests">>), [] end')
 
     # --- how it is done -----------------------------------------------------------------
+
+    def _runs(self) -> bool:
+        return self._beam is not None and self._beam.poll() is None
 
     def _prepare(self) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="rabbit-"))
