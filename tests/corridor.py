@@ -1,0 +1,240 @@
+"""The whole corridor in one process, on a travelling clock: real parts between two scripted ends.
+
+The broker is a ``MemoryLink``, the Registry's answers come from a list through the real HTTP edge. Everything
+between is what ``consumer.assembly`` puts there.
+"""
+
+import asyncio
+import contextlib
+import io
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from consumer import samples
+from consumer.breaker import Breaker, BreakerPolicy
+from consumer.credentials import StaticToken, TokenSource
+from consumer.delivery import Delivery
+from consumer.exposition import Health
+from consumer.fate import Fate
+from consumer.gate import Gate
+from consumer.handler import Handler
+from consumer.logs import Output, SettlementLog
+from consumer.metrics import PREFIX, Metrics
+from consumer.outcome import PauseCause
+from consumer.pacing import Pacer
+from consumer.policy import Policy
+from consumer.registry import Registry
+from consumer.service import Service
+from consumer.settlement import Settler
+from consumer.topology import Topology
+from tests.memory_link import MemoryLink
+from tests.travel import loop
+
+QUEUE = "journeys"
+THRESHOLD = 3  # failures in a row that open a breaker
+PROBE_SECONDS = 10.0
+
+Answer = httpx.Response | Exception | Callable[[httpx.Request], Awaitable[httpx.Response]]
+
+
+def registered() -> httpx.Response:
+    """Return the Registry's 201."""
+    result = {"operator_journey_id": "x", "created_at": "2026-11-23T16:00:00Z"}
+    return httpx.Response(201, json={"id": 1, "jsonrpc": "2.0", "result": result})
+
+
+def refused(status: int, code: int, data: Any = None, **headers: str) -> httpx.Response:
+    """Return one of the Registry's errors; header names are given with underscores."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    error = {"code": code, "message": "x", "data": data}
+    return httpx.Response(status, json={"id": 1, "jsonrpc": "2.0", "error": error}, headers=named)
+
+
+def unavailable() -> httpx.Response:
+    """Return a maintenance page's answer."""
+    return httpx.Response(503, json={"code": 503, "error": "Service Unavailable"})
+
+
+class Corridor:
+    """Make it inside a ``travelling`` test. ``answers`` are used up in order, the last one for ever."""
+
+    def __init__(
+        self,
+        *answers: Answer,
+        tokens: TokenSource | None = None,
+        rate_per_minute: float = 1_000_000,
+        concurrency: int = 8,
+        hold_limit_seconds: float = 600.0,
+        drain_timeout_seconds: float = 25.0,
+        **policy: Any,
+    ) -> None:
+        self.answers = list(answers) or [registered()]
+        self.sent: list[httpx.Request] = []
+        self.sent_at: list[float] = []
+        self.in_flight = self.most_in_flight = 0
+        self.topology = Topology(QUEUE, delays_seconds=(60, 300))
+        self.link = MemoryLink(topology=self.topology)
+        self.collector = CollectorRegistry()
+        self.metrics = Metrics(self.collector)
+        self.log = io.StringIO()
+        settlement_log = SettlementLog(Output(self.log), clock=lambda: loop().now().timestamp())
+        auth, down = (
+            BreakerPolicy(THRESHOLD, PROBE_SECONDS, 4 * PROBE_SECONDS),
+            BreakerPolicy(1, PROBE_SECONDS, 4 * PROBE_SECONDS),
+        )
+        self.breakers = {cause: Breaker(auth) for cause in PauseCause}
+        self.breakers[PauseCause.MISCONFIGURED] = Breaker(down)
+        self.pacer = Pacer(rate_per_minute, 1)
+        self.gate = Gate(
+            breakers=self.breakers, pacer=self.pacer, metrics=self.metrics, clock=lambda: loop().time()
+        )
+        self.gate.listen(lambda: None)
+        self.policy = Policy(**{"delays_seconds": (60, 300), **policy})
+        self.health = Health(clock=lambda: loop().time())
+        registry = Registry(
+            url="http://localhost:1",
+            api_version="v3.3",
+            timeout_seconds=10.0,
+            concurrency=concurrency,
+            transport=httpx.MockTransport(self._answer),
+        )
+        self.handler = Handler(
+            version="v3",
+            registry=registry,
+            tokens=tokens or StaticToken("token"),
+            gate=self.gate,
+            pacer=self.pacer,
+            policy=self.policy,
+            metrics=self.metrics,
+            currency=self.link,
+            concurrency=concurrency,
+            hold_limit_seconds=hold_limit_seconds,
+            clock=lambda: loop().time(),
+            utc_now=lambda: loop().now(),
+        )
+        self.settler = Settler(
+            intake=self.link,
+            publisher=self.link,
+            topology=self.topology,
+            metrics=self.metrics,
+            settlement_log=settlement_log,
+            utc_now=lambda: loop().now(),
+            hold_limit_seconds=hold_limit_seconds,
+        )
+        self._service: dict[str, Any] = {
+            "intake": self.link,
+            "publisher": self.link,
+            "handler": self.handler,
+            "settler": self.settler,
+            "gate": self.gate,
+            "health": self.health,
+            "metrics": self.metrics,
+            "settlement_log": settlement_log,
+            "tokens": tokens or StaticToken("token"),
+            "close_registry": registry.aclose,
+            "drain_timeout_seconds": drain_timeout_seconds,
+        }
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.sent.append(request)
+        self.sent_at.append(loop().time())
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            if isinstance(answer, Exception):
+                raise answer
+            if callable(answer):
+                return await answer(request)
+            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        finally:
+            self.in_flight -= 1
+
+    # --- deliveries -----------------------------------------------------------------------
+
+    def payload(self, number: int = 0, *, ends_in_seconds: float = -3600.0) -> dict[str, Any]:
+        """Make a valid v3 journey that takes half an hour and ends so many seconds from now."""
+        payload = samples.journey("v3", random.Random(number), loop().now())
+        end = loop().now() + timedelta(seconds=ends_in_seconds)
+        payload["end"]["datetime"] = end.isoformat()
+        payload["start"]["datetime"] = (end - timedelta(minutes=30)).isoformat()
+        payload["operator_journey_id"] = f"journey-{number}"
+        return payload
+
+    def delivery(self, body: bytes | None = None, **more: Any) -> Delivery:
+        """Return a delivery of its own, as the link would hand it over; the link must be open."""
+        self.link.put(samples.encode(self.payload()) if body is None else body, **more)
+        self.link._tag += 1
+        stored = self.link.queues[QUEUE].pop()
+        self.link._unacked[self.link._tag] = stored
+        return Delivery(
+            body=stored.body,
+            headers=stored.headers,
+            properties=stored.properties,
+            exchange=stored.exchange,
+            routing_key=stored.routing_key,
+            received_at=loop().time(),
+            tag=self.link._tag,
+            generation=self.link._generation,
+        )
+
+    async def handle(self, body: bytes | None = None, **more: Any) -> Fate:
+        """Take one delivery through the handler."""
+        async with self.open():
+            return await self.handler.handle(self.delivery(body, **more))
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Connect the link, without anybody taking its deliveries."""
+        self.link.listen(lambda _: None, self.gate.pulse.fire)
+        running = asyncio.create_task(self.link.run())
+        await asyncio.sleep(0)
+        yield
+        await self.link.close()
+        await running
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Service]:
+        """Run the service around the body, then drain it."""
+        service = Service(**self._service)
+        running = asyncio.create_task(service.run())
+        await asyncio.sleep(0)
+        yield service
+        service.stop()
+        await running
+
+    # --- what came of it --------------------------------------------------------------------
+
+    def value(self, name: str, **labels: str) -> float:
+        """Return a sample as a scrape would see it."""
+        found = self.collector.get_sample_value(PREFIX + name, labels)
+        assert found is not None, f"there is no {name} {labels}"
+        return found
+
+    def settled(self) -> list[dict[str, Any]]:
+        """Return the lines of the settlement log."""
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+    def dead(self, reason: str) -> list[Any]:
+        """Return the dead letters of ``reason``."""
+        return list(self.link.queues[self.topology.dead_letter_queue(reason)])
+
+    def balance(self, published: int) -> None:
+        """Assert that every journey is somewhere, exactly once; call it after the drain."""
+        queues = {name: len(queue) for name, queue in self.link.queues.items() if queue}
+        acknowledged = self.value("journeys_total", outcome="registered") + self.value(
+            "journeys_total", outcome="already_registered"
+        )
+        assert acknowledged + sum(queues.values()) == published, f"{acknowledged} and {queues}"
+
+
+async def passes(seconds: float) -> None:
+    """Let ``seconds`` pass; on a travelling clock that is no waiting."""
+    await asyncio.sleep(seconds)
