@@ -73,7 +73,9 @@ def policy_of(settings: Settings) -> Policy:
 def breakers_of(settings: Settings) -> dict[PauseCause, Breaker]:
     """One breaker for each cause of a pause."""
     auth = BreakerPolicy(
-        settings.auth_pause_after, settings.auth_probe_seconds, settings.breaker_probe_cap_seconds
+        settings.auth_pause_after,
+        settings.auth_probe_seconds,
+        max(settings.auth_probe_seconds, settings.breaker_probe_cap_seconds),
     )
     probing = (settings.breaker_probe_seconds, settings.breaker_probe_cap_seconds)
     return {
