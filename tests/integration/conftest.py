@@ -1,12 +1,18 @@
 """A real broker for the integration tests: one node for all, a second one for those that break it."""
 
+import contextlib
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from tests.broker import Broker
+from tests.ledger import QUEUE
+from tests.local_registry import TOKEN, LocalRegistry
 from tests.rabbit import RabbitNode, fresh_vhost
 from tests.rabbit_setup import server_path
+from tests.service import ServiceProcess
 from tests.tools import missing
 
 
@@ -48,3 +54,40 @@ def own_vhost(own_rabbitmq: RabbitNode) -> Iterator[Broker]:
     """A virtual host of the node that may be broken, for this test alone."""
     with fresh_vhost(own_rabbitmq) as broker:
         yield broker
+
+
+# --- the whole service: a process between a real broker and a local Registry --------------------
+
+
+@pytest.fixture
+def sandbox() -> Iterator[LocalRegistry]:
+    """A local Registry that knows ``TOKEN``, on a loop of its own."""
+    with LocalRegistry() as registry:
+        yield registry
+
+
+class Run(Protocol):
+    """Starts a service on this broker; settings by lower-case name, ``queue`` is ``journeys``."""
+
+    def __call__(self, broker: Broker, **settings: str | None) -> ServiceProcess:
+        """Start it; it ends with the test."""
+
+
+@pytest.fixture
+def run(tmp_path: Path, sandbox: LocalRegistry) -> Iterator[Run]:
+    """Start the service against ``sandbox`` on a broker of the test's choice."""
+    token_file = tmp_path / "token"
+    token_file.write_text(TOKEN)
+    with contextlib.ExitStack() as stack:
+
+        def start(broker: Broker, **settings: str | None) -> ServiceProcess:
+            wanted = {
+                "BROKER_URL": broker.url,
+                "BROKER_QUEUE": QUEUE,
+                "REGISTRY_URL": sandbox.url,
+                "REGISTRY_TOKEN_FILE": str(token_file),
+            }
+            wanted |= {name.upper(): value for name, value in settings.items()}
+            return stack.enter_context(ServiceProcess(tmp_path, wanted))
+
+        yield start
