@@ -7,7 +7,6 @@
 """
 
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 
 
@@ -124,7 +123,6 @@ class Misconfigured:
 
     status: int
     detail: str
-
 
 
 Outcome = (
