@@ -167,7 +167,7 @@ class Ledger:
         )
 
     def balance(self, sandbox: Sandbox, *, repeated: bool = False) -> Account:
-        """Assert that each published message is in exactly one place, byte for byte, and nothing else anywhere.
+        """Assert that each published message is in exactly one place, byte for byte, and nothing else is.
 
         ``repeated`` tolerates the same message more than once in one dead-letter queue or in the queue: what
         a crash between a confirm and an acknowledgement leaves. Queues must not be consumed meanwhile, or be

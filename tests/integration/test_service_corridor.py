@@ -1,4 +1,4 @@
-"""The corridor end to end: the real process, a real queue, a faithful Registry, every journey accounted for."""
+"""The corridor end to end: the real process, a real queue, a local Registry, every journey accounted for."""
 
 from tests.broker import Broker
 from tests.integration.conftest import Run
@@ -21,5 +21,5 @@ def test_journeys_reach_the_registry_and_the_rest_its_dead_letter_queue(
     assert account.dead == {"invalid": set(bad)}
     assert service.value("journeys_total", outcome="registered") == 100
     assert service.value("dead_lettered_total", reason="invalid") == 20
-    assert len(service.log_lines("settled")) == 120
     assert service.terminate() == 0
+    assert len(service.log_lines("settled")) == 120
