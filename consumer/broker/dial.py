@@ -6,6 +6,7 @@ without consumers, with delivery tags starting at 1 again (an old ack could hit 
 """
 
 import itertools
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +18,11 @@ from kombu.transport import pyamqp
 
 from consumer import __version__
 
+log = logging.getLogger("journey_consumer.dial")
+
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 CONNECT_TIMEOUT_SECONDS = 10
+CLOSE_TIMEOUT_SECONDS = 3.0
 WRITE_TIMEOUT_SECONDS = 15
 #: Unacknowledged bytes may stay this long before the kernel gives the connection up; py-amqp's
 #: own default of one second drops it at the first lost packet (py-amqp 186).
@@ -33,6 +37,13 @@ class _Channel(pyamqp.Channel):
 class _Connection(pyamqp.Connection):
     Channel = _Channel
 
+    def connect(self, callback: Any = None) -> Any:
+        try:
+            return super().connect(callback)
+        except BaseException:
+            hang_up(self, politely=False)
+            raise
+
 
 class _Transport(pyamqp.Transport):
     Connection = _Connection
@@ -41,6 +52,25 @@ class _Transport(pyamqp.Transport):
 def is_amqp(url: str) -> bool:
     """Whether ``url`` names an AMQP broker; anything else is one of kombu's virtual transports."""
     return urlsplit(url).scheme in AMQP_SCHEMES
+
+
+def hang_up(connection: Any, *, politely: bool) -> None:
+    """End a connection within a bound and leave no socket open; never raises. Blocking.
+
+    Impolitely: without a word, when the other side is gone or cannot be trusted to answer.
+    """
+    transport = connection._transport  # noqa: SLF001 the property reconnects or warns
+    sock = None if transport is None else transport.sock
+    try:
+        if politely and sock is not None:
+            sock.settimeout(CLOSE_TIMEOUT_SECONDS)
+            connection.close()
+        connection.collect()
+    except Exception as error:  # noqa: BLE001 we are leaving; the socket is closed below either way
+        log.debug("closing a broker connection failed", extra={"reason": type(error).__name__})
+    finally:
+        if sock is not None:
+            sock.close()
 
 
 class Dialer:

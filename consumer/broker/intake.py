@@ -13,12 +13,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer
+from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Dialer, hang_up
 from consumer.broker.frames import FrameReader
 from consumer.broker.subscription import Mode, Subscription
 from consumer.delivery import Delivery
@@ -34,7 +35,6 @@ SHORT_LIFE_SECONDS = 5.0
 HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements wait this long for company: one frame can then speak for many.
 ACK_DELAY_SECONDS = 0.004
-CLOSE_TIMEOUT_SECONDS = 3.0
 _CLOSED = "closed"
 _UNREACHABLE: tuple[type[Exception], ...] = (*Dialer.ERRORS, BrokerError)
 
@@ -135,11 +135,13 @@ class AmqpIntake:
         if self._connection is None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
-        connection = self._connection
+        connection, subscriptions = self._connection, list(self._channels.values())
         self._guard(lambda: self._write_acks(everything=True))
         self._drop(_CLOSED)
         self._frames.give_back()
-        await asyncio.get_running_loop().run_in_executor(self._thread, _close_quietly, connection)
+        await asyncio.get_running_loop().run_in_executor(
+            self._thread, _farewell, connection, subscriptions, self._topology.queue
+        )
         self._thread.shutdown(wait=False)
 
     # --- connection --------------------------------------------------------------------
@@ -157,14 +159,14 @@ class AmqpIntake:
                 channel.basic_qos(0, prefetch, a_global=False)
                 channels.append(channel)
         except BaseException:
-            _close_quietly(connection)
+            hang_up(connection, politely=True)
             raise
         return connection, channels
 
     async def _serve(self, connection: Any, channels: list[Any]) -> str:
         """Own the connection until it is lost; returns why."""
         if self._closing:
-            _close_quietly(connection)
+            hang_up(connection, politely=True)
             return _CLOSED
         self._generation += 1
         queue = self._topology.queue
@@ -191,7 +193,7 @@ class AmqpIntake:
             self._metrics.broker_connected["consume"].set(0)
             if not self._closing:
                 self._drop("cancelled")
-                await self._loop.run_in_executor(self._thread, _abandon, connection)
+                await self._loop.run_in_executor(self._thread, partial(hang_up, connection, politely=False))
 
     def _drop(self, reason: str) -> None:
         """Forget the connection: from here on its deliveries are no longer current."""
@@ -278,16 +280,16 @@ def _server(connection: Any) -> str:
     return f"{properties.get('product', '?')} {properties.get('version', '?')}"
 
 
-def _abandon(connection: Any) -> None:
-    """Close the socket without a word; the broker takes the deliveries back."""
-    connection.collect()
+def _farewell(connection: Any, subscriptions: Collection[Subscription], queue: str) -> None:
+    """Close only after the queue has taken the last acknowledgements.
 
-
-def _close_quietly(connection: Any) -> None:
-    """Close in order, within a bound; a broker that does not answer is left."""
+    A quorum queue drops those that are still on their way when the channel closes. The answer to a
+    question asked after them on the same channel tells that they have arrived.
+    """
     try:
         connection.sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-        connection.close()
-    except Exception as error:  # noqa: BLE001 we are leaving; the socket is closed below either way
-        log.debug("closing the broker connection failed", extra={"reason": type(error).__name__})
-    connection.collect()
+        for subscription in subscriptions:
+            subscription.channel.queue_declare(queue, passive=True)
+    except Exception as error:  # noqa: BLE001 we are leaving; what was not acknowledged comes again
+        log.debug("the last acknowledgements are uncertain", extra={"reason": type(error).__name__})
+    hang_up(connection, politely=True)

@@ -25,7 +25,7 @@ from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
 from consumer.broker.declare import ensure
-from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Dialer
+from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Dialer, hang_up
 from consumer.errors import BrokerError, PublishError
 from consumer.messages import Outgoing
 from consumer.metrics import Metrics
@@ -142,7 +142,7 @@ class AmqpPublisher:
                 self._metrics.broker_connected["publish"].set(0)
                 self._on_unblocked()
                 self._fail_unconfirmed(kind)
-                _close(connection, politely=self._closing)
+                hang_up(connection, politely=self._closing)
             if not self._closing:
                 self._metrics.reconnects["publish"].inc()
                 failures = self._wait_before_redial(failures)
@@ -286,13 +286,3 @@ def _resolve_on_loop(results: list[Result]) -> None:
             request.future.set_result(None)
         else:
             request.future.set_exception(PublishError(failure))
-
-
-def _close(connection: Any, *, politely: bool) -> None:
-    if politely:
-        try:
-            connection.sock.settimeout(2.0)
-            connection.close()
-        except Exception as error:  # noqa: BLE001 we are leaving; the socket is closed below either way
-            log.debug("closing the publish connection failed", extra={"reason": type(error).__name__})
-    connection.collect()

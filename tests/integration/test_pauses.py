@@ -50,3 +50,26 @@ async def test_resuming_with_unacknowledged_deliveries_keeps_the_connection(vhos
     finally:
         await intake.close()
         await running
+
+
+async def test_the_last_acknowledgements_arrive_before_the_channel_closes(vhost: Broker) -> None:
+    """What is acknowledged in the moment of leaving does not come again."""
+    held: list[Delivery] = []
+    intake = AmqpIntake(
+        dialer=Dialer([vhost.url]),
+        topology=Topology("q"),
+        prefetch=300,
+        declare=True,
+        metrics=Metrics(CollectorRegistry()),
+    )
+    intake.listen(held.append, lambda: None)
+    intake.want(Mode.FLOW)
+    running = asyncio.create_task(intake.run())
+    await await_until(lambda: intake.subscribed, timeout=20)
+    vhost.publish("q", *(b"%d" % number for number in range(300)))
+    await await_until(lambda: len(held) == 300, timeout=20)
+    for delivery in held:
+        assert intake.acknowledge(delivery)
+    await intake.close()
+    await running
+    assert vhost.depth("q").total == 0
