@@ -147,10 +147,19 @@ class VirtualTap:
             self._channel = self._link.channel()
             self._channel.Message = RawMessage
             self._channel.do_restore = False  # kombu would print what it cannot give back
-            self._left = self._channel.queue_declare(self._queue, passive=True).message_count
+            self._left = self.waiting()
         except Exception as error:  # each transport raises its own library's errors
             raise BrokerError(f"the queue {self._queue!r} can not be read: {type(error).__name__}") from error
         return self._left
+
+    def waiting(self) -> int:
+        """How many messages wait now; the tap must be open."""
+        return int(self._channel.queue_declare(self._queue, passive=True).message_count)
+
+    def take_all(self) -> list[Delivery]:
+        """Take what waits now, whenever it came."""
+        self._left = self.waiting()
+        return self.take(self._left)
 
     def take(self, most: int) -> list[Delivery]:
         """Take up to ``most`` messages."""

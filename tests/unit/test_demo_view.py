@@ -1,0 +1,157 @@
+"""The demo's view: it fits, it shows every number, and it works where there is no terminal."""
+
+import io
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from consumer.demo.account import Account, Row
+from consumer.demo.script import ACTS
+from consumer.demo.stage import Now
+from consumer.demo.view import PlainView, RichView, Scene, hours
+
+NOW = Now(
+    published=12_345,
+    registered=11_111,
+    already_registered=222,
+    dead={"invalid": 333, "rejected": 0, "unauthorized": 44, "exhausted": 0},
+    replayed=55,
+    waiting=166,
+    in_flight=32,
+    paused="misconfigured",
+    oldest_start=datetime.now(UTC) - timedelta(hours=23, minutes=59),
+    mean_age_seconds=40_000.0,
+    registry_up=False,
+)
+
+
+def scene(number: int, now: Now = NOW) -> Scene:
+    """The scene of one act, with many events."""
+    act = ACTS[number]
+    return Scene(
+        number=number + 1,
+        of=len(ACTS),
+        title=act.title,
+        words=act.words,
+        elapsed=754.0,
+        now=now,
+        rates=tuple(float(rate) for rate in range(28)),
+        events=tuple((float(second), f"something happened {second}") for second in range(50)),
+    )
+
+
+def console(width: int = 80, height: int = 24, **options: object) -> Console:
+    """A terminal of that size that keeps what is written."""
+    return Console(file=io.StringIO(), force_terminal=True, width=width, height=height, **options)  # type: ignore[arg-type]
+
+
+def drawn(on: Console, shown: Scene) -> list[str]:
+    """The lines of the screen."""
+    with on.capture() as captured:
+        on.print(RichView(on).screen(shown), height=on.height)
+    lines = captured.get().splitlines()
+    return Console(file=io.StringIO(), color_system=None).render_str("\n".join(lines)).plain.splitlines()
+
+
+@pytest.mark.parametrize("number", range(len(ACTS)))
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40)])
+def test_every_act_fits_on_the_screen(number: int, width: int, height: int) -> None:
+    """No line is cut, no number is missing, at the smallest usual size and at a large one."""
+    on = console(width, height, color_system=None)
+    lines = drawn(on, scene(number))
+    text = "\n".join(lines)
+    assert len(lines) == height
+    assert all(len(line) <= width for line in lines)
+    assert "…" not in text
+    assert ACTS[number].words.split()[-1] in text
+    for wanted in (
+        "12,345",
+        "11,111",
+        "222",
+        "333",
+        "44",
+        "55",
+        "166",
+        "32",
+        "paused: misconfigured",
+        "down",
+    ):
+        assert wanted in text
+    assert "23 h 59" in text
+    assert "11 h 06" in text
+    assert "something happened 49" in text
+    assert "12:34" in text
+
+
+def test_before_anything_happened() -> None:
+    """The first moment has no ages and no rates; nothing breaks."""
+    empty = Now(0, 0, 0, {"invalid": 0, "unauthorized": 0}, 0, 0, 0, None, None, None, registry_up=True)
+    shown = Scene(1, 9, "t", "w", 0.0, empty, (0.0,) * 28, ())
+    text = "\n".join(drawn(console(color_system=None), shown))
+    assert "yes" in text
+    assert "0/s" in text
+
+
+def test_a_terminal_without_unicode_gets_none() -> None:
+    """Where the encoding is ASCII no character needs more."""
+
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    on = Console(file=Ascii(), force_terminal=True, width=80, height=24, color_system=None)
+    "\n".join(drawn(on, scene(3))).encode("ascii")
+
+
+ACCOUNT = Account(3, (Row("registered", 2, 2, "in the Registry's memory"), Row("still queued", 1, None)), ())
+
+
+def test_lines_without_a_terminal() -> None:
+    """Plain lines: title, events with their time, numbers when an act begins; no control character."""
+    stream = io.StringIO()
+    view = PlainView(Console(file=stream, width=80))
+    with view:
+        view.act(scene(0))
+        view.event(65.0, "the Registry goes down")
+        view.show(scene(0))
+        view.show(scene(0))
+        view.act(scene(1))
+    view.summary(ACCOUNT)
+    text = stream.getvalue()
+    assert "[1/9] Journeys flow" in text
+    assert " 1:05 the Registry goes down" in text
+    assert text.count("published 12345, registered 11111") == 2  # once in five seconds, once for the new act
+    assert "rejected" not in text
+    assert "The account balances" in text
+    assert "\x1b" not in text
+
+
+def test_the_summary_tells_every_problem_up_to_a_bound() -> None:
+    """What is wrong is listed, and a flood of it is cut with a word."""
+    stream = io.StringIO()
+    problems = tuple(f"message {number} is nowhere" for number in range(30))
+    PlainView(Console(file=stream, width=80)).summary(Account(3, ACCOUNT.rows, problems))
+    text = stream.getvalue()
+    assert "does not balance" in text
+    assert "message 19 is nowhere" in text
+    assert "and 10 more" in text
+
+
+def test_the_live_view_leaves_what_happened_on_the_terminal() -> None:
+    """After the screen is gone, events and books are printed."""
+    on = console(color_system=None)
+    view = RichView(on)
+    with view:
+        view.act(scene(0))
+        view.event(1.0, "the Registry goes down")
+        view.show(scene(0))
+    with on.capture() as captured:
+        view.summary(ACCOUNT)
+    assert "0:01 the Registry goes down" in captured.get()
+    assert "The account balances" in captured.get()
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(59, "0 min"), (3599, "59 min"), (3600, "1 h 00")])
+def test_ages_are_short(seconds: float, text: str) -> None:
+    """Minutes below an hour, then hours and minutes."""
+    assert hours(seconds) == text
