@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 import amqp
 
 from consumer import samples
+from consumer.broker.declare import ensure
 from consumer.outcome import Reason
 from consumer.sandbox import Sandbox
 from consumer.topology import DELIVERY_LIMIT, Topology
@@ -53,6 +54,11 @@ class Ledger:
         self._rng = random.Random()
         self._lock = threading.Lock()
         self.published: dict[str, bytes] = {}  # by message id; what was at least once confirmed
+
+    def declare(self) -> None:
+        """Declare all queues, as an operator does with ``declare`` before the service runs."""
+        with self.broker.connection() as connection:
+            ensure(connection, self.topology, declare=True)
 
     # --- publishing ---------------------------------------------------------------------
 
