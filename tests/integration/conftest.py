@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from tests.broker import Broker
-from tests.ledger import QUEUE
+from tests.ledger import QUEUE, TOPOLOGY, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.rabbit import RabbitNode, fresh_vhost
 from tests.rabbit_setup import server_path
@@ -91,3 +91,22 @@ def run(tmp_path: Path, sandbox: LocalRegistry) -> Iterator[Run]:
             return stack.enter_context(ServiceProcess(tmp_path, wanted))
 
         yield start
+
+
+@pytest.fixture
+def ledger(vhost: Broker) -> Ledger:
+    """What is published to the test's queue, which is there before the service."""
+    vhost.declare(QUEUE, arguments=TOPOLOGY.main.arguments)
+    return Ledger(vhost)
+
+
+@pytest.fixture
+def serve(run: Run) -> Run:
+    """Start the service and wait until it takes deliveries."""
+
+    def start(broker: Broker, **settings: str | None) -> ServiceProcess:
+        service = run(broker, **settings)
+        service.await_ready()
+        return service
+
+    return start
