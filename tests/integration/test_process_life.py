@@ -1,0 +1,221 @@
+"""The process: killed, drained, started before its neighbours; and what its probes say meanwhile."""
+
+import asyncio
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+
+from prometheus_client import CollectorRegistry
+
+from consumer.exposition import Exposition, Health
+from tests.broker import Broker
+from tests.integration.conftest import Run
+from tests.ledger import QUEUE, Ledger
+from tests.local_registry import LocalRegistry
+from tests.rabbit import RabbitNode
+from tests.waiting import wait_until
+
+
+def test_killed_under_load_and_restarted(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """SIGKILL in full flight loses nothing: what was registered and not acknowledged is found registered."""
+    sandbox.faults.latency_seconds = 0.05
+    service = run(vhost)
+    service.await_ready()
+    ledger = Ledger(vhost)
+    with ledger.load(share_invalid=0.3):
+        for _ in range(3):
+            ledger.await_published(len(ledger.published) + 60)
+            wait_until(lambda: service.value("in_flight") > 0, 20, "something is in flight")
+            service.kill()
+            service.start()
+            service.await_ready()
+    ledger.await_settled(60)
+    assert ledger.balance(sandbox, repeated=True).dead.keys() == {"invalid"}
+
+
+def test_sigterm_under_load(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """What is in flight is finished and settled, the rest stays in the queue, readiness ends at once."""
+    sandbox.faults.latency_seconds = 1.5
+    service = run(vhost, registry_concurrency="30", broker_prefetch="60")
+    service.await_ready()
+    ledger = Ledger(vhost)
+    ledger.publish(100)
+    wait_until(lambda: service.value("in_flight") == 60, 10, "the prefetch is in flight")
+    wait_until(lambda: len(sandbox.journeys) >= 30, 10, "the Registry has the first")
+    started = time.monotonic()
+    service.signal(signal.SIGTERM)
+    said = wait_until(lambda: service.get("/readyz")[1] if not service.ready else "", 1.4, "not ready")
+    assert "draining" in said
+    assert service.live
+    assert service.wait() == 0
+    assert time.monotonic() - started < 10
+    (drained,) = service.log_lines("drained")
+    assert drained["unfinished"] == 0
+    account = ledger.balance(sandbox)
+    assert len(account.queued) == 100 - len(account.registered) > 0
+    assert account.registered >= {line["journey_id"] for line in service.log_lines("settled")}
+    assert len(service.log_lines("settled")) == len(account.registered)  # none is to be done twice
+    sandbox.faults.clear()
+    service.start()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).registered) == 100
+
+
+def test_sigterm_while_the_registry_hangs(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """After the drain timeout what could not finish is given back untouched, and the exit is still 0."""
+    sandbox.faults.latency_seconds = 60
+    service = run(vhost, drain_timeout_seconds="1", registry_timeout_seconds="60")
+    service.await_ready()
+    ledger = Ledger(vhost)
+    ledger.publish(20)
+    wait_until(lambda: service.value("in_flight") == 20, 10, "all hang")
+    started = time.monotonic()
+    assert service.terminate() == 0
+    assert time.monotonic() - started < 8
+    (drained,) = service.log_lines("drained")
+    assert drained["unfinished"] == 20
+    assert vhost.depth(QUEUE).total == 20
+    sandbox.faults.clear()
+    service.start()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).registered) == 20
+
+
+def test_sigterm_while_dead_letters_are_published(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """Confirms that come during the drain are still followed by acknowledgements: no dead letter twice."""
+    service = run(vhost)
+    service.await_ready()
+    ledger = Ledger(vhost)
+    with ledger.load(most=400, share_invalid=1.0):
+        ledger.await_published(200)
+        assert service.terminate() == 0
+        service.start()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).dead["invalid"]) == len(ledger.published)
+
+
+def test_interrupt_while_paused(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """A paused service drains at once, on SIGINT as on SIGTERM; the backlog is where it was."""
+    sandbox.down()
+    service = run(vhost, breaker_threshold="3", breaker_probe_seconds="30", breaker_probe_cap_seconds="30")
+    service.await_ready()
+    ledger = Ledger(vhost)
+    ledger.publish(200)
+    wait_until(lambda: service.value("paused", cause="unavailable") == 1, 15, "paused")
+    started = time.monotonic()
+    service.signal(signal.SIGINT)
+    assert service.wait() == 0
+    assert time.monotonic() - started < 5
+    sandbox.up()
+    service.start()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).registered) == 200
+
+
+def test_second_sigterm_ends_at_once(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """Whoever signals twice does not want to wait; what was in flight comes again."""
+    sandbox.faults.latency_seconds = 60
+    service = run(vhost, registry_timeout_seconds="60")
+    service.await_ready()
+    ledger = Ledger(vhost)
+    ledger.publish(20)
+    wait_until(lambda: service.value("in_flight") == 20, 10, "all hang")
+    service.signal(signal.SIGTERM)
+    wait_until(lambda: service.log_lines("draining"), 5, "the first one is heard")
+    started = time.monotonic()
+    assert service.terminate() == 1
+    assert time.monotonic() - started < 2
+    sandbox.faults.clear()
+    service.start()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).registered) == 20
+
+
+def test_broker_away_at_the_start_and_later(
+    run: Run, own_rabbitmq: RabbitNode, own_vhost: Broker, sandbox: LocalRegistry
+) -> None:
+    """Live all the time; ready only while the broker is there; SIGTERM ends it without one, too."""
+    own_rabbitmq.kill()
+    service = run(own_vhost)
+    assert (service.live, service.ready) == (True, False)
+    own_rabbitmq.start()
+    service.await_ready(40)
+    ledger = Ledger(own_vhost)
+    ledger.publish([*ledger.journeys(50), *ledger.invalid(10)])
+    ledger.await_settled()
+    ledger.balance(sandbox)
+    own_rabbitmq.kill()
+    wait_until(lambda: not service.ready, 10, "not ready without a broker")
+    beat = "loop_heartbeat_timestamp_seconds"
+    seen = service.value(beat)
+    wait_until(lambda: service.value(beat) > seen + 1, 10, "the loop goes on")
+    assert service.live
+    assert service.terminate(10) == 0
+
+
+def test_registry_away_at_the_start(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """Without a Registry the service is ready and paused; journeys stay in the queue until it is there."""
+    sandbox.down()
+    service = run(vhost, breaker_threshold="3")
+    service.await_ready()
+    ledger = Ledger(vhost)
+    ledger.publish(50)
+    wait_until(lambda: service.value("paused", cause="unavailable") == 1, 15, "paused")
+    assert (service.live, service.ready) == (True, True)
+    sandbox.up()
+    ledger.await_settled()
+    assert len(ledger.balance(sandbox).registered) == 50
+    assert service.value("paused", cause="unavailable") == 0
+
+
+async def test_live_turns_red_when_the_loop_hangs() -> None:
+    """The probe is answered from a thread of its own, which sees that the loop's heart has stopped."""
+    health = Health(stale_after_seconds=0.3)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    exposition = Exposition(CollectorRegistry(), health, "127.0.0.1", port)
+    exposition.start()
+
+    def status() -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    async def beating() -> None:
+        while True:
+            health.beat()
+            await asyncio.sleep(0.05)
+
+    ticking = asyncio.create_task(beating())
+    try:
+        await asyncio.sleep(0)
+        assert await asyncio.to_thread(status) == 200
+        seen: list[int] = []
+
+        def hang() -> None:  # a callback that blocks the loop: nothing of it runs until the probe is red
+            wait_until(lambda: seen.append(status()) or seen[-1] == 503, 10, "red while the loop hangs")
+
+        asyncio.get_running_loop().call_soon(hang)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.1)
+        assert seen[-1] == 503
+        assert await asyncio.to_thread(status) == 200
+    finally:
+        ticking.cancel()
+        exposition.stop()
+
+
+def test_sigterm_while_the_broker_does_not_answer(run: Run, vhost: Broker) -> None:
+    """A service that is still connecting ends with 0, too."""
+    with socket.socket() as deaf:  # accepts and never says a word
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        service = run(vhost, broker_url=vhost.url_at(deaf.getsockname()[1]))
+        assert service.live
+        assert service.terminate(15) == 0
