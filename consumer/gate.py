@@ -79,6 +79,11 @@ class Gate:
         """What pauses consumption now, None when it flows."""
         return next(iter(self._open), None)
 
+    @property
+    def throttled(self) -> bool:
+        """Whether everybody waits because of a 429 or a spent budget."""
+        return self._pacer.held_for(self._clock()) > 0.0
+
     async def enter(self, *, give_up: Callable[[], bool], until: float) -> Ticket | None:
         """Wait for leave to submit; None when ``give_up`` says so or ``until`` has passed."""
         while True:

@@ -11,15 +11,12 @@ is a fate, never an exception.
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, assert_never
 
-import schemas
 from consumer.answer import Fault, Reply
 from consumer.classify import classify, rate_limit
 from consumer.delivery import Delivery
-from consumer.envelope import Payload, Unreadable, strip_api_version, unwrap, unwrap_structured
 from consumer.fate import Fate
 from consumer.gate import Gate
 from consumer.history import History, history
@@ -40,6 +37,7 @@ from consumer.outcome import (
     Unauthorized,
 )
 from consumer.pacing import Pacer
+from consumer.parse import Ready, parse
 from consumer.policy import Policy, Situation, charges_attempt, decide
 from schemas import Journey
 
@@ -66,12 +64,6 @@ class Currency(Protocol):
 
     def is_current(self, delivery: Delivery) -> bool:
         """False when the delivery's connection is gone and it will come again."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ready:
-    journey: Journey
-    body: bytes
 
 
 class Handler:
@@ -123,7 +115,7 @@ class Handler:
     async def handle(self, delivery: Delivery) -> Fate:
         """Take ``delivery`` through the corridor until it has a fate."""
         past = history(delivery)
-        ready = self._parse(delivery)
+        ready = parse(delivery, self._version)
         if isinstance(ready, Invalid):
             return self._fate_without_journey(ready, past, past.attempts)
         journey = ready.journey
@@ -167,39 +159,10 @@ class Handler:
             raise TypeError(f"the last attempt of a visit ends in {type(decision).__name__}")
         return Fate(decision, None, past, attempts)
 
-    # --- parse -------------------------------------------------------------------------
-
-    def _parse(self, delivery: Delivery) -> _Ready | Invalid:
-        payload = unwrap(delivery)
-        if isinstance(payload, Unreadable):
-            return Invalid(payload.detail)
-        first = self._validate(payload.body)
-        if isinstance(first, _Ready):
-            return first
-        # Off the hot path: a stray `api_version`, or a CloudEvent that is not labelled as one.
-        body = payload.body
-        event = unwrap_structured(body)
-        if isinstance(event, Payload):
-            body = event.body
-            first = self._validate(body)
-        if isinstance(first, Invalid):
-            stripped = strip_api_version(body)
-            if stripped is not None:
-                return self._validate(stripped)
-        return first
-
-    def _validate(self, body: bytes) -> _Ready | Invalid:
-        match schemas.validate(self._version, body):
-            case Journey() as journey:
-                return _Ready(journey, body)
-            case schemas.Refusal(violations=violations):
-                first = violations[0]
-                return Invalid(f"{first.code} at {first.path}" if first.path else first.code)
-
     # --- submit ------------------------------------------------------------------------
 
     async def _try(
-        self, delivery: Delivery, ready: _Ready
+        self, delivery: Delivery, ready: Ready
     ) -> tuple[Outcome | Return | Release, PauseCause | None]:
         """One attempt: the outcome, and what paused consumption before it was known."""
         if ready.journey.end > self._now():

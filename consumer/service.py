@@ -61,6 +61,10 @@ class Intake(Protocol):
 class Publisher(Protocol):
     """The publishing side, as the life of the process sees it."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the broker takes publishes now."""
+
     def start(self) -> None:
         """Start publishing."""
 
@@ -230,6 +234,8 @@ class Service:
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
         metrics.loop_heartbeat.set(time.time())
         metrics.held.set(self._handler.waiting)
+        metrics.paused["throttled"].set(self._gate.throttled)
+        metrics.paused["publisher"].set(bool(self._settler.publishing) and not self._publisher.ready)
         token = self._tokens.held
         if token is not None:
             metrics.token_loaded.set(token.loaded_at)

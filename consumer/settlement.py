@@ -86,9 +86,15 @@ class Settler:
                 outgoing = await self._outgoing(delivery, fate, fate.disposition)
                 return await self._publish(delivery, outgoing) and self._acknowledge(delivery, fate)
             case Release():
+                self._metrics.returned["released"].inc()
                 return False
             case _ as unreachable:
                 assert_never(unreachable)
+
+    @property
+    def publishing(self) -> int:
+        """Publishes that the broker has not confirmed yet."""
+        return len(self._publishing)
 
     def forget_unconfirmed(self) -> None:
         """The consuming connection was lost: what was not published yet must not be any more."""

@@ -109,6 +109,11 @@ class MemoryLink:
 
     # --- publisher ------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Publishes are taken at any time."""
+        return True
+
     def start(self) -> None:
         if self._ended is None or self._ended.is_set():
             self._loop = asyncio.get_running_loop()

@@ -70,6 +70,7 @@ class AmqpPublisher:
         self._requests: deque[Request] = deque()
         self._unconfirmed = Unconfirmed()
         self._blocked = False
+        self._open_channel = False
         self._closing = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._main, name="publisher", daemon=True)
@@ -80,6 +81,11 @@ class AmqpPublisher:
         """Start the thread; it connects for ever until ``close``."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a connection is up and the broker reads from it."""
+        return self._open_channel and not self._blocked
 
     @property
     def blocked(self) -> bool:
@@ -139,6 +145,7 @@ class AmqpPublisher:
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
                 log.warning("publish connection lost", extra={"reason": type(error).__name__})
             finally:
+                self._open_channel = False
                 self._metrics.broker_connected["publish"].set(0)
                 self._on_unblocked()
                 self._fail_unconfirmed(kind)
@@ -157,6 +164,7 @@ class AmqpPublisher:
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
         self._metrics.broker_connected["publish"].set(1)
+        self._open_channel = True
         return channel
 
     def _serve(self, connection: Any, channel: Any) -> None:

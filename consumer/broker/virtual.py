@@ -2,7 +2,7 @@
 
 1. One thread owns one kombu connection and does everything on it: consume, acknowledge, publish.
 2. These transports have neither confirms nor dead-lettering nor queues that wait. What that
-   takes from our promises is said in ``promises`` and logged at the start.
+   takes from our promises is said by ``promises.promises`` and logged at the start.
 3. The rest of the program sees the same faces as with AMQP (``want``, ``acknowledge``, ``submit``).
 """
 
@@ -34,27 +34,6 @@ RECONNECT_SECONDS = 2.0
 REACH_SECONDS = 5.0
 
 _PROPERTIES = ("message_id", "correlation_id", "reply_to", "type", "app_id", "timestamp", "priority")
-
-_COMMON = (
-    "no publisher confirms and no delay queues: a retry waits in this process, unacknowledged, "
-    "and returns to the end of the queue; a message that kills the process is not dead-lettered by the broker"
-)
-_PROMISES = {
-    "memory": "everything is lost when the process ends: for demonstrations and tests only",
-    "filesystem": "a message taken but not acknowledged is lost when the process is killed",
-    "sqla": "a message taken but not acknowledged is lost when the process is killed",
-    "sqlalchemy": "a message taken but not acknowledged is lost when the process is killed",
-    "redis": "a message can be lost between being taken and being noted as unacknowledged, "
-    "and is delivered twice when held longer than visibility_timeout",
-    "sqs": "a message is delivered twice when held longer than its visibility timeout",
-}
-
-
-def promises(url: str) -> str:
-    """What the transport of ``url`` cannot promise, in one sentence."""
-    scheme = urlsplit(url).scheme
-    family = {"rediss": "redis"}.get(scheme, scheme.split("+")[0])
-    return f"{_PROMISES.get(family, 'untested transport')}; {_COMMON}"
 
 
 def reach(url: str) -> None:
@@ -188,6 +167,11 @@ class VirtualLink:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 5.0)
 
     # --- publisher ---------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether the transport takes publishes now."""
+        return self._connected
 
     def start(self) -> None:
         """Start the thread once."""

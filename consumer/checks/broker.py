@@ -12,7 +12,8 @@ from typing import Any
 from consumer.assembly import topology_of
 from consumer.broker import survey
 from consumer.broker.dial import Dialer, is_amqp
-from consumer.broker.virtual import promises, reach
+from consumer.broker.promises import promises
+from consumer.broker.virtual import reach
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.errors import BrokerError

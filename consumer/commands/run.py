@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from consumer import __version__, logs
 from consumer.assembly import assemble
 from consumer.broker.dial import is_amqp
-from consumer.broker.virtual import promises
+from consumer.broker.promises import promises
 from consumer.config import Settings, load, settings_reference
 from consumer.exposition import Exposition
 from consumer.metrics import Metrics

@@ -175,7 +175,9 @@ async def test_a_lost_connection_costs_a_repetition_and_no_journey() -> None:
 
 
 @travelling
-async def test_a_mistake_of_ours_is_an_attempt_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_mistake_of_ours_is_an_attempt_like_any_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Delayed, bounded, exhausted in the end; the log says where, and nothing of the journey."""
     corridor = Corridor(max_attempts=3)
     payload = corridor.payload()
@@ -183,7 +185,7 @@ async def test_a_mistake_of_ours_is_an_attempt_like_any_other(caplog: pytest.Log
     def broken(*_: Any) -> Any:
         raise KeyError(payload["driver"]["identity"]["phone"])
 
-    corridor.handler._parse = broken  # type: ignore[method-assign]
+    monkeypatch.setattr("consumer.handler.parse", broken)
     async with corridor.serving():
         corridor.link.put(samples.encode(payload))
         await passes(3600)

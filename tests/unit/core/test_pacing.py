@@ -53,7 +53,7 @@ def test_no_window_sees_more_than_rate_and_burst(
         waits = [pacer.reserve(now) for _ in range(asked)]
         assert all(wait >= 0 for wait in waits)
         slots += [now + wait for wait in waits]
-    assert slots == sorted(slots)
+    assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(slots))  # floats round
     interval = 60 / rate
     # it is enough to look at every window that begins and ends with a slot
     excess = [slot - index * interval for index, slot in enumerate(slots)]
