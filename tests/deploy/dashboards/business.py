@@ -1,0 +1,142 @@
+"""The dashboard for those who answer for the proofs: how many, how late, and which were refused and why."""
+
+from tests.deploy.dashboards.grafana import DEAD_LETTER_QUEUES, Dashboard, Limit, Panel, broker, own
+from tests.deploy.dashboards.queries import IN_TIME, IN_TIME_RATIO, TIME_LEFT, TIME_LEFT_QUERY
+
+_DAY = "[1d]"
+_ALL = own("journeys_total")
+_SUCCESS = 'outcome=~"registered|already_registered"'
+_REFUSED = 'outcome!~"registered|already_registered"'
+_AGES = f"sum by (le) (increase({own('journey_age_at_registration_seconds_bucket')}{_DAY}))"
+
+_TODAY = (
+    Panel(
+        "Registered",
+        "short",
+        "Journeys that the Registry accepted in the time range.",
+        "What your service carries out, minus what was refused.",
+        "Fewer than usual: look at the dead letters, and at what your systems publish.",
+        ((f"""sum(increase({own("journeys_total", 'outcome="registered"')}[$__range]))""", "registered"),),
+        kind="stat",
+        width=6,
+        height=5,
+    ),
+    Panel(
+        "In time",
+        "percentunit",
+        "Share of the journeys that were registered within the 24 hours that the Registry grants, without "
+        "refused payloads.",
+        "At or above the objective.",
+        "Ask operations: the dashboard of the service shows what holds journeys back.",
+        ((IN_TIME_RATIO, "in time"),),
+        kind="stat",
+        width=6,
+        height=5,
+        steps=IN_TIME,
+        decimals=3,
+    ),
+    Panel(
+        "Proofs lost",
+        "short",
+        "Journeys that became too old before they could be registered.",
+        "0.",
+        "Each is lost for good. Ask operations what held them.",
+        (
+            (
+                f"sum(increase({own('deadline_missed_total')}[$__range]))",
+                "too old",
+            ),
+        ),
+        kind="stat",
+        width=6,
+        height=5,
+        steps=((None, "green"), (1, "red")),
+    ),
+    Panel(
+        "Time left",
+        "s",
+        "Time until the oldest journey that is being worked on is too old.",
+        "More than half a day, or no data: none is pending.",
+        "Ask operations whether they know.",
+        ((TIME_LEFT_QUERY, "time left"),),
+        kind="stat",
+        width=6,
+        height=5,
+        steps=TIME_LEFT,
+    ),
+)
+_DAYS = (
+    Panel(
+        "Journeys registered per day",
+        "short",
+        "Each bar is the 24 hours before it (UTC). already_registered: the Registry knew them.",
+        "Follows weekdays and seasons.",
+        "A gap: nothing was published, or nothing accepted; see the refusals of the same day.",
+        ((f"sum by (outcome) (increase({own('journeys_total', _SUCCESS)}{_DAY}))", "{{outcome}}"),),
+        width=12,
+        height=9,
+        bars=True,
+        interval="1d",
+    ),
+    Panel(
+        "Refusals per day, by reason",
+        "short",
+        "Each bar is the 24 hours before it (UTC). The field that was refused is in each dead letter's "
+        "detail, and in the log line of its settlement; it is not a metric.",
+        "invalid, rejected: a few per thousand.",
+        "invalid: your payloads break a rule, see journey-consumer validate. rejected: the Registry "
+        "refuses them. Others: ask operations.",
+        ((f"sum by (outcome) (increase({own('journeys_total', _REFUSED)}{_DAY}))", "{{outcome}}"),),
+        width=12,
+        height=9,
+        bars=True,
+        interval="1d",
+    ),
+    Panel(
+        "Refused share per day",
+        "percentunit",
+        "Share of all journeys with a fate that were not registered, of the 24 hours before each point.",
+        "A few per thousand.",
+        "Rising: a change in your payloads, or in the Registry's rules.",
+        (
+            (
+                f"sum(increase({own('journeys_total', _REFUSED)}{_DAY})) / (sum(increase({_ALL}{_DAY})) > 0)",
+                "refused",
+            ),
+        ),
+        least=0,
+        width=8,
+        interval="1h",
+    ),
+    Panel(
+        "Age at registration",
+        "s",
+        "Time from a journey's start to its registration, over the 24 hours before each point.",
+        "Hours at most; the Registry takes 24.",
+        "Rising: journeys are published late, or wait for long.",
+        (
+            (f"histogram_quantile(0.5, {_AGES})", "half within"),
+            (f"histogram_quantile(0.99, {_AGES})", "99 of 100 within"),
+        ),
+        width=8,
+        interval="1h",
+    ),
+    Panel(
+        "Dead letters waiting",
+        "short",
+        "Journeys put aside that nobody has replayed or removed.",
+        "0.",
+        "They can be registered until 24 hours after their start: have the cause mended and them replayed.",
+        ((f"max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)})", "{{queue}}"),),
+        width=8,
+        steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),
+    ),
+)
+BUSINESS = Dashboard(
+    uid="journey-consumer-business",
+    title="Journey consumer: proofs",
+    description="How many journeys became proofs, how many in time, and which were refused and why.",
+    since="now-14d",
+    refresh="5m",
+    rows=(("The time range", _TODAY), ("By day", _DAYS)),
+)

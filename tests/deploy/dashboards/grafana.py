@@ -1,0 +1,296 @@
+"""The words that dashboards are written in: selectors, panels, rows, and the JSON that they become.
+
+Knows Grafana's model and the names of the variables; not what a panel is about. A limit is named by the
+value of the chart that alerts use too: the JSON holds its default, and the chart puts in the operator's.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from tests.deploy.chart import CHART
+
+PREFIX = "journey_consumer_"
+SCHEMA_VERSION = 39  # Grafana 10.2 and newer
+WIDTH = 24
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+_VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+THRESHOLDS: dict[str, float] = _VALUES["monitoring"]["rules"]["thresholds"]
+
+_OURS = 'job=~"$job",instance=~"$instance",namespace=~"$namespace",release=~"$release"'
+_BROKER = 'job=~"$broker_job",vhost=~"$vhost"'
+MAIN_QUEUE = 'queue="$queue"'
+DELAY_QUEUES = 'queue=~"${queue:regex}\\\\.retry\\\\..+"'
+DEAD_LETTER_QUEUES = 'queue=~"${queue:regex}\\\\.dead-letter\\\\..+"'
+
+
+def own(metric: str, *matchers: str) -> str:
+    """A selector of one of the service's metrics, named without prefix."""
+    return f"{PREFIX}{metric}{{{','.join((_OURS, *matchers))}}}"
+
+
+def process(metric: str) -> str:
+    """A selector of a metric of the process."""
+    return f"process_{metric}{{{_OURS}}}"
+
+
+def broker(metric: str, queues: str) -> str:
+    """A selector of RabbitMQ's metric of queues, from /metrics/per-object or /metrics/detailed."""
+    return f'{{__name__=~"rabbitmq_(detailed_)?{metric}",{_BROKER},{queues}}}'
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A threshold of the chart; ``plus`` 1 where "more than N" means N + 1 whole things."""
+
+    value: str
+    plus: int = 0
+
+    @property
+    def default(self) -> float:
+        """What it is when the operator sets nothing."""
+        return THRESHOLDS[self.value] + self.plus
+
+
+Step = tuple[float | Limit | None, str]
+OK: tuple[Step, ...] = ((None, "green"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One panel. ``queries`` are (expression, legend); the words become its description."""
+
+    title: str
+    unit: str
+    meaning: str
+    normal: str
+    otherwise: str
+    queries: tuple[tuple[str, str], ...]
+    kind: str = "timeseries"
+    width: int = 8
+    height: int = 8
+    steps: tuple[Step, ...] = ()
+    names: tuple[tuple[str, str, str], ...] = ()  # value, what it is called, its colour
+    least: float | None = None
+    most: float | None = None
+    decimals: int | None = None
+    bars: bool = False
+    interval: str | None = None
+
+    @property
+    def description(self) -> str:
+        """What an operator reads behind the panel's small i."""
+        return f"{self.meaning}\n\n**Normal:** {self.normal}\n\n**Otherwise:** {self.otherwise}"
+
+    def json(self, number: int, x: int, y: int) -> dict[str, Any]:
+        """Return the panel as Grafana's model has it."""
+        targets = [self._target(i, *query) for i, query in enumerate(self.queries)]
+        panel = {
+            "id": number,
+            "type": self.kind,
+            "title": self.title,
+            "description": self.description,
+            "datasource": DATASOURCE,
+            "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
+            "fieldConfig": {"defaults": self._defaults(), "overrides": []},
+            "options": self._options(),
+            "targets": targets,
+        }
+        return panel | ({"interval": self.interval} if self.interval else {})
+
+    def _target(self, index: int, expression: str, legend: str) -> dict[str, Any]:
+        target = {
+            "refId": chr(ord("A") + index),
+            "datasource": DATASOURCE,
+            "editorMode": "code",
+            "expr": expression,
+            "legendFormat": legend,
+            "range": self.kind == "timeseries",
+            "instant": self.kind != "timeseries",
+        }
+        return target | ({"interval": self.interval} if self.interval else {})
+
+    def _defaults(self) -> dict[str, Any]:
+        steps = [
+            {"color": color, "value": at.default if isinstance(at, Limit) else at}
+            for at, color in self.steps or OK
+        ]
+        mappings = [
+            {"type": "value", "options": {value: {"index": i, "text": text, "color": color}}}
+            for i, (value, text, color) in enumerate(self.names)
+        ]
+        defaults: dict[str, Any] = {
+            "unit": self.unit,
+            "color": {"mode": "thresholds" if self.kind == "stat" else "palette-classic"},
+            "thresholds": {"mode": "absolute", "steps": steps},
+            "mappings": mappings,
+        }
+        bounds = {"min": self.least, "max": self.most, "decimals": self.decimals}
+        defaults |= {name: value for name, value in bounds.items() if value is not None}
+        if self.kind == "timeseries":
+            defaults["custom"] = {
+                "drawStyle": "bars" if self.bars else "line",
+                "fillOpacity": 60 if self.bars else 8,
+                "lineWidth": 1,
+                "showPoints": "never",
+                "spanNulls": False,
+                "stacking": {"mode": "normal" if self.bars else "none", "group": "A"},
+                "thresholdsStyle": {"mode": "line" if self.steps else "off"},
+            }
+        return defaults
+
+    def _options(self) -> dict[str, Any]:
+        if self.kind == "stat":
+            return {
+                "colorMode": "background" if self.steps or self.names else "value",
+                "graphMode": "none",
+                "justifyMode": "auto",
+                "textMode": "auto",
+                "orientation": "auto",
+                "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+            }
+        return {
+            "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull", "max"]},
+            "tooltip": {"mode": "multi", "sort": "desc"},
+        }
+
+    def limits(self) -> list[dict[str, Any] | None]:
+        """Return for each step the value of the chart that it is, if it is one."""
+        return [
+            {"value": at.value, "plus": at.plus} if isinstance(at, Limit) else None for at, _ in self.steps
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Dashboard:
+    """A dashboard: rows of panels, laid out in the order given."""
+
+    uid: str
+    title: str
+    description: str
+    since: str
+    refresh: str
+    rows: Sequence[tuple[str, Sequence[Panel]]]
+
+    def placed(self) -> Iterator[tuple[Panel | str, int, int, int]]:
+        """Each row's title and each panel with its number and place."""
+        number = y = 0
+        for title, panels in self.rows:
+            number += 1
+            yield title, number, 0, y
+            y, x, tallest = y + 1, 0, 0
+            for panel in panels:
+                if x + panel.width > WIDTH:
+                    x, y, tallest = 0, y + tallest, 0
+                number += 1
+                yield panel, number, x, y
+                x, tallest = x + panel.width, max(tallest, panel.height)
+            y += tallest
+
+    def json(self) -> dict[str, Any]:
+        """Return the dashboard as Grafana imports it."""
+        panels = [
+            _row(each, number, y) if isinstance(each, str) else each.json(number, x, y)
+            for each, number, x, y in self.placed()
+        ]
+        return {
+            "uid": self.uid,
+            "title": self.title,
+            "description": self.description,
+            "tags": ["journey-consumer"],
+            "schemaVersion": SCHEMA_VERSION,
+            "version": 1,
+            "editable": False,
+            "graphTooltip": 1,
+            "timezone": "browser",
+            "time": {"from": self.since, "to": "now"},
+            "refresh": self.refresh,
+            "links": [
+                {
+                    "type": "dashboards",
+                    "title": "Journey consumer",
+                    "tags": ["journey-consumer"],
+                    "asDropdown": False,
+                    "includeVars": True,
+                    "keepTime": True,
+                    "targetBlank": False,
+                }
+            ],
+            "annotations": {"list": []},
+            "templating": {"list": list(_variables())},
+            "panels": panels,
+        }
+
+    def limits(self) -> dict[str, list[dict[str, Any] | None]]:
+        """Return by panel number which steps are values of the chart."""
+        return {
+            str(number): each.limits()
+            for each, number, _, _ in self.placed()
+            if isinstance(each, Panel) and any(each.limits())
+        }
+
+
+def _row(title: str, number: int, y: int) -> dict[str, Any]:
+    return {
+        "id": number,
+        "type": "row",
+        "title": title,
+        "collapsed": False,
+        "panels": [],
+        "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
+    }
+
+
+def _variables() -> Iterator[dict[str, Any]]:
+    yield {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+        "refresh": 1,
+        "hide": 0,
+        "includeAll": False,
+        "multi": False,
+    }
+    info, release = f"{PREFIX}build_info", 'namespace=~"$namespace",release=~"$release"'
+    queues = f'{{__name__=~"rabbitmq_(detailed_)?queue_messages",{MAIN_QUEUE}}}'
+    yield _query("namespace", "Namespace", f"label_values({info}, namespace)", everything=".*")
+    yield _query(
+        "release", "Release", f'label_values({info}{{namespace=~"$namespace"}}, release)', everything=".*"
+    )
+    yield _query("job", "Job", f"label_values({info}{{{release}}}, job)")
+    yield _query("instance", "Instance", f'label_values({info}{{{release},job=~"$job"}}, instance)')
+    text = _VALUES["queue"]["name"]
+    yield {
+        "name": "queue",
+        "label": "Queue",
+        "type": "textbox",
+        "query": text,
+        "current": {"text": text, "value": text},
+        "options": [{"selected": True, "text": text, "value": text}],
+        "hide": 0,
+    }
+    yield _query("broker_job", "Broker job", f"label_values({queues}, job)", everything=".*")
+    yield _query("vhost", "Virtual host", f"label_values({queues}, vhost)", everything=".*")
+
+
+def _query(name: str, label: str, query: str, everything: str = ".+") -> dict[str, Any]:
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": f"Variable-{name}"},
+        "definition": query,
+        "refresh": 2,  # whenever the time range changes
+        "sort": 1,
+        "multi": True,
+        "includeAll": True,
+        "allValue": everything,
+        "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
+        "hide": 0,
+        "regex": "",
+        "skipUrlSync": False,
+    }
