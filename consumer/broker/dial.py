@@ -17,6 +17,7 @@ import kombu
 from kombu.transport import pyamqp
 
 from consumer import __version__
+from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.dial")
 
@@ -71,6 +72,26 @@ def hang_up(connection: Any, *, politely: bool) -> None:
     finally:
         if sock is not None:
             sock.close()
+
+
+class Complaint:
+    """Says why there is no connection: each reason as a warning once, until there was one again."""
+
+    def __init__(self, logger: logging.Logger, event: str) -> None:
+        self._logger = logger
+        self._event = event
+        self._said: set[str] = set()
+
+    def tell(self, error: Exception) -> None:
+        """Log the reason; never an address, which may hold a password."""
+        reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
+        level = logging.DEBUG if reason in self._said else logging.WARNING
+        self._said.add(reason)
+        self._logger.log(level, self._event, extra={"reason": reason})
+
+    def settle(self) -> None:
+        """There is a connection: whatever comes next is news."""
+        self._said.clear()
 
 
 class Dialer:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from consumer.broker.declare import ensure
-from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Dialer, hang_up
+from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
 from consumer.broker.frames import FrameReader
 from consumer.broker.subscription import Mode, Subscription
 from consumer.delivery import Delivery
@@ -109,15 +109,15 @@ class AmqpIntake:
         """Stay connected until ``close``: dial, deliver, and after a loss wait and dial again."""
         self._loop = asyncio.get_running_loop()
         failures = 0
+        complaint = Complaint(log, "broker unreachable")
         while True:
             started = time.monotonic()
             try:
                 connection, channels = await self._loop.run_in_executor(self._thread, self._open)
             except _UNREACHABLE as error:
-                reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
-                level = logging.WARNING if failures == 0 else logging.DEBUG
-                log.log(level, "broker unreachable", extra={"reason": reason})
+                complaint.tell(error)
             else:
+                complaint.settle()
                 reason = await self._serve(connection, channels)
                 if reason == _CLOSED:
                     return

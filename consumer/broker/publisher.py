@@ -25,7 +25,7 @@ from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
 from consumer.broker.declare import ensure
-from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Dialer, hang_up
+from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
 from consumer.errors import BrokerError, PublishError
 from consumer.messages import Outgoing
 from consumer.metrics import Metrics
@@ -70,6 +70,7 @@ class AmqpPublisher:
         self._requests: deque[Request] = deque()
         self._unconfirmed = Unconfirmed()
         self._blocked = False
+        self._returned = False
         self._open_channel = False
         self._closing = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -124,24 +125,26 @@ class AmqpPublisher:
 
     def _main(self) -> None:
         failures = 0
+        complaint = Complaint(log, "cannot publish")
         while not self._closing:
             try:
                 connection = self._dialer.dial(
                     "publish", on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
                 )
             except Dialer.ERRORS as error:
-                self._say_unreachable(error, failures)
+                complaint.tell(error)
                 failures = self._wait_before_redial(failures)
                 continue
             kind = "connection"
             try:
                 channel = self._open(connection)
                 failures = 0
+                complaint.settle()
                 self._serve(connection, channel)
             except _Reconnect as signal:
                 kind = str(signal)
             except BrokerError as error:
-                self._say_unreachable(error, failures)
+                complaint.tell(error)
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
                 log.warning("publish connection lost", extra={"reason": type(error).__name__})
             finally:
@@ -182,6 +185,7 @@ class AmqpPublisher:
                 next_tick = now + TICK_SECONDS
                 connection.heartbeat_tick()
                 self._check_confirms(now)
+                self._mend_route(connection)
                 if self._closing:
                     return  # whoever closes has waited long enough
             self._metrics.publishes_unconfirmed.set(len(self._unconfirmed))
@@ -226,6 +230,13 @@ class AmqpPublisher:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
             raise _Reconnect("timeout")
 
+    def _mend_route(self, connection: Any) -> None:
+        """Something was unroutable: a queue of ours was deleted. Declare it again, if we may."""
+        if self._returned and self._topology is not None and self._declare:
+            self._returned = False
+            created = ensure(connection, self._topology, declare=True)
+            log.warning("a publish was returned: queues verified", extra={"names": ", ".join(created)})
+
     # --- what the broker says ----------------------------------------------------------
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
@@ -235,6 +246,7 @@ class AmqpPublisher:
         self._resolve(self._unconfirmed.nack(tag, multiple=multiple))
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        self._returned = True
         self._unconfirmed.returned(exchange, routing_key, message.body or b"")
 
     def _on_blocked(self, _reason: str) -> None:
@@ -264,11 +276,6 @@ class AmqpPublisher:
                 self._metrics.publish_failures[failure].inc()
         if results:
             self._loop.call_soon_threadsafe(_resolve_on_loop, results)
-
-    def _say_unreachable(self, error: BaseException, failures: int) -> None:
-        reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
-        level = logging.WARNING if failures == 0 else logging.DEBUG
-        log.log(level, "cannot publish", extra={"reason": reason})
 
     def _wait_before_redial(self, failures: int) -> int:
         delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
