@@ -188,6 +188,7 @@ class Service:
         self._gate.pulse.fire()
         started = time.monotonic()
         if self._tasks:
+        self._settler.hurry()
             await asyncio.wait(set(self._tasks), timeout=self._drain_timeout)
         unfinished = len(self._tasks)
         for task in set(self._tasks):

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -76,6 +77,7 @@ class Settler:
         self._now = utc_now
         self._hold_limit = hold_limit_seconds
         self._publishing: set[asyncio.Future[None]] = set()
+        self._hurried = asyncio.Event()
 
     async def settle(self, delivery: Delivery, fate: Fate) -> bool:
         """Settle ``delivery``; False when it was left to the broker (released or out of date)."""
@@ -95,6 +97,10 @@ class Settler:
     def publishing(self) -> int:
         """Publishes that the broker has not confirmed yet."""
         return len(self._publishing)
+
+    def hurry(self) -> None:
+        """The process drains: what waits here for its delay goes back to the queue now."""
+        self._hurried.set()
 
     def forget_unconfirmed(self) -> None:
         """The consuming connection was lost: what was not published yet must not be any more."""
@@ -117,7 +123,9 @@ class Settler:
                 exchange, key = "", self._topology.delay_queue(disposition.seconds)
                 if not self._publisher.delay_queues:
                     # No queue that waits on this transport: wait here, unacknowledged.
-                    await asyncio.sleep(min(disposition.seconds, self._hold_limit))
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(disposition.seconds, self._hold_limit)):
+                            await self._hurried.wait()
                     key = self._topology.queue
             case Return():
                 headers = return_headers(delivery, fate.history, fate.attempts, self._now())

@@ -155,6 +155,23 @@ async def test_the_drain_has_an_end() -> None:
 
 
 @travelling
+async def test_the_drain_does_not_wait_for_delays(caplog: pytest.LogCaptureFixture) -> None:
+    """Without delay queues a journey waits for its delay in the process: it goes back at once, counted."""
+    corridor = Corridor(unavailable())
+    corridor.link.delay_queues = False
+    async with corridor.serving():
+        publish(corridor, 1)
+        await passes(20)
+        assert corridor.value("in_flight") == 1
+        began = loop().time()
+    assert loop().time() - began < 0.1
+    (waiting,) = corridor.link.queues[QUEUE]
+    assert (waiting.headers["x-attempts"], waiting.headers["x-visits"]) == (3, 1)
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    corridor.balance(1)
+
+
+@travelling
 async def test_a_lost_connection_costs_a_repetition_and_no_journey() -> None:
     """Each journey is sent again and acknowledged once."""
 
