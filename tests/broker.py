@@ -87,7 +87,9 @@ class Broker:
     def channel(self) -> Iterator[amqp.Channel]:
         """Lend a channel on a connection of its own."""
         with self.connection() as connection:
-            yield connection.channel()
+            channel = connection.channel()
+            channel.auto_decode = False  # py-amqp would decode bodies by their content encoding
+            yield channel
 
     @contextlib.contextmanager
     def connection(self, **options: Any) -> Iterator[amqp.Connection]:

@@ -1,19 +1,28 @@
 """How a connection to the broker is made: URLs in turn, TLS, heartbeats, socket options.
 
 Blocking: called from threads only. Hands out py-amqp connections made by kombu's transport, with
-one change: a channel that the broker closed stays closed. py-amqp would reopen it silently,
-without consumers, with delivery tags starting at 1 again (an old ack could hit a new message).
+three changes:
+1. A channel that the broker closed stays closed. py-amqp would reopen it silently, without
+   consumers, with delivery tags starting at 1 again (an old ack could hit a new message).
+2. Bodies stay bytes. py-amqp would decode them by ``content_encoding``, and kombu's publishers
+   always set that.
+3. Properties that py-amqp cannot read cost the message its properties, not us the connection.
+   Otherwise it would come again at once, until its delivery limit, with all its neighbours.
 """
 
 import itertools
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import kombu
+from amqp.basic_message import Message
+from amqp.exceptions import FrameSyntaxError
+from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
 from consumer import __version__
@@ -30,13 +39,52 @@ WRITE_TIMEOUT_SECONDS = 15
 TCP_USER_TIMEOUT_MILLISECONDS = 20_000
 
 
+#: What a message has instead of properties that cannot be read: text that is not UTF-8, a time
+#: beyond the calendar (milliseconds where AMQP wants seconds), an unknown type of field.
+UNREADABLE_PROPERTIES = {"x-unreadable-properties": True}
+_HEADER_FRAME = 2
+_HEADER_FIXED_BYTES = 12  # class, weight, body size (AMQP 0-9-1, section 4.2.6.1)
+_REPLACEMENT: bytes = Message(application_headers=UNREADABLE_PROPERTIES)._serialize_properties()  # noqa: SLF001
+_UNREADABLE: tuple[type[Exception], ...] = (
+    FrameSyntaxError,
+    ValueError,
+    OverflowError,
+    OSError,
+    struct.error,
+    LookupError,
+)
+
+
+def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], Any]:
+    on_frame = frame_handler(connection, callback)
+
+    def tolerant(frame: tuple[int, int, bytes]) -> Any:
+        try:
+            return on_frame(frame)
+        except _UNREADABLE:
+            kind, channel, payload = frame
+            if kind != _HEADER_FRAME:
+                raise
+            return on_frame((kind, channel, payload[:_HEADER_FIXED_BYTES] + _REPLACEMENT))
+
+    return tolerant
+
+
 class _Channel(pyamqp.Channel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.auto_decode = False
+
     def _do_revive(self) -> None:
         self.is_open = False
 
 
 class _Connection(pyamqp.Connection):
     Channel = _Channel
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.frame_handler_cls = _tolerant_frame_handler
 
     def connect(self, callback: Any = None) -> Any:
         try:
