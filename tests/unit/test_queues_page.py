@@ -4,6 +4,7 @@ import re
 from datetime import UTC, datetime
 
 from consumer import history, messages
+from consumer.broker.dial import UNREADABLE_PROPERTIES
 from consumer.config import Settings
 from consumer.delivery import Delivery
 from consumer.outcome import DeadLetter, Delay, Reason
@@ -87,6 +88,7 @@ def test_headers_on_the_way() -> None:
         *history.delay_headers(delivery, past, Delay(60, "503", 503), 1, NOW),
         *history.return_headers(delivery, past, 1, NOW),
         *history.replay_headers(delivery, past),
+        *UNREADABLE_PROPERTIES,
     }
     assert written <= set(pages.code(pages.prose(PAGE)))
 
