@@ -42,7 +42,7 @@ def bare(expression: str) -> str:
 
 def names(expression: str) -> set[str]:
     """Every metric that the expression names, with braces or without."""
-    loose = re.findall(r"\b(?:journey_consumer|rabbitmq|process|release)[:_]\w+", bare(expression))
+    loose = re.findall(r"\b(?:journey_consumer|rabbitmq|process|release)[:_][\w:]+", bare(expression))
     return {name for name, _ in selectors(expression)} | set(loose)
 
 
