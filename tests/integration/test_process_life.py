@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
@@ -14,6 +15,7 @@ from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import QUEUE, Ledger
 from tests.local_registry import LocalRegistry
+from tests.proxy import Proxy
 from tests.rabbit import RabbitNode
 from tests.waiting import wait_until
 
@@ -33,6 +35,34 @@ def test_killed_under_load_and_restarted(run: Run, vhost: Broker, sandbox: Local
             service.await_ready()
     ledger.await_settled(60)
     assert ledger.balance(sandbox, repeated=True).dead.keys() == {"invalid"}
+
+
+def test_what_kills_the_process_ends_at_the_delivery_limit(
+    run: Run, vhost: Broker, sandbox: LocalRegistry
+) -> None:
+    """The net under a crash loop: after its limit the broker puts the message aside, and the rest flows."""
+    with Proxy("127.0.0.1", urlsplit(sandbox.url).port or 0) as proxy:
+        proxy.blackhole()  # in flight for as long as it takes, and not registered
+        service = run(
+            vhost,
+            registry_url=f"http://127.0.0.1:{proxy.port}",
+            registry_timeout_seconds="60",
+            broker_delivery_limit="2",
+        )
+        service.await_ready()
+        ledger = Ledger(vhost)
+        (killer,) = ledger.publish(1)
+        for _ in range(3):
+            wait_until(lambda: service.value("in_flight") == 1, 15, "it is in flight")
+            service.kill()
+            service.start()
+        aside = f"{QUEUE}.dead-letter.delivery-limit"
+        wait_until(lambda: vhost.depth(aside).ready == 1, 15, "it is put aside")
+        proxy.blackhole(on=False)
+        good = ledger.publish(20)
+        ledger.await_settled()
+    account = ledger.balance(sandbox)
+    assert (account.registered, account.dead) == (set(good), {"delivery-limit": {killer}})
 
 
 def test_sigterm_under_load(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
