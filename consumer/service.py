@@ -132,7 +132,11 @@ class Service:
         except Exception as error:
             log.exception("a delivery could not be handled; it is delayed")
             fate = self._fate_of_bug(delivery, error)
-        await self._settler.settle(delivery, fate)
+        try:
+            await self._settler.settle(delivery, fate)
+        except Exception:
+            # Nothing is lost: unacknowledged it comes again, and its delivery count bounds how often.
+            log.exception("a delivery could not be settled; it stays with the broker")
 
     def _fate_of_bug(self, delivery: Delivery, error: Exception) -> Fate:
         """An attempt like any other: bounded, then dead-lettered as exhausted."""
@@ -184,11 +188,11 @@ class Service:
         self._stopping.set()
         self._health.not_ready("draining")
         self._handler.draining = True
+        self._settler.hurry()
         self._intake.want(Mode.NONE)
         self._gate.pulse.fire()
         started = time.monotonic()
         if self._tasks:
-        self._settler.hurry()
             await asyncio.wait(set(self._tasks), timeout=self._drain_timeout)
         unfinished = len(self._tasks)
         for task in set(self._tasks):

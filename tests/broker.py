@@ -6,12 +6,14 @@ from the queues' own state, not from the statistics, which lag by five seconds.
 """
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import amqp
 
+from tests.rabbit_setup import NodeError
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -186,8 +188,19 @@ class Broker:
 
     def queue_depths(self) -> dict[str, Depth]:
         """Return what each queue holds at this moment, by name."""
-        rows = (line.split("\t") for line in self.node.eval(_DEPTHS % self.vhost).splitlines())
+        rows = (line.split("\t") for line in self._eval_while_declaring(_DEPTHS % self.vhost).splitlines())
         return {name: Depth(int(ready), int(unacked)) for name, ready, unacked in rows}
+
+    def _eval_while_declaring(self, expression: str) -> str:
+        """Ask again when a queue was just being declared: for a moment it has a name and no process."""
+        deadline = time.monotonic() + 5.0
+        while True:
+            try:
+                return self.node.eval(expression)
+            except NodeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def depth(self, queue: str) -> Depth:
         """Return what ``queue`` holds; nothing when it does not exist."""

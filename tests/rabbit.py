@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.broker import Broker
-from tests.rabbit_setup import Ports, environment, erlang_tool, server_path, write_files
+from tests.rabbit_setup import NodeError, Ports, environment, erlang_tool, server_path, write_files
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -35,10 +35,6 @@ while read -r line; do groups=$line; done
 for group in $groups; do kill -s KILL -- "-$group"; done
 rm -rf -- "$1"
 """
-
-
-class NodeError(Exception):
-    """The node did not start, or refused an administrative call."""
 
 
 class RabbitNode:

@@ -68,6 +68,10 @@ def free_port() -> int:
             return port
 
 
+class NodeError(Exception):
+    """The node did not start, or refused an administrative call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ports:
     """What a node listens on; the last three only with their plugin or certificate."""

@@ -11,7 +11,6 @@
 
 import asyncio
 import logging
-import os
 import random
 import select
 import struct
@@ -26,6 +25,7 @@ from amqp.exceptions import FrameSyntaxError
 from consumer.broker.confirms import Request, Result, Unconfirmed
 from consumer.broker.declare import ensure
 from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
+from consumer.broker.wakeup import Wakeup
 from consumer.errors import BrokerError, PublishError
 from consumer.messages import Outgoing
 from consumer.metrics import Metrics
@@ -33,7 +33,9 @@ from consumer.topology import Topology
 
 log = logging.getLogger("journey_consumer.publisher")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.5, 30.0
+RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.2, 20.0
+#: A connection that lived shorter than this counts as one more failure in a row.
+SHORT_LIFE_SECONDS = 5.0
 TICK_SECONDS = 1.0
 #: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
 WINDOW = 1_000
@@ -73,7 +75,7 @@ class AmqpPublisher:
         self._returned = False
         self._open_channel = False
         self._closing = False
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wakeup = Wakeup()
         self._thread = threading.Thread(target=self._main, name="publisher", daemon=True)
 
     # --- on the event loop -------------------------------------------------------------
@@ -103,23 +105,16 @@ class AmqpPublisher:
             future.set_exception(PublishError("closed"))
             return future
         self._requests.append(Request(outgoing, future))
-        self._wake()
+        self._wakeup.set()
         return future
 
     async def close(self) -> None:
         """Stop the thread; whatever is unconfirmed then fails."""
         self._closing = True
-        self._wake()
+        self._wakeup.set()
         if self._thread.ident is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 10.0)
-        os.close(self._wake_write)
-        os.close(self._wake_read)
-
-    def _wake(self) -> None:
-        try:
-            os.write(self._wake_write, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full: the thread has been woken already
+        self._wakeup.close()
 
     # --- in the thread -----------------------------------------------------------------
 
@@ -135,10 +130,9 @@ class AmqpPublisher:
                 complaint.tell(error)
                 failures = self._wait_before_redial(failures)
                 continue
-            kind = "connection"
+            kind, opened = "connection", time.monotonic()
             try:
                 channel = self._open(connection)
-                failures = 0
                 complaint.settle()
                 self._serve(connection, channel)
             except _Reconnect as signal:
@@ -155,6 +149,8 @@ class AmqpPublisher:
                 hang_up(connection, politely=self._closing)
             if not self._closing:
                 self._metrics.reconnects["publish"].inc()
+                if time.monotonic() - opened > SHORT_LIFE_SECONDS:
+                    failures = 0
                 failures = self._wait_before_redial(failures)
         self._fail_unconfirmed("connection")
 
@@ -173,11 +169,11 @@ class AmqpPublisher:
     def _serve(self, connection: Any, channel: Any) -> None:
         poll = select.poll()
         poll.register(connection.sock.fileno(), select.POLLIN)
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._wakeup.fileno(), select.POLLIN)
         next_tick = time.monotonic() + TICK_SECONDS
         while not (self._closing and not self._unconfirmed and not self._requests):
             poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)
-            self._drain_wake()
+            self._wakeup.clear()
             self._read_all(connection)
             self._send_waiting(channel)
             now = time.monotonic()
@@ -281,16 +277,8 @@ class AmqpPublisher:
         delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
         until = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
         while not self._closing and (left := until - time.monotonic()) > 0:
-            select.select([self._wake_read], [], [], left)
-            self._drain_wake()
+            self._wakeup.wait(left)
         return min(failures + 1, 10)
-
-    def _drain_wake(self) -> None:
-        try:
-            while os.read(self._wake_read, 4096):
-                continue
-        except BlockingIOError:
-            return
 
 
 def _resolve_on_loop(results: list[Result]) -> None:

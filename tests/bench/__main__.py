@@ -20,6 +20,7 @@ from tests.bench.work import (
     drain,
     fill,
     process,
+    refused,
     service_environment,
     trickle,
 )
@@ -87,6 +88,20 @@ def _latency(broker: Broker, seconds: int) -> list[float]:
     return sorted(arrived[identifier] - at for identifier, at in published.items())
 
 
+def _dead_letters(broker: Broker, count: int) -> Result:
+    """Dead letters published, confirmed and acknowledged; every one must be in its queue."""
+    queue, registry = _queue(broker, "dead"), FastRegistry()
+    try:
+        fill(broker, queue, count, refused)
+        result = drain(broker, queue, SERVICE, service_environment(broker, queue, registry.url), count)
+    finally:
+        registry.stop()
+    kept = broker.depth(f"{queue}.dead-letter.invalid").total
+    if kept != count:
+        raise RuntimeError(f"{count} refused, {kept} dead letters")
+    return result
+
+
 def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
@@ -117,6 +132,11 @@ def main() -> int:
             _say(f"{name:<22}{rates[name]:>16,.0f}{ours / rates[name]:>7.1f}x{wall:>12,.0f}")
         share = 20_000 / 60 / ours
         _say(f"The Registry's 20,000 a minute take {share:.1%} of a core.")
+        dead = _dead_letters(broker, args.journeys // 2)
+        _say(
+            f"Dead letters, published and confirmed before the acknowledgement: "
+            f"{dead.journeys / dead.wall_seconds:,.0f} a second, {dead.per_cpu_second:,.0f} per CPU-second."
+        )
         late = _latency(broker, 10)
         p50, p99 = (late[int(len(late) * share)] * 1000 for share in (0.50, 0.99))
         _say(f"At {LATENCY_RATE} journeys a second, publish to Registry: p50 {p50:.1f} ms, p99 {p99:.1f} ms.")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -38,7 +38,20 @@ def payloads(count: int) -> Iterator[tuple[str, bytes]]:
         yield identifier, samples.encode({**bodies[number % len(bodies)], "journey_id": identifier})
 
 
-def fill(broker: Broker, queue: str, count: int) -> None:
+def refused(count: int) -> Iterator[tuple[str, bytes]]:
+    """Journeys without a driver: each becomes a dead letter ``invalid``."""
+    for identifier, body in payloads(count):
+        payload = json.loads(body)
+        del payload["driver"]
+        yield identifier, samples.encode(payload)
+
+
+def fill(
+    broker: Broker,
+    queue: str,
+    count: int,
+    source: Callable[[int], Iterator[tuple[str, bytes]]] = payloads,
+) -> None:
     """Publish ``count`` persistent journeys to ``queue`` and wait until the broker has them all."""
     with broker.channel() as channel:
         channel.confirm_select()
@@ -49,7 +62,7 @@ def fill(broker: Broker, queue: str, count: int) -> None:
             confirmed = max(confirmed, tag)
 
         channel.events["basic_ack"].add(on_ack)
-        for identifier, body in payloads(count):
+        for identifier, body in source(count):
             message = amqp.Message(
                 body, message_id=identifier, delivery_mode=2, content_type="application/json"
             )
