@@ -1,59 +1,222 @@
-"""Send dead letters again, once what killed them is mended.
+"""See the dead letters, understand them, send them again; lose none.
 
-`replay` moves the dead letters of one reason from `<queue>.dead-letter.<reason>` back to the main queue:
-each is published and confirmed before it is removed, so an interruption loses nothing. Settings: BROKER_URL,
-BROKER_QUEUE, BROKER_CA_FILE as for `run`.
+`summary`, `list` and `show` only look. `replay` sends a selection again, the nearest deadline first; `edit`
+lets it be mended first; `discard` gives it up, with a reason and an audit trail. Every filter may be given
+several times (alternatives); different filters must all hold. Settings: BROKER_URL, BROKER_QUEUE,
+BROKER_CA_FILE and, for `edit` and `replay --to registry`, REGISTRY_..., as for `run`.
 """
 
 import argparse
 import asyncio
+import heapq
+import itertools
+import json
 import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
 
-from consumer.broker.dial import is_amqp
-from consumer.broker.tap import AmqpTap, Tap, VirtualTap
+from consumer.commands import dead_letters_actions as actions
+from consumer.commands.dead_letters_run import add_audit, positive, taps
 from consumer.config import Settings, load
-from consumer.deadletters import replay
-from consumer.errors import ConfigurationError
-from consumer.publishing import Target, connect, dialer_of
+from consumer.deadletters.filters import Selection, duration_text, range_of, status_of
+from consumer.deadletters.journal import LineFile, audit_line, body_of
+from consumer.deadletters.masking import masked
+from consumer.deadletters.overview import Overview
+from consumer.deadletters.record import Record, fingerprint, payload_of
+from consumer.deadletters.sweep import look
+from consumer.deadletters.view import show_one, show_overview, show_records, stdout_console
+from consumer.delivery import Delivery
+from consumer.errors import ConfigurationError, ConsumerError
 from consumer.topology import Topology
+
+LISTED = 50
+_OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    again = commands.add_parser("replay", help="move dead letters back to the main queue")
+
+    summary = _command(commands, "summary", "by reason, detail and status: how many, how old, how long left")
+    summary.add_argument("--json", action="store_true", help="for machines")
+    summary.set_defaults(action=_summary)
+
+    listing = _command(commands, "list", "one line for each, the nearest deadline first")
+    listing.add_argument("--limit", type=positive, default=LISTED, metavar="N", help="(default: %(default)s)")
+    listing.add_argument("--json", action="store_true", help="JSON Lines with the payload, masked")
+    listing.add_argument("--reveal", action="store_true", help="with --json: do not mask; this is logged")
+    add_audit(listing)
+    listing.set_defaults(action=_list)
+
+    show = _command(commands, "show", "one in full, personal data masked", filters=False)
+    show.add_argument("id", metavar="ID", help="journey id, message id or key")
+    show.add_argument("--json", action="store_true", help="for machines")
+    show.add_argument("--reveal", action="store_true", help="do not mask; this is logged")
+    add_audit(show)
+    show.set_defaults(action=_show)
+
+    actions.configure(lambda name, text: _command(commands, name, text))
+
+
+def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument(
+        "--force", action="store_true", help="also queues that may give up what is looked at too often"
+    )
+    group = parser.add_argument_group("filters")
     reasons = Topology(queue="").dead_letter_reasons
-    again.add_argument("--reason", required=True, choices=reasons, metavar="R", help=", ".join(reasons))
-    again.add_argument("--limit", type=int, metavar="N", help="at most so many, the oldest first")
-    again.set_defaults(action=_replay)
+    group.add_argument(
+        "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
+    )
+    if filters:
+        group.add_argument(
+            "--detail",
+            action="append",
+            default=[],
+            metavar="D",
+            help="code and field path; * and ? match any",
+        )
+        group.add_argument(
+            "--status", action="append", default=[], type=_argument(status_of), metavar="N",
+            help="the Registry's HTTP status, or none",
+        )  # fmt: skip
+        group.add_argument("--journey", action="append", default=[], metavar="ID", help="journey id")
+        group.add_argument("--message", action="append", default=[], metavar="ID", help="message id")
+        group.add_argument(
+            "--age", type=_argument(range_of), metavar="RANGE", help="since it died: 2h.. or ..30m or 1h..2h"
+        )
+        group.add_argument(
+            "--left", type=_argument(range_of), metavar="RANGE",
+            help="until its deadline: ..3h is urgent, 0.. can be saved, ..0 is beyond saving",
+        )  # fmt: skip
+    return parser
+
+
+def _argument(read: Any) -> Any:
+    def checked(text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the subcommand says."""
-    environ = {name: value for name, value in os.environ.items() if name.startswith(("BROKER_", "SECRETS_"))}
-    settings = load(environ, authentication=False)
-    return int(args.action(args, settings))
+    everything = getattr(args, "to", None) == "registry"
+    environ = {k: v for k, v in os.environ.items() if everything or k.startswith(_OUR_VARIABLES)}
+    settings = load(environ, authentication=everything)
+    return int(args.action(args, settings, selection_of(args)))
 
 
-def _replay(args: argparse.Namespace, settings: Settings) -> int:
-    if args.limit is not None and args.limit < 1:
-        raise ConfigurationError(["--limit must be at least 1"])
-    return asyncio.run(_move(settings, args.reason, args.limit))
+def selection_of(args: argparse.Namespace) -> Selection:
+    """The filters that were given."""
+    open_range = Selection().age
+    return Selection(
+        reasons=frozenset(args.reason),
+        details=tuple(getattr(args, "detail", ())),
+        statuses=frozenset(getattr(args, "status", ())),
+        journey_ids=frozenset(getattr(args, "journey", ())),
+        message_ids=frozenset(getattr(args, "message", ())),
+        age=getattr(args, "age", None) or open_range,
+        left=getattr(args, "left", None) or open_range,
+    )
 
 
-async def _move(settings: Settings, reason: str, limit: int | None) -> int:
-    topology = Topology(queue=settings.broker_queue)
-    publisher = await connect(settings, Target("", topology.queue))
-    try:
-        tap = _tap(settings, topology.dead_letter_queue(reason))
-        result = await replay(tap, publisher, topology.queue, limit=limit)
-    finally:
-        await publisher.close()
-    print(f"{result.moved} of {result.waiting} dead letters ({reason}) moved to {topology.queue!r}")  # noqa: T201
+# --- looking --------------------------------------------------------------------------------
+
+
+def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    overview, now = Overview(), datetime.now(UTC)
+
+    def see(record: Record, _delivery: Delivery) -> None:
+        if selection.matches(record, now):
+            overview.add(record, now)
+
+    asyncio.run(look(taps(args, settings, selection), see))
+    if args.json:
+        print(json.dumps({"queue": settings.broker_queue, **overview.as_json()}, indent=2))  # noqa: T201
+    else:
+        show_overview(stdout_console(), overview, settings.broker_queue)
     return 0
 
 
-def _tap(settings: Settings, queue: str) -> Tap:
-    if is_amqp(settings.broker_urls[0]):
-        return AmqpTap(dialer_of(settings), queue)
-    return VirtualTap(settings.broker_urls[0], queue)
+def _list(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    if args.reveal and not args.json:
+        raise ConfigurationError(["--reveal is of use with --json only: the table shows no payload"])
+    now, order, matching = datetime.now(UTC), itertools.count(), 0
+    nearest: list[tuple[float, int, Record, Delivery]] = []  # a heap with the farthest deadline on top
+
+    def see(record: Record, delivery: Delivery) -> None:
+        nonlocal matching
+        if selection.matches(record, now):
+            matching += 1
+            entry = (-record.urgency, -next(order), record, delivery)
+            if len(nearest) < args.limit:
+                heapq.heappush(nearest, entry)
+            else:
+                heapq.heappushpop(nearest, entry)
+
+    asyncio.run(look(taps(args, settings, selection), see))
+    shown = sorted(nearest, key=lambda entry: entry[:2], reverse=True)
+    if args.json:
+        if args.reveal:
+            _log_reveal(args, [(record, delivery) for _, _, record, delivery in shown], now)
+        for _, _, record, delivery in shown:
+            print(json.dumps(_told(record, delivery, now, reveal=args.reveal)))  # noqa: T201
+        return 0
+    show_records(stdout_console(), [record for _, _, record, _ in shown], now)
+    more = f"; --limit {matching} shows all" if matching > len(shown) else ""
+    print(f"{len(shown)} of {matching} dead letters{more}")  # noqa: T201
+    return 0
+
+
+def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    now, found = datetime.now(UTC), list[tuple[Record, Delivery]]()
+
+    def see(record: Record, delivery: Delivery) -> None:
+        if args.id in (record.journey_id, record.message_id, fingerprint(delivery)):
+            found.append((record, delivery))
+
+    asyncio.run(look(taps(args, settings, selection), see))
+    if not found:
+        raise ConsumerError("no dead letter has this journey id, message id or key")
+    if args.reveal:
+        _log_reveal(args, found, now)
+    console = stdout_console()
+    for record, delivery in found:
+        told = _told(record, delivery, now, reveal=args.reveal)
+        if args.json:
+            print(json.dumps(told, indent=2))  # noqa: T201
+        else:
+            told["left"] = duration_text(told.pop("left_seconds")) or None
+            show_one(console, told)
+    return 0
+
+
+def _told(record: Record, delivery: Delivery, now: datetime, *, reveal: bool) -> dict[str, Any]:
+    payload = payload_of(delivery)
+    if payload is None:
+        shown: Any = body_of(delivery) if reveal else f"<no JSON, {record.size} bytes>"
+    else:
+        shown = payload if reveal else masked(payload)
+    # Operators may put anything into headers of their own; ours and the broker's are safe to show.
+    headers = {
+        name: str(value) if reveal or name.lower().startswith("x-") else "<masked>"
+        for name, value in sorted(delivery.headers.items())
+    }
+    return {
+        "key": fingerprint(delivery),
+        **record.as_json(now),
+        "content_type": delivery.content_type,
+        "headers": headers,
+        "payload": shown,
+    }
+
+
+def _log_reveal(args: argparse.Namespace, found: list[tuple[Record, Delivery]], now: datetime) -> None:
+    """Written before anything is shown."""
+    with LineFile(args.audit, fallback=sys.stderr) as audit:
+        audit.write(audit_line("revealed", record, fingerprint(d), now) for record, d in found)

@@ -1,8 +1,6 @@
-"""Dead letters: taken from their queues and sent again, without a moment in which one is nowhere.
+"""Dead letters: seen, understood, and sent again without a moment in which one is nowhere.
 
-``replay`` is the core, for the command line and for whoever runs in the same process (the demo).
+Pure: ``record`` reads one, ``filters`` selects, ``order`` puts the nearest deadline first, ``overview``
+groups, ``masking`` hides persons. At the broker: ``sources`` finds the queues, ``sweep`` goes through
+them, ``replay``, ``direct``, ``edit`` and ``discard`` are what can be done with each.
 """
-
-from consumer.deadletters.replay import Moved, replay
-
-__all__ = ["Moved", "replay"]

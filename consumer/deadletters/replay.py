@@ -7,15 +7,17 @@
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from consumer.broker.tap import PREFETCH, Tap
+from consumer.deadletters.sweep import Acted, Dead, Result
 from consumer.delivery import Delivery
 from consumer.errors import PublishError
 from consumer.history import history, replay_headers
 from consumer.messages import Outgoing, copy_of
+
+REPLAYED = "replayed"
+STAYED = "not confirmed"
 
 
 class Publisher(Protocol):
@@ -25,52 +27,46 @@ class Publisher(Protocol):
         """Publish; the future ends with the broker's confirm or with ``PublishError``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """How many dead letters waited at the start, and how many of them were moved."""
+class ToQueue:
+    """The action of a sweep that sends dead letters to ``queue``."""
 
-    waiting: int
-    moved: int
+    def __init__(
+        self, publisher: Publisher, queue: str, *, on_replayed: Callable[[int], None] = lambda _count: None
+    ) -> None:
+        self._publisher = publisher
+        self._queue = queue
+        self._on_replayed = on_replayed
 
-
-async def replay(
-    tap: Tap,
-    publisher: Publisher,
-    queue: str,
-    *,
-    limit: int | None = None,
-    on_moved: Callable[[int], None] = lambda _count: None,
-) -> Moved:
-    """Move up to ``limit`` messages of ``tap``, oldest first, to ``queue``; opens and closes the tap.
-
-    ``on_moved`` hears of each batch. Raises BrokerError or PublishError; what had been moved by then
-    stays moved, everything else stays where it was.
-    """
-    moved = 0
-    try:
-        waiting = await asyncio.to_thread(tap.open)
-        wanted = waiting if limit is None else min(limit, waiting)
-        while moved < wanted:
-            batch = await asyncio.to_thread(tap.take, min(wanted - moved, PREFETCH))
-            if not batch:
-                break
-            confirms = [publisher.submit(_again(delivery, queue)) for delivery in batch]
-            results = await asyncio.gather(*confirms, return_exceptions=True)
-            confirmed = [d for d, result in zip(batch, results, strict=True) if result is None]
-            await asyncio.to_thread(tap.acknowledge, confirmed)
-            moved += len(confirmed)
-            on_moved(len(confirmed))
-            if len(confirmed) < len(batch):
-                failure = next(result for result in results if result is not None)
-                raise PublishError(
-                    f"{len(batch) - len(confirmed)} dead letters stay where they are: "
-                    f"publishing them failed ({failure}); {moved} were moved"
-                )
-    finally:
-        await asyncio.to_thread(tap.close)
-    return Moved(waiting, moved)
+    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+        """Publish all of them, many in flight; what is not confirmed stays."""
+        failures = await confirmed(self._publisher, [again(dead.delivery, self._queue) for dead in batch])
+        results = [
+            Result(STAYED, gone=False) if failure else Result(REPLAYED, gone=True) for failure in failures
+        ]
+        self._on_replayed(sum(result.gone for result in results))
+        return Acted(results, trouble_of(failures))
 
 
-def _again(delivery: Delivery, queue: str) -> Outgoing:
+async def confirmed(publisher: Publisher, messages: Sequence[Outgoing]) -> list[str | None]:
+    """Publish; returns for each message why it was not confirmed, or None."""
+    results = await asyncio.gather(*map(publisher.submit, messages), return_exceptions=True)
+    failures: list[str | None] = []
+    for result in results:
+        if result is not None and not isinstance(result, PublishError):
+            raise result
+        failures.append(None if result is None else str(result))
+    return failures
+
+
+def trouble_of(failures: Sequence[str | None]) -> str | None:
+    """Why to go no further after these, in words; None when all were confirmed."""
+    failed = [failure for failure in failures if failure is not None]
+    if not failed:
+        return None
+    return f"{len(failed)} dead letters stay where they are: publishing them failed ({failed[0]})"
+
+
+def again(delivery: Delivery, queue: str) -> Outgoing:
+    """The message to publish so that ``delivery`` begins a new life in ``queue``."""
     headers = replay_headers(delivery, history(delivery))
     return copy_of(delivery, exchange="", routing_key=queue, headers=headers)

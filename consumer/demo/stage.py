@@ -23,8 +23,12 @@ from consumer.assembly import Assembled, assemble
 from consumer.broker.tap import VirtualTap
 from consumer.broker.virtual import VirtualLink
 from consumer.config import load
-from consumer.deadletters import replay
+from consumer.deadletters.filters import Selection
+from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message
+from consumer.errors import PublishError
+from consumer.handler import utc_now
 from consumer.logs import Output
 from consumer.messages import PERSISTENT, Outgoing
 from consumer.metrics import Metrics
@@ -207,10 +211,16 @@ class Stage:
 
     async def replay(self, reason: str) -> int:
         """Send the dead letters of ``reason`` again, as `dead-letters replay` does; returns how many."""
-        tap = VirtualTap(BROKER, self.topology.dead_letter_queue(reason))
-        result = await replay(tap, self._link, self.topology.queue)
-        self.replayed[reason] += result.moved
-        return result.moved
+        queue = self.topology.dead_letter_queue(reason)
+
+        def count(replayed: int) -> None:
+            self.replayed[reason] += replayed
+
+        sweep = Sweep({reason: lambda: VirtualTap(BROKER, queue)}, Selection(), now=utc_now)
+        tally = await sweep.run(ToQueue(self._link, self.topology.queue, on_replayed=count))
+        if tally.trouble is not None:
+            raise PublishError(tally.trouble)
+        return tally.acted
 
     # --- what is so ---------------------------------------------------------------------
 

@@ -1,0 +1,142 @@
+"""What the subcommands of ``dead-letters`` share: options, the queues, a sweep that can be stopped.
+
+A first SIGINT or SIGTERM ends it after the batch under way, a second one at once; either way nothing is lost.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from consumer.assembly import topology_of
+from consumer.config import Settings
+from consumer.deadletters.filters import Selection
+from consumer.deadletters.sources import taps_of
+from consumer.deadletters.sweep import Act, Sweep, Taps
+from consumer.deadletters.view import Meter, show_tally
+from consumer.errors import ConsumerError
+from consumer.publishing import dialer_of
+
+_STOPPED = 130
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options of all that change something."""
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument("--limit", type=positive, metavar="N", help="at most so many")
+    parser.add_argument("--rate", type=positive_rate, metavar="N", help="at most so many a second")
+    parser.add_argument("--json", action="store_true", help="the result for machines")
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """The option of where audit lines go."""
+    parser.add_argument("--audit", type=Path, metavar="FILE", help="append audit lines to FILE")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as argparse wants it."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
+
+
+def positive_rate(text: str) -> float:
+    """A number above 0, as argparse wants it."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.001 <= value <= 1_000_000:  # noqa: PLR2004 also refuses nan
+        raise argparse.ArgumentTypeError("must be from 0.001 to 1000000")
+    return value
+
+
+def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> Taps:
+    """The dead-letter queues that ``selection`` is about."""
+    # A dead letter's own reason may differ from its queue's only when an operator moved it by hand.
+    return taps_of(
+        lambda: dialer_of(settings),
+        settings.broker_urls[0],
+        topology_of(settings),
+        selection.reasons,
+        force=args.force,
+    )
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+async def act_on(
+    args: argparse.Namespace, sweep: Sweep, verb: str, actor: Callable[[], AbstractAsyncContextManager[Act]]
+) -> int:
+    """Run the sweep with a progress bar, stoppable; say how it went."""
+    started, signals = time.monotonic(), 0
+    task = asyncio.current_task()
+
+    def on_signal() -> None:
+        nonlocal signals
+        signals += 1
+        sweep.stop()
+        if signals > 1 and task is not None:
+            task.cancel()
+        else:
+            print("ending after this batch; once more to end at once", file=sys.stderr)  # noqa: T201
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        async with actor() as act:
+            with Meter(verb, args.limit) as meter:
+                tally = await sweep.run(act, limit=args.limit, rate=args.rate, on_acted=meter.show)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+        tally = sweep.tally
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+    _tell(args, sweep, time.monotonic() - started)
+    if tally.trouble is not None:
+        raise ConsumerError(tally.trouble)
+    return _STOPPED if signals else 0
+
+
+def dry_run(args: argparse.Namespace, sweep: Sweep) -> int:
+    """Say what would be done, after a look."""
+    asyncio.run(sweep.survey())
+    _tell(args, sweep, None)
+    return 0
+
+
+def _tell(args: argparse.Namespace, sweep: Sweep, seconds: float | None) -> None:
+    tally = sweep.tally
+    if args.json:
+        told = {
+            "waiting": tally.waiting,
+            "selected": tally.selected,
+            "skipped": dict(tally.skipped),
+            "outcomes": dict(tally.outcomes),
+            "dry_run": args.dry_run,
+            "trouble": tally.trouble,
+        }
+        print(json.dumps(told), file=_result_stream(args))
+        return
+    print(show_tally(tally), file=_result_stream(args))
+    if seconds is not None and tally.acted:
+        rate = tally.acted / max(seconds, 0.001)
+        print(f"in {seconds:.1f} s ({rate:,.0f}/s)", file=_result_stream(args))
+
+
+def _result_stream(args: argparse.Namespace) -> TextIO:
+    """Audit lines without a file of their own have standard output for themselves."""
+    return sys.stderr if hasattr(args, "why") and args.audit is None else sys.stdout

@@ -1,0 +1,143 @@
+"""Dead letters straight to the Registry, past the main queue: for when the service does not run.
+
+1. A dead letter is acknowledged only when the Registry has the journey: registered now, or already (409).
+2. Everything else stays untouched in its queue. What concerns all of them (a refused token, an outage, a
+   wrong address) ends the sweep instead of being met by each.
+3. An invalid payload is never sent: for an id that was accepted it could destroy the proof.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Literal, Protocol
+
+from consumer.answer import Fault, Reply
+from consumer.classify import classify, rate_limit
+from consumer.credentials import TokenSource
+from consumer.deadletters.sweep import Acted, Dead, Result
+from consumer.outcome import (
+    AlreadyRegistered,
+    Early,
+    Forbidden,
+    Invalid,
+    Misconfigured,
+    Outcome,
+    Registered,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from consumer.pacing import Pacer
+from consumer.parse import parse
+
+#: So many in a row say that it is not the journey's fault.
+MOST_FAILURES_IN_A_ROW = 10
+_TRIES = 3
+_THROTTLED_SECONDS = 60.0
+_CONCERNS_ALL = (Unauthorized, Forbidden, Unavailable, Throttled)
+
+
+class Registry(Protocol):
+    """What sending needs of the Registry edge."""
+
+    async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
+        """Send one journey."""
+
+
+class ToRegistry:
+    """The action of a sweep that submits dead letters. ``utc_now`` is an aware clock."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        tokens: TokenSource,
+        pacer: Pacer,
+        version: Literal["v2", "v3"],
+        concurrency: int,
+        utc_now: Callable[[], datetime],
+    ) -> None:
+        self._registry = registry
+        self._tokens = tokens
+        self._pacer = pacer
+        self._version: Literal["v2", "v3"] = version
+        self._slots = asyncio.Semaphore(concurrency)
+        self._now = utc_now
+        self._failures = 0
+        self._trouble: str | None = None
+
+    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+        """Submit all of them, many at once."""
+        outcomes = await asyncio.gather(*map(self._one, batch))
+        return Acted([_result(outcome) for outcome in outcomes], self._trouble)
+
+    async def _one(self, dead: Dead) -> Outcome | None:
+        ready = parse(dead.delivery, self._version)
+        if isinstance(ready, Invalid):
+            return ready
+        if ready.journey.end > self._now():
+            return Early(None)
+        async with self._slots:
+            outcome: Outcome | None = None
+            for _ in range(_TRIES):
+                if self._trouble is not None:
+                    return outcome
+                await self._wait_for_leave()
+                outcome = await self._submit(ready.body)
+                if not isinstance(outcome, Throttled | Unavailable):
+                    break
+            self._learn(outcome)
+            return outcome
+
+    async def _wait_for_leave(self) -> None:
+        while True:
+            await asyncio.sleep(self._pacer.reserve(time.monotonic()))
+            if self._pacer.held_for(time.monotonic()) <= 0.0:
+                return
+
+    async def _submit(self, body: bytes) -> Outcome:
+        token = await self._tokens.token()
+        if not isinstance(token, str):
+            return token
+        outcome = await self._post(body, token)
+        if isinstance(outcome, Unauthorized) and await self._tokens.renew(token):
+            second = await self._tokens.token()
+            return await self._post(body, second) if isinstance(second, str) else second
+        return outcome
+
+    async def _post(self, body: bytes, token: str) -> Outcome:
+        answer = await self._registry.post_journey(body, token)
+        outcome, now = classify(answer), time.monotonic()
+        if isinstance(answer, Reply):
+            limit = rate_limit(answer, self._now().timestamp())
+            if limit is not None:
+                self._pacer.observe(limit, now)
+        if isinstance(outcome, Throttled):
+            seconds = outcome.retry_after_seconds
+            self._pacer.hold(now + (_THROTTLED_SECONDS if seconds is None else seconds))
+        return outcome
+
+    def _learn(self, outcome: Outcome | None) -> None:
+        """Find out what concerns all of them."""
+        if isinstance(outcome, Misconfigured):
+            self._trouble = (
+                f"the Registry does not serve this route ({outcome.detail}): is REGISTRY_URL right?"
+            )
+            return
+        self._failures = self._failures + 1 if isinstance(outcome, _CONCERNS_ALL) else 0
+        if self._failures >= MOST_FAILURES_IN_A_ROW:
+            self._trouble = (
+                f"{self._failures} journeys in a row ended as {_word(outcome)}: the others were not tried, "
+                "and all of these stay where they are"
+            )
+
+
+def _result(outcome: Outcome | None) -> Result:
+    return Result(_word(outcome), gone=isinstance(outcome, Registered | AlreadyRegistered))
+
+
+def _word(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "not tried"
+    return "already registered" if isinstance(outcome, AlreadyRegistered) else type(outcome).__name__.lower()

@@ -1,0 +1,121 @@
+"""Which dead letters are meant: the filters that every command shares. Pure.
+
+1. A filter that is not given lets everything through; several values of one filter are alternatives,
+   several filters must all hold.
+2. A range never holds of what is not known: a dead letter without a readable deadline is matched by
+   no ``--left``, whatever it says.
+3. No filter can name a value of a payload other than the journey's id.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+
+from consumer.deadletters.record import Record
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?[smhd])+|0)", re.ASCII)
+_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Seconds from ``least`` up to but without ``most``; None is open."""
+
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float | None) -> bool:
+        """Whether ``value`` lies in it; what is not known lies in no range."""
+        if value is None:
+            return False
+        return (self.least is None or value >= self.least) and (self.most is None or value < self.most)
+
+    def __str__(self) -> str:
+        return f"{duration_text(self.least)}..{duration_text(self.most)}"
+
+
+def duration(text: str) -> float:
+    """Seconds of ``90s``, ``1h30m``, ``-2h``, ``1.5d`` or ``0``. Raises ValueError."""
+    found = _DURATION.fullmatch(text.strip().lower())
+    if found is None:
+        raise ValueError("must be a time such as 90s, 30m, 1h30m or 2d")
+    seconds = sum(float(amount) * _UNITS[unit] for amount, unit in _PART.findall(found[2]))
+    return -seconds if found[1] else seconds
+
+
+def range_of(text: str) -> Range:
+    """A range such as ``2h..``, ``..30m`` or ``1h..2h``. Raises ValueError."""
+    least, dots, most = text.partition("..")
+    if not dots or not (least.strip() or most.strip()):
+        raise ValueError("must be a range such as 2h.. (and more), ..30m (less than) or 1h..2h")
+    made = Range(duration(least) if least.strip() else None, duration(most) if most.strip() else None)
+    if made.least is not None and made.most is not None and made.least >= made.most:
+        raise ValueError("must begin with the smaller time")
+    return made
+
+
+def status_of(text: str) -> int | None:
+    """An HTTP status, or None for ``none``: the Registry was never asked. Raises ValueError."""
+    if text.strip().lower() == _NONE:
+        return None
+    if not re.fullmatch(r"[1-5]\d\d", text.strip(), re.ASCII):
+        raise ValueError("must be an HTTP status such as 401, or none")
+    return int(text)
+
+
+def duration_text(seconds: float | None) -> str:
+    """Write seconds so that ``duration`` reads them back; nothing for None."""
+    if seconds is None:
+        return ""
+    left, sign = round(abs(seconds) * 1000) / 1000, "-" if seconds < 0 else ""
+    if not left:
+        return "0"
+    parts = []
+    for unit in ("d", "h", "m"):
+        whole, left = divmod(left, _UNITS[unit])
+        if whole:
+            parts.append(f"{whole:.0f}{unit}")
+    if round(left, 3):
+        parts.append(f"{round(left, 3):g}s")
+    return sign + "".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """All filters. ``age`` counts from the death, ``left`` to the deadline (negative: it has passed)."""
+
+    reasons: frozenset[str] = frozenset()
+    details: tuple[str, ...] = ()
+    statuses: frozenset[int | None] = frozenset()
+    journey_ids: frozenset[str] = frozenset()
+    message_ids: frozenset[str] = frozenset()
+    age: Range = Range()
+    left: Range = Range()
+
+    def __bool__(self) -> bool:
+        """Whether there is any filter."""
+        return self != Selection()
+
+    def matches(self, record: Record, now: datetime) -> bool:
+        """Whether ``record`` is meant. ``now`` is aware."""
+        return (
+            (not self.reasons or record.reason in self.reasons)
+            and (not self.statuses or record.status in self.statuses)
+            and (not self.details or any(fnmatchcase(record.detail or "", each) for each in self.details))
+            and (not self.journey_ids or record.journey_id in self.journey_ids)
+            and (not self.message_ids or record.message_id in self.message_ids)
+            and (self.age == _OPEN or self.age.holds(_seconds(record.died, now)))
+            and (self.left == _OPEN or self.left.holds(_seconds(now, record.deadline)))
+        )
+
+
+_OPEN = Range()
+
+
+def _seconds(earlier: datetime | None, later: datetime | None) -> float | None:
+    if earlier is None or later is None:
+        return None
+    return (later - earlier).total_seconds()

@@ -1,0 +1,121 @@
+"""Files that must be on the disk before a dead letter may go: the audit trail, the archive, the export.
+
+1. ``write`` returns when the lines are on the disk, or raises; only then is anything acknowledged.
+2. Files with payloads are readable by their owner alone. Audit lines hold ids, codes and who and why.
+"""
+
+import base64
+import getpass
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from consumer.deadletters.record import Record, fingerprint, payload_of
+from consumer.deadletters.sweep import Dead
+from consumer.delivery import Delivery
+from consumer.errors import ConsumerError
+
+
+class LineFile:
+    """JSON Lines appended to a file, or to ``fallback`` (standard output); a context manager.
+
+    ``fresh``: the file must not exist yet.
+    """
+
+    def __init__(self, path: Path | None, *, fresh: bool = False, fallback: TextIO | None = None) -> None:
+        self._path = path
+        self._fallback = fallback
+        self._flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if fresh else os.O_APPEND)
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        if self._path is not None:
+            try:
+                self._descriptor = os.open(self._path, self._flags, 0o600)
+            except OSError as error:
+                raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write one line for each and return when the disk has them. Raises ConsumerError."""
+        text = "".join(json.dumps(line, ensure_ascii=True, default=str) + "\n" for line in lines)
+        if self._descriptor is None:
+            stream = self._fallback or sys.stdout
+            try:
+                stream.write(text)
+                stream.flush()
+            except OSError as error:
+                raise ConsumerError(f"the audit lines can not be written: {error.strerror}") from None
+            return
+        try:
+            left = memoryview(text.encode())
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+
+
+def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any) -> dict[str, Any]:
+    """What an auditor wants to know of one action on one dead letter; no value of the payload."""
+    told = record.as_json(now)
+    kept = ("journey_id", "message_id", "reason", "detail", "status", "deadline")
+    return {
+        "ts": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "event": f"dead letter {action}",
+        "by": user(),
+        **{name: told[name] for name in kept},
+        "key": key,
+        **more,
+    }
+
+
+def user() -> str:
+    """Who is at work, as the system knows it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user without an entry
+        return str(os.getuid())
+
+
+def archive_line(dead: Dead) -> dict[str, Any]:
+    """All of a dead letter, so that it could be published again: body, properties, headers."""
+    delivery = dead.delivery
+    return {
+        "key": fingerprint(delivery),
+        "reason": dead.record.reason,
+        "properties": dict(delivery.properties),
+        "headers": {name: value for name, value in delivery.headers.items() if name != "x-delivery-count"},
+        **body_of(delivery),
+    }
+
+
+def export_line(record: Record, delivery: Delivery, now: datetime) -> dict[str, Any]:
+    """A dead letter to be mended: its ``key``, why it is dead, and the payload."""
+    payload = payload_of(delivery)
+    told = record.as_json(now)
+    return {
+        "key": fingerprint(delivery),
+        **{name: told[name] for name in ("reason", "detail", "status", "deadline")},
+        **({"payload": payload} if payload is not None else body_of(delivery)),
+    }
+
+
+def body_of(delivery: Delivery) -> dict[str, str]:
+    """The body as text, or in base64 when it is none."""
+    try:
+        return {"body": delivery.body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(delivery.body).decode()}

@@ -1,0 +1,188 @@
+"""What a dead letter tells of itself: who it is, why it died, when its journey is lost for good. Pure.
+
+1. Reading never fails: an operator's own message, half a payload or a header of another type reads
+   as "not known" (None), and every command copes with that.
+2. The payload is read leniently, because what died as invalid still has a deadline to meet.
+3. A record holds ids, codes, dates and sizes; never any other value of the payload.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from consumer.delivery import Delivery
+from consumer.envelope import Payload, unwrap, unwrap_structured
+from consumer.history import DETAIL, LAST_FAILURE, REASON, STATUS, history
+from consumer.outcome import Reason
+from schemas.dates import instant
+
+#: The Registry takes a journey within 24 hours of its start.
+DEADLINE: Final = timedelta(hours=24)
+#: Sorts behind every real deadline.
+NO_DEADLINE: Final = float("inf")
+_LONGEST_ID = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One dead letter. Dates are aware, in UTC; what it does not tell is None.
+
+    ``reason`` is its own word, or the name of its queue when it has none (the broker moved it);
+    ``start`` and so ``deadline`` come from the payload; ``delivery_count`` is the broker's.
+    """
+
+    reason: str
+    message_id: str | None
+    journey_id: str | None
+    detail: str | None
+    status: int | None
+    attempts: int
+    replays: int
+    died: datetime | None
+    start: datetime | None
+    size: int
+    delivery_count: int
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When it must be registered at the latest."""
+        return None if self.start is None else self.start + DEADLINE
+
+    @property
+    def urgency(self) -> float:
+        """The deadline in seconds since 1970, to sort by: the smallest is the most urgent."""
+        return NO_DEADLINE if self.start is None else (self.start + DEADLINE).timestamp()
+
+    def is_lost(self, now: datetime) -> bool | None:
+        """Whether it can not be registered any more; None when nobody can tell."""
+        if self.start is None:
+            return True if self.reason == Reason.EXPIRED else None
+        return self.start + DEADLINE <= now
+
+    def as_json(self, now: datetime) -> dict[str, Any]:
+        """The record as ``--json`` shows it; ages and times left in seconds."""
+        return {
+            "reason": self.reason,
+            "detail": self.detail,
+            "status": self.status,
+            "journey_id": self.journey_id,
+            "message_id": self.message_id,
+            "attempts": self.attempts,
+            "replays": self.replays,
+            "died": _text(self.died),
+            "start": _text(self.start),
+            "deadline": _text(self.deadline),
+            "left_seconds": None if self.start is None else round(self.urgency - now.timestamp(), 3),
+            "size_bytes": self.size,
+        }
+
+
+def read(delivery: Delivery, queue_reason: str) -> Record:
+    """Read a dead letter from the queue of ``queue_reason``; never raises."""
+    headers = delivery.headers
+    past = history(delivery)
+    payload = payload_of(delivery)
+    detail, reason, status = headers.get(DETAIL), headers.get(REASON), headers.get(STATUS)
+    return Record(
+        reason=reason if isinstance(reason, str) else queue_reason,
+        message_id=_short(delivery.message_id),
+        journey_id=_journey_id(payload),
+        detail=detail if isinstance(detail, str) else None,
+        status=status if type(status) is int else None,
+        attempts=past.attempts,
+        replays=past.replays,
+        died=_died(headers),
+        start=_start(payload),
+        size=len(delivery.body),
+        delivery_count=_count(headers.get("x-delivery-count")),
+    )
+
+
+def payload_bytes(delivery: Delivery) -> bytes | None:
+    """The payload's bytes, out of its CloudEvent if it came in one; None when there is none to be had."""
+    found = unwrap(delivery)
+    if not isinstance(found, Payload):
+        return None
+    event = unwrap_structured(found.body)
+    return event.body if isinstance(event, Payload) else found.body
+
+
+def payload_of(delivery: Delivery) -> Any:
+    """The payload as JSON, None when it is none."""
+    body = payload_bytes(delivery)
+    if body is None:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def fingerprint(delivery: Delivery) -> str:
+    """The same for the same body and message id, and for nothing else."""
+    digest = hashlib.blake2b((delivery.message_id or "").encode("utf-8", "replace"), digest_size=12)
+    digest.update(b"\0")
+    digest.update(delivery.body)
+    return digest.hexdigest()
+
+
+def _journey_id(payload: Any) -> str | None:
+    """v2's ``journey_id``; else v3's ``operator_journey_id``."""
+    if not isinstance(payload, dict):
+        return None
+    for name in ("journey_id", "operator_journey_id"):
+        if isinstance(value := payload.get(name), str) and value:
+            return _short(value)
+    return None
+
+
+def _start(payload: Any) -> datetime | None:
+    """The trip's start (v3), or the earlier one of both persons (v2)."""
+    if not isinstance(payload, dict):
+        return None
+    starts = [_instant(place) for place in (payload, payload.get("driver"), payload.get("passenger"))]
+    return min((start for start in starts if start is not None), default=None)
+
+
+def _instant(place: Any) -> datetime | None:
+    start = place.get("start") if isinstance(place, dict) else None
+    text = start.get("datetime") if isinstance(start, dict) else None
+    if not isinstance(text, str) or len(text) > 64:  # noqa: PLR2004 the Registry's own bound
+        return None
+    try:
+        return min(instant(text), datetime.max.replace(tzinfo=UTC) - DEADLINE)
+    except (ValueError, TypeError, AttributeError, OverflowError):  # not a date that any version accepts
+        return None
+
+
+def _died(headers: Mapping[str, Any]) -> datetime | None:
+    """Our own word; else the broker's, which keeps the latest death first."""
+    text = headers.get(LAST_FAILURE)
+    if isinstance(text, str):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+        return moment.astimezone(UTC) if moment.tzinfo is not None else None
+    deaths = headers.get("x-death")
+    time = (
+        deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+    )
+    if isinstance(time, datetime):
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    return None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and value >= 0 else 0
+
+
+def _short(text: str | None) -> str | None:
+    return None if text is None else text[:_LONGEST_ID]
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,305 @@
+"""Going through dead-letter queues: once to look, or in passes to act on what is selected.
+
+1. Looking takes without acknowledging, and giving back restores the order; see ``docs/dead-letters.md``
+   for what the broker counts.
+2. Acting goes from the nearest deadline to the farthest. A dead letter is acknowledged only after the
+   action said that it may go; whatever interrupts it, the others stay in their queue.
+3. Memory is bounded by ``MOST_HELD`` and ``MOST_BYTES``, whatever the queues hold.
+4. What died after the sweep began is left alone: nothing goes round twice in one sweep.
+"""
+
+import asyncio
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from consumer.broker.tap import Tap
+from consumer.deadletters.filters import Selection
+from consumer.deadletters.order import Window, without
+from consumer.deadletters.record import Record, fingerprint, read
+from consumer.delivery import Delivery
+
+BATCH = 1_000
+MOST_HELD = 20_000
+MOST_BYTES = 64 * 1024 * 1024
+#: A pass ends after this time, well before RabbitMQ takes back what is held too long (30 minutes).
+PASS_SECONDS = 600.0
+KEEP_ALIVE_SECONDS = 5.0
+
+Taps = Mapping[str, Callable[[], Tap]]
+#: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
+Skip = Callable[[Record, Delivery], str | None]
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Dead:
+    """A dead letter in our hands, with the tap that it must be acknowledged on."""
+
+    record: Record
+    delivery: Delivery
+    tap: Tap
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one dead letter: a word for the summary, and whether it leaves its queue."""
+
+    outcome: str
+    gone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """The results of a batch, in its order; ``trouble`` is why the sweep should end now."""
+
+    results: Sequence[Result]
+    trouble: str | None = None
+
+
+Act = Callable[[Sequence[Dead]], Awaitable[Acted]]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a sweep has found and done so far."""
+
+    waiting: int = 0
+    selected: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    trouble: str | None = None
+
+    @property
+    def acted(self) -> int:
+        """How many were acted upon."""
+        return self.outcomes.total()
+
+
+async def look(taps: Taps, see: Callable[[Record, Delivery], None]) -> int:
+    """Show ``see`` every dead letter, in the order of the queues; returns how many there were."""
+    count = 0
+    for reason, make in taps.items():
+        tap = make()
+        try:
+            await asyncio.to_thread(tap.open)
+            while batch := await asyncio.to_thread(_take, tap, reason, BATCH):
+                count += len(batch)
+                for dead in batch:
+                    see(dead.record, dead.delivery)
+        finally:
+            await asyncio.to_thread(tap.close)
+    return count
+
+
+class Sweep:
+    """One run over ``taps``. ``now`` is an aware clock."""
+
+    def __init__(
+        self,
+        taps: Taps,
+        selection: Selection,
+        *,
+        now: Callable[[], datetime],
+        skip: Skip = lambda _record, _delivery: None,
+        most_held: int = MOST_HELD,
+    ) -> None:
+        self._taps = taps
+        self._selection = selection
+        self._now = now
+        self._began = now()
+        self._skip = skip
+        self._most_held = most_held
+        self._stay: set[str] = set()
+        self._stopping = False
+        self.tally = Tally()
+
+    def stop(self) -> None:
+        """End after the batch that is under way."""
+        self._stopping = True
+
+    async def survey(self) -> list[float]:
+        """Count what is selected; returns the urgencies, ascending."""
+        found = array("d")
+        tally = self.tally
+
+        def see(record: Record, delivery: Delivery) -> None:
+            if self._selection.matches(record, self._began):
+                skipped = self._skip(record, delivery)
+                if skipped is None:
+                    found.append(record.urgency)
+                else:
+                    tally.skipped[skipped] += 1
+
+        tally.waiting = await look(self._taps, see)
+        tally.selected = len(found)
+        return sorted(found)
+
+    async def run(
+        self,
+        act: Act,
+        *,
+        limit: int | None = None,
+        rate: float | None = None,
+        on_acted: Callable[[Tally], None] = lambda _tally: None,
+    ) -> Tally:
+        """Survey, then act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
+
+        Raises BrokerError; what was acted upon by then stays done. Trouble is told in the tally.
+        """
+        expected = await self.survey()
+        on_acted(self.tally)
+        pace = _Pace(rate)
+        while expected and not self._over(limit):
+            done = await self._pass(expected, act, limit, pace, on_acted)
+            if not done:
+                break
+            expected = without(expected, done)
+        return self.tally
+
+    def _over(self, limit: int | None) -> bool:
+        tally = self.tally
+        return self._stopping or tally.trouble is not None or (limit is not None and tally.acted >= limit)
+
+    def _is_wanted(self, dead: Dead) -> bool:
+        record = dead.record
+        return (
+            self._selection.matches(record, self._began)
+            and self._skip(record, dead.delivery) is None
+            and (record.died is None or record.died < self._began)
+            and not (self._stay and fingerprint(dead.delivery) in self._stay)
+        )
+
+    async def _pass(
+        self,
+        expected: Sequence[float],
+        act: Act,
+        limit: int | None,
+        pace: "_Pace",
+        on_acted: Callable[[Tally], None],
+    ) -> list[float]:
+        """One way through all queues; returns the urgencies of what was acted upon."""
+        most = self._most_held if limit is None else min(self._most_held, limit - self.tally.acted)
+        window: Window[Dead] = Window(expected, most=most, most_bytes=MOST_BYTES)
+        ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[Tap]()
+        ready: deque[Dead] = deque()
+        under_way = _UnderWay(open_taps)
+
+        async def settle() -> None:
+            batch, acted = await under_way.end()
+            if batch:
+                await self._settle(batch, acted)
+                done.extend(dead.record.urgency for dead in batch)
+                on_acted(self.tally)
+
+        async def act_on_ready(least: int) -> None:
+            while len(ready) >= least:
+                await settle()
+                if self._over(limit) or time.monotonic() >= ends_at:
+                    return
+                size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
+                batch = [ready.popleft() for _ in range(min(size, len(ready)))]
+                await _alive(pace.wait(len(batch)), open_taps)
+                under_way.begin(batch, act)  # the next batch is read meanwhile
+
+        try:
+            for reason, make in self._taps.items():
+                tap = make()
+                open_taps.append(tap)
+                await asyncio.to_thread(tap.open)
+                while not self._over(limit) and time.monotonic() < ends_at:
+                    taken = await asyncio.to_thread(_take, tap, reason, BATCH)
+                    if not taken:
+                        break
+                    for dead in filter(self._is_wanted, taken):
+                        window.offer(dead.record.urgency, dead, _weight(dead))
+                    ready += window.release()
+                    await act_on_ready(pace.batch)
+            ready += window.drain()
+            await act_on_ready(1)
+            await settle()
+        finally:
+            await under_way.cancel()
+            for tap in open_taps:
+                await asyncio.to_thread(tap.close)
+        return done
+
+    async def _settle(self, batch: Sequence[Dead], acted: Acted) -> None:
+        """Count the results, and acknowledge what may go."""
+        self.tally.trouble = acted.trouble
+        gone: dict[Tap, list[Delivery]] = {}
+        for dead, result in zip(batch, acted.results, strict=True):
+            self.tally.outcomes[result.outcome] += 1
+            if result.gone:
+                gone.setdefault(dead.tap, []).append(dead.delivery)
+            else:
+                self._stay.add(fingerprint(dead.delivery))
+        for tap, deliveries in gone.items():
+            await asyncio.to_thread(tap.acknowledge, deliveries)
+
+
+class _UnderWay:
+    """The one batch that is being acted upon."""
+
+    def __init__(self, taps: Sequence[Tap]) -> None:
+        self._taps = taps
+        self._batch: Sequence[Dead] = ()
+        self._acting: asyncio.Future[Acted] | None = None
+
+    def begin(self, batch: Sequence[Dead], act: Act) -> None:
+        """Start acting on ``batch``."""
+        self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
+
+    async def end(self) -> tuple[Sequence[Dead], Acted]:
+        """Wait for the batch; an empty one when none is under way."""
+        batch, acting = self._batch, self._acting
+        self._batch, self._acting = (), None
+        return (batch, await _alive(acting, self._taps)) if acting is not None else ((), Acted(()))
+
+    async def cancel(self) -> None:
+        """Give up on the batch, if one is still under way."""
+        if self._acting is not None:
+            self._acting.cancel()
+            await asyncio.gather(self._acting, return_exceptions=True)
+
+
+class _Pace:
+    """At most ``rate`` a second, in batches that last a fifth of a second."""
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate = rate
+        self._due = 0.0
+        self.batch = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
+
+    async def wait(self, count: int) -> None:
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        await asyncio.sleep(max(0.0, self._due - now))
+        self._due = max(self._due, now) + count / self._rate
+
+
+def _take(tap: Tap, reason: str, most: int) -> list[Dead]:
+    return [Dead(read(delivery, reason), delivery, tap) for delivery in tap.take(most)]
+
+
+def _weight(dead: Dead) -> int:
+    return len(dead.delivery.body) + 2_048  # headers and our own objects
+
+
+async def _alive(work: Awaitable[T], taps: Sequence[Tap]) -> T:
+    """Wait for ``work``, and answer the heartbeats of what is held meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=KEEP_ALIVE_SECONDS))[0]:
+            for tap in taps:
+                await asyncio.to_thread(tap.keep_alive)
+    except BaseException:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+    return task.result()
