@@ -179,7 +179,7 @@ class Settler:
                         metrics.journey_age.observe(max(age, 0.0))
             case DeadLetter(reason=reason, detail=detail, status=status):
                 name = reason.value
-                metrics.dead_lettered[name].inc()
+                metrics.dead_letter(reason, detail)
                 if age is not None and age > REGISTRATION_DEADLINE.total_seconds():
                     metrics.deadline_missed.inc()
             case Delay(detail=detail, status=status):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from schemas import v2, v3
+from schemas.paths import paths_of
 from schemas.unreadable import diagnose, has_only_json_numbers, is_too_complex, repaired
 from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
 from schemas.violations import refusal, whole
@@ -25,6 +26,7 @@ __all__ = [
     "Version",
     "Violation",
     "ends_in_future",
+    "field_paths",
     "json_schema",
     "validate",
 ]
@@ -69,6 +71,14 @@ def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
     if (b"NaN" in body or b"Infinity" in body) and not has_only_json_numbers(body):
         return whole("not_json", "is not JSON: NaN and Infinity are not numbers there")
     return verdict
+
+
+def field_paths(version: Version) -> tuple[str, ...]:
+    """Every field that a violation can name, dotted, sorted, without the indexes of lists.
+
+    Containers too (``driver.identity``): a part may be missing as a whole.
+    """
+    return tuple(sorted(paths_of(v2.Payload if version == "v2" else v3.Payload)))
 
 
 def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:

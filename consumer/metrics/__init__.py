@@ -6,5 +6,14 @@ at 0 from the start; no label value is ever an id.
 
 from consumer.metrics.catalogue import CATALOGUE, PREFIX, Instrument
 from consumer.metrics.instruments import Metrics, retry_reason
+from consumer.metrics.refusals import REFUSED_FIELDS, refused_field
 
-__all__ = ["CATALOGUE", "PREFIX", "Instrument", "Metrics", "retry_reason"]
+__all__ = [
+    "CATALOGUE",
+    "PREFIX",
+    "REFUSED_FIELDS",
+    "Instrument",
+    "Metrics",
+    "refused_field",
+    "retry_reason",
+]

@@ -13,6 +13,7 @@ from typing import Literal
 
 from consumer.answer import FaultKind
 from consumer.breaker import BreakerState
+from consumer.metrics.refusals import REFUSED_FIELDS
 from consumer.outcome import PauseCause, Reason
 
 PREFIX = "journey_consumer_"
@@ -76,6 +77,15 @@ CATALOGUE: tuple[Instrument, ...] = (
         "Journeys confirmed into a dead-letter queue, by reason.",
         "Look at the queue of that reason; mend the cause, then replay it.",
         reason=_REASONS,
+    ),
+    _counter(
+        "refused_fields_total",
+        "Journeys dead-lettered as invalid (by our validation) or rejected (by the Registry), by the first "
+        "field that was refused, without list indexes.",
+        "A field that rises: its values changed at their source, or the Registry's rule did. payload: "
+        "refused as a whole, or by terms that name no field.",
+        reason=(Reason.INVALID.value, Reason.REJECTED.value),
+        field=REFUSED_FIELDS,
     ),
     _counter(
         "returned_total",

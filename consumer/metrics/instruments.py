@@ -18,12 +18,14 @@ from consumer import __version__
 from consumer.answer import Fault, FaultKind, Reply
 from consumer.breaker import BreakerState
 from consumer.metrics.catalogue import CATALOGUE, EXACT_STATUSES, PREFIX, Instrument
+from consumer.metrics.refusals import refused_field
 from consumer.outcome import (
     Early,
     Forbidden,
     Misconfigured,
     Outcome,
     PauseCause,
+    Reason,
     Throttled,
     Unauthorized,
     Unavailable,
@@ -115,6 +117,7 @@ class Metrics:
         make = _Maker(registry)
         self.journeys = make.counters("journeys_total")
         self.dead_lettered = make.counters("dead_lettered_total")
+        self.refused_fields = make.counter_pairs("refused_fields_total")
         self.returned = make.counters("returned_total")
         self.deadline_missed = make.counter("deadline_missed_total")
         self.deliveries = make.counter("deliveries_total")
@@ -167,6 +170,12 @@ class Metrics:
     def retry(self, outcome: Outcome) -> None:
         """Count that a journey is tried again in this process because of ``outcome``."""
         self.retries[retry_reason(outcome)].inc()
+
+    def dead_letter(self, reason: Reason, detail: str) -> None:
+        """Count a dead letter, and when its payload was refused the field that ``detail`` names."""
+        self.dead_lettered[reason].inc()
+        if reason in (Reason.INVALID, Reason.REJECTED):
+            self.refused_fields[reason, refused_field(detail)].inc()
 
     def breaker(self, cause: PauseCause, state: BreakerState) -> None:
         """Note a breaker's state; a change counts as a transition, and all but CLOSED pauses."""

@@ -115,6 +115,9 @@ async def test_a_dead_letter_carries_its_past(reason: Reason) -> None:
     }
     assert corridor.value("dead_lettered_total", reason=reason.value) == 1
     assert corridor.value("journeys_total", outcome=reason.value) == 1
+    if reason in (Reason.INVALID, Reason.REJECTED):
+        found = corridor.value("refused_fields_total", reason=reason.value, field="driver.revenue")
+        assert found == 1
 
 
 @travelling
@@ -172,6 +175,7 @@ async def test_a_lost_connection_ends_the_attempts() -> None:
     assert corridor.dead("invalid") == []
     assert corridor.settled() == []
     assert corridor.value("dead_lettered_total", reason="invalid") == 0
+    assert corridor.value("refused_fields_total", reason="invalid", field="payload") == 0
 
 
 @travelling

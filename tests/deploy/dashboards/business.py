@@ -81,13 +81,31 @@ _DAYS = (
     Panel(
         "Refusals per day, by reason",
         "short",
-        "Each bar is the 24 hours before it (UTC). The field that was refused is in each dead letter's "
-        "detail, and in the log line of its settlement; it is not a metric.",
+        "Each bar is the 24 hours before it (UTC). For the fields of the first two see the next panel.",
         "invalid, rejected: a few per thousand.",
         "invalid: your payloads break a rule, see journey-consumer validate. rejected: the Registry "
         "refuses them. Others: ask operations.",
         ((f"sum by (outcome) (increase({own('journeys_total', _REFUSED)}{_DAY}))", "{{outcome}}"),),
         width=12,
+        height=9,
+        bars=True,
+        interval="1d",
+    ),
+    Panel(
+        "Refusals per day, by field",
+        "short",
+        "Each bar is the 24 hours before it (UTC): invalid and rejected journeys by the first field that was "
+        "refused. payload: refused as a whole, or by terms that name no field.",
+        "A few per thousand, spread over fields.",
+        "One field rises: its values changed where they come from, or the Registry's rule did. The detail of "
+        "each says what was wrong with it: journey-consumer dead-letters summary.",
+        (
+            (
+                f"sum by (reason, field) (increase({own('refused_fields_total')}{_DAY})) > 0",
+                "{{reason}}: {{field}}",
+            ),
+        ),
+        width=24,
         height=9,
         bars=True,
         interval="1d",

@@ -68,7 +68,10 @@ _HEALTH = (
         (
             "Whether something holds consumption back in some pod, by cause.",
             "No, for every cause.",
-            "unauthorized, forbidden: the token. misconfigured: the address. unavailable: the Registry.",
+            (
+                "unauthorized, forbidden: the token. misconfigured: the address. unavailable: the Registry. "
+                "throttled: the Registry's limit. publisher: the broker does not confirm."
+            ),
         ),
         f"max by (cause) ({own('paused')})",
         legend="{{cause}}",
