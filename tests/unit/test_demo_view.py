@@ -20,7 +20,7 @@ NOW = Now(
     waiting=166,
     in_flight=32,
     paused="misconfigured",
-    oldest_start=datetime.now(UTC) - timedelta(hours=23, minutes=59),
+    oldest_start=datetime.now(UTC) - timedelta(hours=23),
     mean_age_seconds=40_000.0,
     registry_up=False,
 )
@@ -78,7 +78,7 @@ def test_every_act_fits_on_the_screen(number: int, width: int, height: int) -> N
         "down",
     ):
         assert wanted in text
-    assert "23 h 59" in text
+    assert "23 h " in text  # the tests before this one take minutes
     assert "11 h 06" in text
     assert "something happened 49" in text
     assert "12:34" in text
