@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
+from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
 from consumer.breaker import Breaker, BreakerPolicy
@@ -20,6 +21,9 @@ from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
 from consumer.credentials import ExchangedToken, FileToken, StaticToken, TokenSource, read_secret
+from consumer.deadletters.returner import Returner
+from consumer.deadletters.sources import taps_of
+from consumer.events import Events
 from consumer.exposition import Health
 from consumer.gate import Gate
 from consumer.handler import Handler, utc_now
@@ -55,6 +59,14 @@ def topology_of(settings: Settings) -> Topology:
         routing_key=settings.broker_routing_key or "",
         delays_seconds=settings.retry_delays_seconds,
         delivery_limit=settings.broker_delivery_limit,
+    )
+
+
+def dialer_of(settings: Settings) -> Callable[[], Dialer]:
+    """A way to make dialers for the broker that these settings name."""
+    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
+    return lambda: Dialer(
+        settings.broker_urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
     )
 
 
@@ -146,11 +158,7 @@ def assemble(
     publisher: AmqpPublisher | VirtualLink
     urls = settings.broker_urls
     if is_amqp(urls[0]):
-
-        def dialer() -> Dialer:
-            ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-            return Dialer(urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file)
-
+        dialer = dialer_of(settings)
         intake = AmqpIntake(
             dialer=dialer(),
             topology=topology,
@@ -186,6 +194,18 @@ def assemble(
         clock=clock,
         utc_now=now,
     )
+    background: list[AmqpPublisher] = []
+    observer: dict[str, Any] = {}
+    if settings.events_exchange and is_amqp(urls[0]):
+        # A connection of its own, whose troubles are nobody else's; so are its metrics.
+        link = AmqpPublisher(
+            dialer=dialer_of(settings)(), topology=None, declare=False, metrics=Metrics(CollectorRegistry())
+        )
+        background.append(link)
+        events = Events(
+            link, exchange=settings.events_exchange, queue=topology.queue, metrics=metrics, now=now
+        )
+        observer["on_settled"] = events.settled
     settler = Settler(
         intake=intake,
         publisher=publisher,
@@ -194,6 +214,18 @@ def assemble(
         settlement_log=settlement_log,
         utc_now=now,
         hold_limit_seconds=settings.hold_limit_seconds,
+        **observer,
+    )
+    returner = Returner(
+        taps=lambda reasons: taps_of(dialer_of(settings), urls[0], topology, reasons, force=False),
+        publisher=publisher,
+        queue=topology.queue,
+        metrics=metrics,
+        now=now,
+        returning=settings.dead_letters_return_unauthorized,
+        per_second=settings.dead_letters_return_per_second,
+        # On other transports looking means taking and putting back: not for the sake of a metric.
+        look_seconds=settings.dead_letters_look_seconds if is_amqp(urls[0]) else 0,
     )
     service = Service(
         intake=intake,
@@ -207,5 +239,8 @@ def assemble(
         tokens=tokens,
         close_registry=registry.aclose,
         drain_timeout_seconds=settings.drain_timeout_seconds,
+        returner=returner,
+        background=background,
+        busy_from=max(1, settings.broker_prefetch // 2),
     )
     return Assembled(service, health, topology, gate)

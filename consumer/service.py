@@ -12,11 +12,12 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from consumer.broker.subscription import Mode
 from consumer.credentials import TokenSource
+from consumer.deadletters.returner import Returner, Surroundings
 from consumer.delivery import Delivery
 from consumer.exposition import Health
 from consumer.fate import Fate
@@ -73,7 +74,11 @@ class Publisher(Protocol):
 
 
 class Service:
-    """Runs until ``stop`` is called or a signal comes. ``close_registry`` ends the HTTP client."""
+    """Runs until ``stop`` is called or a signal comes. ``close_registry`` ends the HTTP client.
+
+    ``background`` are publishers that only have to live as long. ``returner`` looks after dead letters;
+    from ``busy_from`` deliveries on they wait behind fresh ones.
+    """
 
     def __init__(
         self,
@@ -89,6 +94,9 @@ class Service:
         tokens: TokenSource,
         close_registry: Callable[[], Awaitable[None]],
         drain_timeout_seconds: float,
+        returner: Returner | None = None,
+        busy_from: int = 1,
+        background: Sequence[Publisher] = (),
     ) -> None:
         self._intake = intake
         self._publisher = publisher
@@ -101,6 +109,13 @@ class Service:
         self._tokens = tokens
         self._close_registry = close_registry
         self._drain_timeout = drain_timeout_seconds
+        self._returner = returner
+        self._background = background
+        self._surroundings = Surroundings(
+            paused=lambda: gate.pausing is not None or self._stopping.is_set(),
+            busy=lambda: len(self._tasks) >= busy_from,
+            successes=lambda: settler.successes,
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
         intake.listen(self.deliver, self.lost)
@@ -167,11 +182,16 @@ class Service:
         """Serve until stopped, then drain."""
         self._loop = asyncio.get_running_loop()
         self._publisher.start()
+        for publisher in self._background:
+            publisher.start()
         background = [
             self._loop.create_task(self._intake.run(), name="intake"),
             self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),
         ]
+        if self._returner is not None:
+            returning = self._returner.run(self._surroundings)
+            background.append(self._loop.create_task(returning, name="returner"))
         stopping = self._loop.create_task(self._stopping.wait())
         try:
             done, _ = await asyncio.wait([stopping, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +218,8 @@ class Service:
         for task in set(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._publisher.close()
+        for publisher in (self._publisher, *self._background):
+            await publisher.close()
         await self._intake.close()
         await self._tokens.aclose()
         await self._close_registry()
@@ -209,8 +230,14 @@ class Service:
 
     async def _watch_token(self) -> None:
         """A new token ends the pauses that an old one can have caused: probe at once."""
+
+        def changed() -> None:
+            self._gate.hasten(*causes)
+            if self._returner is not None:
+                self._returner.token_changed()
+
         causes = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
-        await self._tokens.watch(lambda: self._gate.hasten(*causes))
+        await self._tokens.watch(changed)
         await asyncio.Event().wait()  # a token that never changes is not watched
 
     async def _tick(self) -> None:

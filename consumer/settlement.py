@@ -56,7 +56,11 @@ class Publisher(Protocol):
 
 
 class Settler:
-    """Carries out dispositions. ``utc_now`` is an aware clock."""
+    """Carries out dispositions. ``utc_now`` is an aware clock.
+
+    ``on_settled`` hears of each final fate by its metric's name, after the acknowledgement; it must not
+    wait. ``successes`` counts what the Registry has taken.
+    """
 
     def __init__(
         self,
@@ -68,7 +72,10 @@ class Settler:
         settlement_log: SettlementLog,
         utc_now: Callable[[], datetime],
         hold_limit_seconds: float,
+        on_settled: Callable[[Delivery, Fate, str], None] = lambda _delivery, _fate, _name: None,
     ) -> None:
+        self._on_settled = on_settled
+        self.successes = 0
         self._intake = intake
         self._publisher = publisher
         self._topology = topology
@@ -170,6 +177,7 @@ class Settler:
         match fate.disposition:
             case Acknowledge(outcome=outcome):
                 status = outcome.status
+                self.successes += 1
                 metrics.last_success.set(now.timestamp())
                 if isinstance(outcome, AlreadyRegistered):
                     name = "already_registered"  # its age tells of the repetition, not of the registration
@@ -191,10 +199,7 @@ class Settler:
             case _ as unreachable:
                 assert_never(unreachable)
         metrics.settlement_duration.observe(time.monotonic() - delivery.received_at)
-        if name in metrics.journeys:
-            metrics.journeys[name].inc()
-        else:
-            metrics.returned[name].inc()
+        self._count_fate(delivery, fate, name)
         self._log.settled(
             outcome=name,
             journey_id=journey.journey_id if journey is not None else None,
@@ -205,6 +210,16 @@ class Settler:
             age_seconds=age,
             redelivered=delivery.redelivered,
         )
+
+    def _count_fate(self, delivery: Delivery, fate: Fate, name: str) -> None:
+        """Count where it went; a final fate is also told to who listens."""
+        if name not in self._metrics.journeys:
+            self._metrics.returned[name].inc()
+            return
+        self._metrics.journeys[name].inc()
+        if fate.history.replays:
+            self._metrics.replays[name].inc()
+        self._on_settled(delivery, fate, name)
 
 
 def _bare(outgoing: Outgoing) -> Outgoing:

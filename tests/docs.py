@@ -46,6 +46,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "settings-registry": lambda: _settings("REGISTRY_"),
     "settings-broker": lambda: _settings("BROKER_"),
     "settings-retries": lambda: _settings("RETRY_", "BREAKER_", "AUTH_", "HOLD_", "EARLY_", "DRAIN_"),
+    "settings-dead-letters": lambda: _settings("DEAD_LETTERS_", "EVENTS_"),
     "settings-process": lambda: _settings("HTTP_", "LOG_", "SECRETS_"),
     "metrics": _metrics,
 }

@@ -25,7 +25,9 @@ from tests.waiting import wait_until
 
 Labels = frozenset[tuple[str, str]]
 
-_OURS = re.compile(r"(BROKER|REGISTRY|RETRY|BREAKER|AUTH|HTTP|LOG|EARLY|HOLD|DRAIN)_|SECRETS_DIR$")
+_OURS = re.compile(
+    r"(BROKER|REGISTRY|DEAD_LETTERS|EVENTS|RETRY|BREAKER|AUTH|HTTP|LOG|EARLY|HOLD|DRAIN)_|SECRETS_DIR$"
+)
 #: Impatient settings, so that a test sees in seconds what takes minutes in operation.
 QUICK = {
     "RETRY_DELAYS_SECONDS": "1,2",
@@ -36,6 +38,9 @@ QUICK = {
     "AUTH_PROBE_SECONDS": "0.5",
     "BROKER_HEARTBEAT_SECONDS": "5",
     "HTTP_HOST": "127.0.0.1",
+    # An account of dead letters needs them to stay; who tests their return turns it on.
+    "DEAD_LETTERS_RETURN_UNAUTHORIZED": "false",
+    "DEAD_LETTERS_LOOK_SECONDS": "0",
 }
 
 

@@ -10,9 +10,12 @@ from typing import Any, cast
 
 import schemas
 from consumer import __version__
+from consumer.events import CONTENT_TYPE, TYPE_PREFIX
+from consumer.outcome import Reason
 
 _AMQP = "0.3.0"  # version of the AMQP 0-9-1 bindings
 _CHANNEL = "journeysCompleted"
+_EVENTS = "journeyOutcomes"
 _SCHEMAS = "#/components/schemas/"
 _ATTRIBUTES = {
     "specversion": {"const": "1.0"},
@@ -33,12 +36,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api-version", choices=["v2", "v3", "v3.2", "v3.3"], default="v2", help="(default: v2)"
     )
+    parser.add_argument(
+        "--events-exchange",
+        metavar="E",
+        help="describe the outcome events too (EVENTS_EXCHANGE of the service)",
+    )
     parser.add_argument("--queue", default="journeys.completed", help="(default: journeys.completed)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
-    print(json.dumps(document(args.queue, args.api_version), indent=2, ensure_ascii=False))  # noqa: T201
+    whole = document(args.queue, args.api_version)
+    if args.events_exchange:
+        add_events(whole, args.events_exchange)
+    print(json.dumps(whole, indent=2, ensure_ascii=False))  # noqa: T201
     return 0
 
 
@@ -85,6 +96,54 @@ def document(queue: str, api_version: str) -> dict[str, Any]:
         "components": {
             "messages": messages,
             "schemas": {**types, "Journey": payload, "CloudEvent": _cloud_event()},
+        },
+    }
+
+
+def add_events(whole: dict[str, Any], exchange: str) -> None:
+    """Add what the service publishes to ``exchange`` when EVENTS_EXCHANGE is set."""
+    outcomes = ["registered", "already_registered", *(reason.value for reason in Reason)]
+    nullable = {"type": ["string", "null"]}
+    count = {"type": "integer", "minimum": 0}
+    whole["channels"][_EVENTS] = {
+        "address": exchange,
+        "title": "What became of each journey; the routing key is the outcome",
+        "messages": {"outcome": {"$ref": "#/components/messages/outcome"}},
+        "bindings": {"amqp": {"is": "routingKey", "exchange": {"name": exchange}, "bindingVersion": _AMQP}},
+    }
+    whole["operations"]["tellOutcome"] = {
+        "action": "send",
+        "summary": "One event for each final outcome. At most once: a crash right after settling loses it.",
+        "channel": {"$ref": f"#/channels/{_EVENTS}"},
+        "messages": [{"$ref": f"#/channels/{_EVENTS}/messages/outcome"}],
+    }
+    whole["components"]["messages"]["outcome"] = {
+        "title": "A CloudEvents message in structured mode: ids and codes only",
+        "contentType": CONTENT_TYPE,
+        "payload": {"$ref": f"{_SCHEMAS}OutcomeEvent"},
+    }
+    whole["components"]["schemas"]["OutcomeEvent"] = {
+        "title": "The fate of one journey",
+        "type": "object",
+        "required": [*_ATTRIBUTES, "time", "data"],
+        "properties": {
+            **_ATTRIBUTES,
+            **_OPTIONAL_ATTRIBUTES,
+            "type": {"enum": [TYPE_PREFIX + outcome for outcome in outcomes]},
+            "data": {
+                "type": "object",
+                "required": ["outcome", "journey_id", "message_id", "attempts", "replays", "status"],
+                "properties": {
+                    "outcome": {"enum": outcomes},
+                    "journey_id": nullable,
+                    "message_id": nullable,
+                    "attempts": count,
+                    "replays": count,
+                    "status": {"type": ["integer", "null"], "description": "the Registry's HTTP status"},
+                    "created_at": {**nullable, "description": "the Registry's own date; registered only"},
+                    "detail": {"type": "string", "description": "code and field path; dead letters only"},
+                },
+            },
         },
     }
 

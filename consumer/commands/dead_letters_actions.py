@@ -195,7 +195,7 @@ def _mend(
                 )
                 yield act
             for refusal in act.refusals:
-                print(f"still invalid: {refusal}", file=sys.stderr)  # noqa: T201
+                print(f"still invalid as {_version(settings)}: {refusal}", file=sys.stderr)  # noqa: T201
         finally:
             await publisher.close()
 

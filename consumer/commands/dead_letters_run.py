@@ -131,7 +131,7 @@ def _tell(args: argparse.Namespace, sweep: Sweep, seconds: float | None) -> None
         }
         print(json.dumps(told), file=_result_stream(args))
         return
-    print(show_tally(tally), file=_result_stream(args))
+    print(show_tally(tally, dry_run=seconds is None), file=_result_stream(args))
     if seconds is not None and tally.acted:
         rate = tally.acted / max(seconds, 0.001)
         print(f"in {seconds:.1f} s ({rate:,.0f}/s)", file=_result_stream(args))

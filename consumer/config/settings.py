@@ -171,6 +171,19 @@ class Settings(BaseSettings):
         25.0, "Longest time to finish what is in flight after SIGTERM.", ge=0, le=3600
     )
 
+    dead_letters_return_unauthorized: bool = _setting(
+        default=True, meaning="Send unauthorized dead letters again once a new token was accepted."
+    )
+    dead_letters_return_per_second: float = _setting(
+        10.0, "Most of them a second, behind fresh journeys.", ge=0.1, le=10_000
+    )
+    dead_letters_look_seconds: float = _setting(
+        300.0, "Time between two looks for the dead letters' nearest deadline; 0: never.", ge=0, le=86_400
+    )
+    events_exchange: str | None = _setting(
+        None, "Exchange for a CloudEvents message for each final outcome.", "a name of at most 255 bytes"
+    )
+
     http_host: str = _setting(
         "0.0.0.0",  # noqa: S104 - the kubelet and Prometheus come from outside; no personal data is served
         "Address that /metrics, /livez and /readyz listen on; '::' for IPv6 too, 127.0.0.1 for this machine.",
@@ -210,7 +223,7 @@ class Settings(BaseSettings):
             )
         return SecretStr(text) if text else None
 
-    @field_validator("broker_queue", "broker_exchange", "broker_routing_key")
+    @field_validator("broker_queue", "broker_exchange", "broker_routing_key", "events_exchange")
     @classmethod
     def _check_amqp_name(cls, value: str | None, info: Any) -> str | None:
         # Names are AMQP short strings (255 bytes); our own add up to ".dead-letter.unauthorized".

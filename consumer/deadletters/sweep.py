@@ -174,7 +174,7 @@ class Sweep:
             and not (self._stay and fingerprint(dead.delivery) in self._stay)
         )
 
-    async def _pass(
+    async def _pass(  # noqa: C901 one pass on one screen
         self,
         expected: Sequence[float],
         act: Act,

@@ -141,7 +141,7 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
     console.print(Text(json.dumps(body, indent=2, ensure_ascii=False)))
 
 
-def show_tally(tally: Tally) -> str:
+def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     """The end of a sweep: what became of how many."""
     width = max(
         (len(f"{count:,}") for count in (*tally.outcomes.values(), *tally.skipped.values())), default=1
@@ -150,7 +150,7 @@ def show_tally(tally: Tally) -> str:
     lines += [f"  {count:>{width},}  skipped: {name}" for name, count in sorted(tally.skipped.items())]
     left = tally.selected - tally.acted
     if left > 0:
-        lines.append(f"  {left:>{width},}  not come to")
+        lines.append(f"  {left:>{width},}  {'selected, nothing done' if dry_run else 'not come to'}")
     return "\n".join(
         [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected", *lines]
     )

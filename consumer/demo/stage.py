@@ -139,6 +139,8 @@ class Stage:
             "BROKER_URL": BROKER,
             "BROKER_QUEUE": self.topology.queue,
             "BROKER_PREFETCH": "32",
+            "DEAD_LETTERS_RETURN_UNAUTHORIZED": "false",  # the script does it, to be seen
+            "DEAD_LETTERS_LOOK_SECONDS": "0",
             "REGISTRY_URL": self._sandbox.url,
             "REGISTRY_API_VERSION": self._version,
             "REGISTRY_TOKEN_FILE": str(self._token_file),

@@ -98,6 +98,24 @@ CATALOGUE: tuple[Instrument, ...] = (
         "Journeys dead-lettered more than 24 hours after their start.",
         "Must stay 0: each is a proof lost for good. Find out what held it (age, backlog, pauses).",
     ),
+    _counter(
+        "replays_total",
+        "Final fates of journeys that were dead letters before and were sent again, by outcome.",
+        "registered and already_registered are what a replay is for; others lie dead again: look why.",
+        outcome=("registered", "already_registered", *_REASONS),
+    ),
+    _gauge(
+        "dead_letters_oldest_deadline_timestamp_seconds",
+        "The nearest deadline among the dead letters of a reason, as of the last look; 0: none.",
+        "Less than a few hours ahead: mend the cause and replay now. In the past: what it is about is lost.",
+        reason=(*_REASONS, "delivery-limit"),
+    ),
+    _counter(
+        "events_total",
+        "Outcome events (EVENTS_EXCHANGE), by what became of them.",
+        "unrouted: no queue is bound for that outcome. dropped: the exchange is missing or slow.",
+        result=("published", "unrouted", "dropped"),
+    ),
     # --- Intake ------------------------------------------------------------------------------
     _counter("deliveries_total", "Messages received from the broker.", "Its rate is the intake."),
     _counter(

@@ -213,7 +213,7 @@ def test_a_dry_run_moves_nothing(broker: Broker, capsys: pytest.CaptureFixture[s
     """It only says how many."""
     broker.publish_all(dead(2, 22, 5), UNAUTHORIZED)
     assert replay("--dry-run", "--left", "..3h") == 0
-    assert capsys.readouterr().out == "3 dead letters, 1 selected\n  1  not come to\n"
+    assert capsys.readouterr().out == "3 dead letters, 1 selected\n  1  selected, nothing done\n"
     assert ids(broker, UNAUTHORIZED) == ["2", "22", "5"]
     assert broker.depth(QUEUE).total == 0
 

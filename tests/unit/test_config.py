@@ -143,7 +143,11 @@ SECRET = "s3cr3t-Pa55word"
 
 @pytest.mark.parametrize(
     "name",
-    [name.upper() for name in Settings.model_fields if name not in ("broker_exchange", "broker_queue")],
+    [
+        name.upper()
+        for name in Settings.model_fields
+        if name not in ("broker_exchange", "broker_queue", "events_exchange")
+    ],
 )
 @pytest.mark.parametrize(
     "value",
