@@ -1,0 +1,194 @@
+"""Going through queues in memory: what is acknowledged, when, and what a failure leaves behind."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from consumer.deadletters.filters import Selection
+from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.sweep import Acted, Dead, Result, Sweep
+from consumer.delivery import Delivery
+from consumer.errors import BrokerError
+from consumer.errors import PublishError as Unconfirmed
+from consumer.history import history, replay_headers
+from consumer.messages import Outgoing
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Queue:
+    """A dead-letter queue in memory that writes down what happens to it; opened as often as wanted."""
+
+    def __init__(self, *hours_left: float) -> None:
+        self.messages = {
+            f"{number}-{hours:g}": json.dumps(
+                {"start": {"datetime": (NOW + timedelta(hours=hours - 24)).isoformat()}, "id": number}
+            ).encode()
+            for number, hours in enumerate(hours_left)
+        }
+        self.journal: list[str] = []
+        self.headers: dict[str, object] = {}
+        self.broken_after: int | None = None
+
+    def __call__(self) -> "Queue":
+        self._untaken = list(self.messages)
+        return self
+
+    def open(self) -> int:
+        """Connect."""
+        self.journal.append("open")
+        return len(self._untaken)
+
+    def take(self, most: int) -> list[Delivery]:
+        """Take the oldest."""
+        if self.broken_after is not None and len(self._untaken) <= len(self.messages) - self.broken_after:
+            raise BrokerError("the connection was lost")
+        taken, self._untaken = self._untaken[:most], self._untaken[most:]
+        return [
+            Delivery(self.messages[name], headers=self.headers, properties={"message_id": name})
+            for name in taken
+        ]
+
+    def acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Remove."""
+        for delivery in deliveries:
+            assert delivery.message_id is not None
+            self.journal.append(f"ack {delivery.message_id}")
+            del self.messages[delivery.message_id]
+
+    def keep_alive(self) -> None:
+        """Nothing to keep."""
+
+    def close(self) -> None:
+        """Disconnect."""
+        self.journal.append("close")
+
+
+class Broker:
+    """Confirms each publish a moment later, or fails those that the test names."""
+
+    def __init__(self, queue: Queue, *failing: str) -> None:
+        self.queue = queue
+        self.failing = failing
+
+    def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
+        """Publish."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        name = outgoing.properties["message_id"]
+
+        def end() -> None:
+            self.queue.journal.append(f"confirm {name}")
+            if name in self.failing:
+                future.set_exception(Unconfirmed("nacked"))
+            else:
+                future.set_result(None)
+
+        loop.call_later(0.001, end)
+        return future
+
+
+def sweep(queue: Queue, **more: object) -> Sweep:
+    """One over this queue alone."""
+    return Sweep({"unauthorized": queue}, Selection(), now=lambda: NOW, **more)  # type: ignore[arg-type]
+
+
+async def test_every_acknowledgement_follows_its_confirm() -> None:
+    """First the confirm, then the acknowledgement, then the tap is closed; the most urgent first."""
+    queue = Queue(5, 1, 3)
+    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    assert (tally.waiting, tally.selected, dict(tally.outcomes)) == (3, 3, {"replayed": 3})
+    assert queue.journal[:2] == ["open", "close"], "the first look changes nothing"
+    assert queue.journal[-1] == "close"
+    acks = [entry for entry in queue.journal if entry.startswith("ack")]
+    assert acks == ["ack 1-1", "ack 2-3", "ack 0-5"]
+    for entry in acks:
+        assert queue.journal.index(entry.replace("ack", "confirm")) < queue.journal.index(entry)
+
+
+async def test_what_was_not_confirmed_is_not_acknowledged() -> None:
+    """One failure among many: only that one stays, and the sweep ends."""
+    queue = Queue(1, 2, 3, 4)
+    tally = await sweep(queue).run(ToQueue(Broker(queue, "2-3"), "q"))
+    assert list(queue.messages) == ["2-3"]
+    assert tally.trouble is not None
+    assert "1 dead letters stay where they are" in tally.trouble
+
+
+async def test_a_lost_connection_ends_it_and_closes_what_is_open() -> None:
+    """What was acknowledged by then stays done, everything else stays."""
+    queue = Queue(*range(1, 2001))
+    one = sweep(queue)
+    expected = await one.survey()
+    assert len(expected) == 2000
+    queue.broken_after = 1000
+    with pytest.raises(BrokerError, match="lost"):
+        await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    assert queue.journal[-1] == "close"
+    assert len(queue.messages) >= 1000
+
+
+async def test_what_stays_is_not_met_again_in_the_same_sweep() -> None:
+    """Also when more passes follow: each is acted upon once."""
+    queue, met = Queue(4, 3, 2, 1, 0.5), list[str]()
+
+    async def refuse(batch: Sequence[Dead]) -> Acted:
+        met.extend(str(dead.record.message_id) for dead in batch)
+        return Acted([Result("rejected", gone=False)] * len(batch))
+
+    tally = await sweep(queue, most_held=2).run(refuse)
+    assert met == ["4-0.5", "3-1", "2-2", "1-3", "0-4"]
+    assert tally.outcomes == {"rejected": 5}
+    assert len(queue.messages) == 5
+
+
+async def test_what_died_meanwhile_is_left_alone() -> None:
+    """A journey that was replayed and died again during the sweep does not go round."""
+    queue = Queue(1, 2)
+    queue.headers = {"x-last-failure": (NOW + timedelta(seconds=1)).isoformat()}
+    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    assert tally.acted == 0
+    assert len(queue.messages) == 2
+
+
+async def test_stopping_ends_after_the_batch_under_way() -> None:
+    """What was begun is finished and acknowledged; nothing else is touched."""
+    queue = Queue(*range(1, 21))
+    one = sweep(queue)
+
+    async def act(batch: Sequence[Dead]) -> Acted:
+        one.stop()
+        return Acted([Result("replayed", gone=True)] * len(batch))
+
+    tally = await one.run(act, rate=25)
+    assert tally.outcomes == {"replayed": 5}
+    assert len(queue.messages) == 15
+
+
+def test_a_replayed_message_starts_a_new_life() -> None:
+    """Attempts, visits and reasons are gone, the origin and the operator's headers stay, replays count up."""
+    dead = {
+        "x-reason": "rejected",
+        "x-detail": "d",
+        "x-status": 400,
+        "x-attempts": 9,
+        "x-visits": 4,
+        "x-first-failure": "2026-11-23T15:00:00Z",
+        "x-last-failure": "2026-11-23T16:00:00Z",
+        "x-consumer-version": "1",
+        "x-death": [{"queue": "q"}],
+        "x-delivery-count": 3,
+        "x-original-exchange": "e",
+        "x-original-routing-key": "k",
+        "mine": "kept",
+    }
+    delivery = Delivery(b"{}", headers=dead)
+    assert replay_headers(delivery, history(delivery)) == {
+        "mine": "kept",
+        "x-replays": 1,
+        "x-original-exchange": "e",
+        "x-original-routing-key": "k",
+    }
