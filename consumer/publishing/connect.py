@@ -74,6 +74,9 @@ def _reachable_first(settings: Settings, target: Target) -> list[str]:
                 found = exchange_exists(connection, target.exchange)
             else:
                 found = queue_facts(connection, target.routing_key) is not None
+        except Dialer.ERRORS as error:  # a node that has just started knows its queues a moment later
+            problems.append(f"{shown}: {why(error)}")
+            continue
         finally:
             connection.collect()
         if not found:
