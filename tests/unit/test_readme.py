@@ -233,10 +233,10 @@ def test_the_commands_of_the_pages_are_found() -> None:
     assert ["make", "bench"] in [words for _, words in mentioned()]
 
 
-@pytest.mark.parametrize(("page", "words"), sorted({(p, " ".join(w)) for p, w in typed()}))
+@pytest.mark.parametrize(("page", "words"), sorted({(p, shlex.join(w)) for p, w in typed()}))
 def test_what_a_page_lets_you_type_can_be_typed(page: str, words: str) -> None:  # noqa: ARG001 - names the case
     """Every command in a fenced block is accepted by its own parser, or is a make target."""
-    program, *arguments = words.split()
+    program, *arguments = shlex.split(words)
     if program == "make":
         assert arguments[0] in targets()
     elif arguments[0] not in {"--help", "--version"}:
