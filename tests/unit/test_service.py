@@ -317,3 +317,30 @@ def test_nothing_is_ever_lost(
 
 def _settled_by_publishing(corridor: Corridor) -> int:
     return sum(line["outcome"] not in ("registered", "already_registered") for line in corridor.settled())
+
+
+@travelling
+async def test_a_delivery_that_cannot_be_settled_stays_with_the_broker(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our mistake while settling is said, stops nothing, and the message comes again."""
+    corridor = Corridor()
+    whole = corridor.settler.settle
+    failures = iter([KeyError("a value")])
+
+    async def broken(*arguments: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return await whole(*arguments)
+
+    monkeypatch.setattr(corridor.settler, "settle", broken)
+    async with corridor.serving():
+        publish(corridor, 2)
+        await passes(1)
+        assert corridor.value("journeys_total", outcome="registered") == 1
+        assert [r.getMessage() for r in caplog.records if r.exc_info] == [
+            "a delivery could not be settled; it stays with the broker"
+        ]
+        corridor.link.lose()
+        await passes(1)
+    corridor.balance(2)
