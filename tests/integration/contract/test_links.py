@@ -109,7 +109,9 @@ async def test_what_is_not_acknowledged_comes_again(side: Side) -> None:
     assert not intake.subscribed
     again, _, _ = await started(side)
     await again.has(2)
-    assert sorted(again.bodies) == [b"0", b"2"]
+    # By what was taken, not by number: the file system does not keep the order of one millisecond.
+    left = [delivery.body for delivery in taker.deliveries if delivery is not taker.deliveries[1]]
+    assert sorted(again.bodies) == sorted(left)
 
 
 async def test_no_more_is_taken_than_the_prefetch(side: Side) -> None:
