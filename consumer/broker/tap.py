@@ -25,6 +25,10 @@ log = logging.getLogger("journey_consumer.tap")
 
 #: Nothing more is coming: somebody else takes from the queue too.
 IDLE_SECONDS = 2.0
+#: A quorum queue takes back what a closed channel held on its own time; longer than that, and
+#: somebody else has it.
+GIVEN_BACK_SECONDS = 5.0
+_LOOK_AGAIN_SECONDS = 0.02
 #: Most that one lane holds.
 WINDOW = 4_000
 _FRAMES_AT_ONCE = 200
@@ -33,8 +37,11 @@ _FRAMES_AT_ONCE = 200
 class Tap(Protocol):
     """A queue to take from."""
 
-    def open(self) -> int:
-        """Connect; returns how many messages wait. Raises BrokerError."""
+    def open(self, at_least: int = 0) -> int:
+        """Connect; returns how many messages wait, after a moment's patience for ``at_least``.
+
+        Raises BrokerError.
+        """
 
     def take(self, most: int) -> list[Delivery]:
         """Take up to ``most`` messages, none when none is left. Raises BrokerError."""
@@ -67,17 +74,17 @@ class AmqpTap:
         self._closing = False
         self._connection: Any = None
 
-    def open(self) -> int:
-        """Connect; returns how many messages wait."""
+    def open(self, at_least: int = 0) -> int:
+        """Connect; returns how many messages wait, after a moment's patience for ``at_least``."""
+        patient_until = time.monotonic() + GIVEN_BACK_SECONDS
         try:
             self._connection = self._dialer.dial("dead letters")
-            facts = queue_facts(self._connection, self._queue)
-            if facts is None:
-                raise BrokerError(f"the queue {self._queue!r} does not exist")
-            self._left = facts.messages
+            while (waiting := self._waiting()) < at_least and time.monotonic() < patient_until:
+                time.sleep(_LOOK_AGAIN_SECONDS)
         except Dialer.ERRORS as error:
             raise BrokerError(f"the queue {self._queue!r} can not be read: {why(error)}") from error
-        return facts.messages
+        self._left = waiting
+        return waiting
 
     def take(self, most: int) -> list[Delivery]:
         """Take up to ``most`` messages."""
@@ -142,6 +149,12 @@ class AmqpTap:
         finally:
             hang_up(self._connection, politely=politely)
             self._connection = None
+
+    def _waiting(self) -> int:
+        facts = queue_facts(self._connection, self._queue)
+        if facts is None:
+            raise BrokerError(f"the queue {self._queue!r} does not exist")
+        return facts.messages
 
     def _on_message(self, message: Any, number: int) -> None:
         if self._closing:
@@ -215,7 +228,7 @@ class VirtualTap:
         self._left = 0
         self._link: Any = None
 
-    def open(self) -> int:
+    def open(self, at_least: int = 0) -> int:  # noqa: ARG002 these give back at once
         """Connect; returns how many messages wait."""
         try:
             self._link = kombu.Connection(self._url, transport_options=transport_options(self._url))

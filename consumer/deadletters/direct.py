@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 from consumer.answer import Fault, Reply
 from consumer.classify import classify, rate_limit
 from consumer.credentials import TokenSource
-from consumer.deadletters.sweep import Acted, Dead, Result
+from consumer.deadletters.hand import Dead
+from consumer.deadletters.sweep import Acted, Result
 from consumer.outcome import (
     AlreadyRegistered,
     Early,

@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from consumer.deadletters.hand import Dead
 from consumer.deadletters.journal import LineFile, archive_line, audit_line
 from consumer.deadletters.record import fingerprint
-from consumer.deadletters.sweep import Acted, Dead, Result
+from consumer.deadletters.sweep import Acted, Result
 
 DISCARDED = "discarded"
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import schemas
+from consumer.deadletters.hand import Dead
 from consumer.deadletters.journal import LineFile, audit_line, export_line
 from consumer.deadletters.masking import is_known_key
 from consumer.deadletters.record import fingerprint, payload_of
 from consumer.deadletters.replay import STAYED, Publisher, again, confirmed, trouble_of
-from consumer.deadletters.sweep import Acted, Dead, Result
+from consumer.deadletters.sweep import Acted, Result
 from consumer.errors import ConsumerError
 from consumer.messages import Outgoing
 

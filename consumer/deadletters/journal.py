@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from consumer.deadletters.hand import Dead
 from consumer.deadletters.record import Record, fingerprint, payload_of
-from consumer.deadletters.sweep import Dead
 from consumer.delivery import Delivery
 from consumer.errors import ConsumerError
 

@@ -8,25 +8,20 @@
    already, as most are, takes one pass and holds next to nothing.
 """
 
-from bisect import insort
+from array import array
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
-@dataclass(order=True, slots=True)
-class _Held(Generic[T]):
-    urgency: float
-    number: int
-    item: T = field(compare=False)
-    size: int = field(compare=False)
-
-
 class Window(Generic[T]):
-    """One pass. ``expected`` are the urgencies of all that will be offered, ascending."""
+    """One pass. ``expected`` are the urgencies of all that will pass by, ascending.
+
+    ``most`` and ``most_bytes`` bound what is held; one message is always held, whatever its size.
+    """
 
     def __init__(self, expected: Sequence[float], *, most: int, most_bytes: int) -> None:
         self._expected = expected
@@ -34,47 +29,16 @@ class Window(Generic[T]):
         self._passed: Counter[float] = Counter()
         self._most = most
         self._most_bytes = most_bytes
-        self._held: list[_Held[T]] = []
+        # What is held, ascending. Arrays: a hundred thousand of them cost less than their bookkeeping would.
+        self._urgencies, self._sizes, self._items = array("d"), array("q"), list[T]()
         self._bytes = 0
-        self._number = 0
         self._ceiling: float | None = None
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._items)
 
-    def offer(self, urgency: float, item: T, size: int) -> None:
-        """The next message passes by."""
-        self._pass(urgency)
-        if self._ceiling is not None and urgency >= self._ceiling:
-            return
-        self._number += 1
-        insort(self._held, _Held(urgency, self._number, item, size))
-        self._bytes += size
-        while len(self._held) > self._most or (self._bytes > self._most_bytes and len(self._held) > 1):
-            gone = self._held.pop()
-            self._bytes -= gone.size
-            self._ceiling = gone.urgency
-
-    def release(self) -> list[T]:
-        """What nothing that is still to come can precede, most urgent first."""
-        if self._next >= len(self._expected):
-            return self.drain()
-        bound, count = self._expected[self._next], 0
-        while count < len(self._held) and self._held[count].urgency <= bound:
-            count += 1
-        return self._take(count)
-
-    def drain(self) -> list[T]:
-        """Everything held: nothing more is coming in this pass."""
-        return self._take(len(self._held))
-
-    def _take(self, count: int) -> list[T]:
-        taken, self._held[:count] = self._held[:count], []
-        self._bytes -= sum(each.size for each in taken)
-        return [each.item for each in taken]
-
-    def _pass(self, urgency: float) -> None:
-        """Cross ``urgency`` off the list of what is still to come."""
+    def passes(self, urgency: float) -> None:
+        """A message passes by, to be offered or not: it is no longer one that is still to come."""
         self._passed[urgency] += 1
         expected, passed = self._expected, self._passed
         while self._next < len(expected) and passed[first := expected[self._next]]:
@@ -82,6 +46,44 @@ class Window(Generic[T]):
             if not passed[first]:
                 del passed[first]
             self._next += 1
+
+    def is_wanted(self, urgency: float) -> bool:
+        """Whether it would be held at all, were it offered."""
+        return self._ceiling is None or urgency < self._ceiling
+
+    def is_due(self, urgency: float) -> bool:
+        """Whether nothing that is still to come can precede it."""
+        return self._next >= len(self._expected) or urgency <= self._expected[self._next]
+
+    def offer(self, urgency: float, item: T, size: int) -> None:
+        """Hold ``item`` of ``size`` bytes, if it is wanted."""
+        if not self.is_wanted(urgency):
+            return
+        place = bisect_right(self._urgencies, urgency)
+        self._urgencies.insert(place, urgency)
+        self._sizes.insert(place, size)
+        self._items.insert(place, item)
+        self._bytes += size
+        while len(self._items) > self._most or (self._bytes > self._most_bytes and len(self._items) > 1):
+            self._items.pop()
+            self._bytes -= self._sizes.pop()
+            self._ceiling = self._urgencies.pop()
+
+    def release(self) -> list[T]:
+        """What nothing that is still to come can precede, most urgent first."""
+        if self._next >= len(self._expected):
+            return self.drain()
+        return self._take(bisect_right(self._urgencies, self._expected[self._next]))
+
+    def drain(self) -> list[T]:
+        """Everything held: nothing more is coming in this pass."""
+        return self._take(len(self._items))
+
+    def _take(self, count: int) -> list[T]:
+        taken = self._items[:count]
+        self._bytes -= sum(self._sizes[:count])
+        del self._urgencies[:count], self._sizes[:count], self._items[:count]
+        return taken
 
 
 def without(expected: Sequence[float], done: Sequence[float]) -> list[float]:

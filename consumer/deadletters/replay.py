@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from consumer.deadletters.sweep import Acted, Dead, Result
+from consumer.deadletters.hand import Dead
+from consumer.deadletters.sweep import Acted, Result
 from consumer.delivery import Delivery
 from consumer.errors import PublishError
 from consumer.history import history, replay_headers

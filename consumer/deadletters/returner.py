@@ -17,9 +17,10 @@ from datetime import datetime
 
 from consumer.broker.tap import Tap
 from consumer.deadletters.filters import Range, Selection
+from consumer.deadletters.hand import Dead
 from consumer.deadletters.record import NO_DEADLINE, Record, read
 from consumer.deadletters.replay import Publisher, ToQueue
-from consumer.deadletters.sweep import Acted, Dead, Result, Sweep, Taps
+from consumer.deadletters.sweep import Acted, Result, Sweep, Taps
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
@@ -29,7 +30,7 @@ log = logging.getLogger("journey_consumer.returner")
 
 MOST_REPLAYS = 5
 #: Held at once: less than at the command line, because the service's memory is not ours alone.
-MOST_HELD = 2_000
+MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
 URGENT_SECONDS = 3 * 3600.0
 _URGENT = Selection(left=Range(None, URGENT_SECONDS))
@@ -144,7 +145,7 @@ class Returner:
             return await self._to_queue(batch)
 
         taps = await asyncio.to_thread(self._taps, [Reason.UNAUTHORIZED])
-        sweep = Sweep(taps, selection, now=self._now, skip=skip, most_held=MOST_HELD)
+        sweep = Sweep(taps, selection, now=self._now, skip=skip, most_bytes=MOST_BYTES)
         tally = await sweep.run(act, limit=1 if probing else None, rate=self._per_second)
         if tally.selected or tally.skipped:
             log.info(

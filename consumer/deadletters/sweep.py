@@ -4,14 +4,14 @@
    for what the broker counts.
 2. Acting goes from the nearest deadline to the farthest. A dead letter is acknowledged only after the
    action said that it may go; whatever interrupts it, the others stay in their queue.
-3. Memory is bounded by ``MOST_HELD`` and ``MOST_BYTES``, whatever the queues hold.
+3. Memory is bounded by ``MOST_BYTES``, whatever the queues hold; what waits for its turn is packed.
 4. What died after the sweep began is left alone: nothing goes round twice in one sweep.
 """
 
 import asyncio
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,13 +19,14 @@ from typing import TypeVar
 
 from consumer.broker.tap import Tap
 from consumer.deadletters.filters import Selection
-from consumer.deadletters.order import Window, without
+from consumer.deadletters.hand import Dead, Hand
+from consumer.deadletters.order import without
 from consumer.deadletters.record import Record, fingerprint, read
 from consumer.delivery import Delivery
 
 BATCH = 1_000
-MOST_HELD = 20_000
-MOST_BYTES = 64 * 1024 * 1024
+#: Held for their turn at once, packed: some 100,000 journeys.
+MOST_BYTES = 32 * 1024 * 1024
 #: A pass ends after this time, well before RabbitMQ takes back what is held too long (30 minutes).
 PASS_SECONDS = 600.0
 KEEP_ALIVE_SECONDS = 5.0
@@ -34,15 +35,6 @@ Taps = Mapping[str, Callable[[], Tap]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
 Skip = Callable[[Record, Delivery], str | None]
 T = TypeVar("T")
-
-
-@dataclass(slots=True, eq=False)
-class Dead:
-    """A dead letter in our hands, with the tap that it must be acknowledged on."""
-
-    record: Record
-    delivery: Delivery
-    tap: Tap
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,24 +72,24 @@ class Tally:
         return self.outcomes.total()
 
 
-async def look(taps: Taps, see: Callable[[Record, Delivery], None]) -> int:
-    """Show ``see`` every dead letter, in the order of the queues; returns how many there were."""
-    count = 0
+async def look(taps: Taps, see: Callable[[Record, Delivery], None]) -> Counter[str]:
+    """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
+    counts: Counter[str] = Counter()
     for reason, make in taps.items():
         tap = make()
         try:
             await asyncio.to_thread(tap.open)
             while batch := await asyncio.to_thread(_take, tap, reason, BATCH):
-                count += len(batch)
+                counts[reason] += len(batch)
                 for dead in batch:
                     see(dead.record, dead.delivery)
         finally:
             await asyncio.to_thread(tap.close)
-    return count
+    return counts
 
 
 class Sweep:
-    """One run over ``taps``. ``now`` is an aware clock."""
+    """One run over ``taps``. ``now`` is an aware clock; ``most_bytes`` is ``MOST_BYTES`` unless given."""
 
     def __init__(
         self,
@@ -106,14 +98,15 @@ class Sweep:
         *,
         now: Callable[[], datetime],
         skip: Skip = lambda _record, _delivery: None,
-        most_held: int = MOST_HELD,
+        most_bytes: int | None = None,
     ) -> None:
         self._taps = taps
         self._selection = selection
         self._now = now
         self._began = now()
         self._skip = skip
-        self._most_held = most_held
+        self._most_bytes = MOST_BYTES if most_bytes is None else most_bytes
+        self._there: Counter[str] = Counter()
         self._stay: set[str] = set()
         self._stopping = False
         self.tally = Tally()
@@ -135,7 +128,8 @@ class Sweep:
                 else:
                     tally.skipped[skipped] += 1
 
-        tally.waiting = await look(self._taps, see)
+        self._there = await look(self._taps, see)
+        tally.waiting = self._there.total()
         tally.selected = len(found)
         return sorted(found)
 
@@ -174,7 +168,7 @@ class Sweep:
             and not (self._stay and fingerprint(dead.delivery) in self._stay)
         )
 
-    async def _pass(  # noqa: C901 one pass on one screen
+    async def _pass(
         self,
         expected: Sequence[float],
         act: Act,
@@ -183,10 +177,9 @@ class Sweep:
         on_acted: Callable[[Tally], None],
     ) -> list[float]:
         """One way through all queues; returns the urgencies of what was acted upon."""
-        most = self._most_held if limit is None else min(self._most_held, limit - self.tally.acted)
-        window: Window[Dead] = Window(expected, most=most, most_bytes=MOST_BYTES)
+        most = None if limit is None else limit - self.tally.acted
+        hand = Hand(expected, most=most, most_bytes=self._most_bytes)
         ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[Tap]()
-        ready: deque[Dead] = deque()
         under_way = _UnderWay(open_taps)
 
         async def settle() -> None:
@@ -197,12 +190,12 @@ class Sweep:
                 on_acted(self.tally)
 
         async def act_on_ready(least: int) -> None:
-            while len(ready) >= least:
+            while len(hand) >= least:
                 await settle()
                 if self._over(limit) or time.monotonic() >= ends_at:
                     return
                 size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
-                batch = [ready.popleft() for _ in range(min(size, len(ready)))]
+                batch = hand.take_out(size)
                 await _alive(pace.wait(len(batch)), open_taps)
                 under_way.begin(batch, act)  # the next batch is read meanwhile
 
@@ -210,16 +203,16 @@ class Sweep:
             for reason, make in self._taps.items():
                 tap = make()
                 open_taps.append(tap)
-                await asyncio.to_thread(tap.open)
+                # What the look, or the last pass, gave back may take a moment to be there again.
+                self._there[reason] = await asyncio.to_thread(tap.open, self._there[reason])
                 while not self._over(limit) and time.monotonic() < ends_at:
                     taken = await asyncio.to_thread(_take, tap, reason, BATCH)
                     if not taken:
                         break
-                    for dead in filter(self._is_wanted, taken):
-                        window.offer(dead.record.urgency, dead, _weight(dead))
-                    ready += window.release()
+                    wanted = [dead for dead in taken if self._is_wanted(dead)]
+                    await asyncio.to_thread(hand.take_in, wanted)
                     await act_on_ready(pace.batch)
-            ready += window.drain()
+            hand.no_more()
             await act_on_ready(1)
             await settle()
         finally:
@@ -236,6 +229,7 @@ class Sweep:
             self.tally.outcomes[result.outcome] += 1
             if result.gone:
                 gone.setdefault(dead.tap, []).append(dead.delivery)
+                self._there[dead.queue_reason] -= 1
             else:
                 self._stay.add(fingerprint(dead.delivery))
         for tap, deliveries in gone.items():
@@ -284,11 +278,7 @@ class _Pace:
 
 
 def _take(tap: Tap, reason: str, most: int) -> list[Dead]:
-    return [Dead(read(delivery, reason), delivery, tap) for delivery in tap.take(most)]
-
-
-def _weight(dead: Dead) -> int:
-    return len(dead.delivery.body) + 2_048  # headers and our own objects
+    return [Dead(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
 
 
 async def _alive(work: Awaitable[T], taps: Sequence[Tap]) -> T:

@@ -18,9 +18,12 @@ def passes(queue: Sequence[float], most: int, most_bytes: int = 10**9) -> tuple[
         window: Window[int] = Window(expected, most=most, most_bytes=most_bytes)
         out: list[int] = []
         for index, urgency in enumerate(left):
+            window.passes(urgency)
+            held, wanted, due = len(window), window.is_wanted(urgency), window.is_due(urgency)
             window.offer(urgency, index, 10)
-            assert len(window) <= most
-            out += window.release()
+            assert len(window) <= (most if wanted else held)
+            out += (released_now := window.release())
+            assert (index in released_now) == (wanted and due)
         out += window.drain()
         assert out, "a pass that releases nothing would never end"
         now = [left[index] for index in out]
@@ -60,6 +63,7 @@ def test_a_queue_that_changed_meanwhile_is_still_emptied(
     window: Window[float] = Window(sorted(expected), most=most, most_bytes=10**9)
     out: list[float] = []
     for urgency in queue:
+        window.passes(urgency)
         window.offer(urgency, urgency, 1)
         out += window.release()
     out += window.drain()

@@ -8,8 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consumer.deadletters.filters import Selection
+from consumer.deadletters.hand import Dead
 from consumer.deadletters.replay import ToQueue
-from consumer.deadletters.sweep import Acted, Dead, Result, Sweep
+from consumer.deadletters.sweep import Acted, Result, Sweep
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.errors import PublishError as Unconfirmed
@@ -30,6 +31,7 @@ class Queue:
             for number, hours in enumerate(hours_left)
         }
         self.journal: list[str] = []
+        self.at_least: list[int] = []
         self.headers: dict[str, object] = {}
         self.broken_after: int | None = None
 
@@ -37,9 +39,10 @@ class Queue:
         self._untaken = list(self.messages)
         return self
 
-    def open(self) -> int:
+    def open(self, at_least: int = 0) -> int:
         """Connect."""
         self.journal.append("open")
+        self.at_least.append(at_least)
         return len(self._untaken)
 
     def take(self, most: int) -> list[Delivery]:
@@ -139,10 +142,18 @@ async def test_what_stays_is_not_met_again_in_the_same_sweep() -> None:
         met.extend(str(dead.record.message_id) for dead in batch)
         return Acted([Result("rejected", gone=False)] * len(batch))
 
-    tally = await sweep(queue, most_held=2).run(refuse)
+    tally = await sweep(queue, most_bytes=1).run(refuse)
     assert met == ["4-0.5", "3-1", "2-2", "1-3", "0-4"]
+    assert len(queue.at_least) > 2, "more passes follow"
     assert tally.outcomes == {"rejected": 5}
     assert len(queue.messages) == 5
+
+
+async def test_each_pass_waits_for_what_the_one_before_gave_back() -> None:
+    """A broker takes back on its own time; a pass that begins before that would miss the most urgent."""
+    queue = Queue(4, 3, 2, 1)
+    await sweep(queue, most_bytes=1).run(ToQueue(Broker(queue), "q"))
+    assert queue.at_least == [0, 4, 3, 2, 1]
 
 
 async def test_what_died_meanwhile_is_left_alone() -> None:

@@ -1,0 +1,82 @@
+"""What one pass of a sweep holds: dead letters come in as their queues give them, and go out by deadline.
+
+What can go at once stays as it is; what has to wait for its turn waits packed.
+"""
+
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from consumer.broker.tap import Tap
+from consumer.deadletters.order import Window
+from consumer.deadletters.packing import Packer
+from consumer.deadletters.record import Record, read
+from consumer.delivery import Delivery
+
+#: What a packed one costs besides its bytes.
+_BOOKKEEPING_BYTES = 128
+
+
+@dataclass(slots=True, eq=False)
+class Dead:
+    """A dead letter in our hands, with the tap to acknowledge it on and the reason of its queue."""
+
+    record: Record
+    delivery: Delivery
+    tap: Tap
+    queue_reason: str
+
+
+class _Packed(NamedTuple):
+    packed: bytes
+    tap: Tap
+    queue_reason: str
+
+
+class Hand:
+    """What one pass holds.
+
+    ``expected`` are the urgencies of all that will come, ascending. ``most`` (None: any number) and
+    ``most_bytes`` bound what waits for its turn.
+    """
+
+    def __init__(self, expected: Sequence[float], *, most: int | None, most_bytes: int) -> None:
+        self._window: Window[Dead | _Packed] = Window(
+            expected, most=sys.maxsize if most is None else most, most_bytes=most_bytes
+        )
+        self._packer = Packer()
+        self._ready: deque[Dead | _Packed] = deque()
+
+    def __len__(self) -> int:
+        """How many may go now."""
+        return len(self._ready)
+
+    def take_in(self, batch: Sequence[Dead]) -> None:
+        """These came."""
+        for dead in batch:
+            self._window.passes(dead.record.urgency)
+        for dead in batch:
+            urgency = dead.record.urgency
+            if self._window.is_due(urgency):
+                self._window.offer(urgency, dead, len(dead.delivery.body))
+            elif self._window.is_wanted(urgency):
+                packed = self._packer.pack(dead.delivery)
+                held = _Packed(packed, dead.tap, dead.queue_reason)
+                self._window.offer(urgency, held, len(packed) + _BOOKKEEPING_BYTES)
+        self._ready += self._window.release()
+
+    def no_more(self) -> None:
+        """Nothing more is coming: all that is held may go."""
+        self._ready += self._window.drain()
+
+    def take_out(self, most: int) -> list[Dead]:
+        """Up to ``most`` of those that may go, the nearest deadline first."""
+        return [self._unpacked(self._ready.popleft()) for _ in range(min(most, len(self._ready)))]
+
+    def _unpacked(self, held: Dead | _Packed) -> Dead:
+        if isinstance(held, Dead):
+            return held
+        delivery = self._packer.unpack(held.packed)
+        return Dead(read(delivery, held.queue_reason), delivery, held.tap, held.queue_reason)

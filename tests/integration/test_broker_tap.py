@@ -1,0 +1,51 @@
+"""Taking from a real queue by hand: what is given back may take a moment to be there again."""
+
+import threading
+import time
+
+import pytest
+
+from consumer.broker import tap as module
+from consumer.broker.dial import Dialer
+from consumer.broker.tap import AmqpTap
+from tests.broker import Broker
+from tests.waiting import wait_until
+
+
+def test_opening_waits_for_what_is_on_its_way_back(vhost: Broker) -> None:
+    """Messages that another one holds and gives back meanwhile are all there when it begins."""
+    vhost.declare("q")
+    vhost.publish("q", b"1", b"2", b"3")
+    holding, giving = AmqpTap(Dialer([vhost.url]), "q"), threading.Event()
+    assert holding.open() == 3
+    assert len(holding.take(3)) == 3
+    opened: list[int] = []
+
+    def late() -> None:
+        tap = AmqpTap(Dialer([vhost.url]), "q")
+        giving.set()
+        opened.append(tap.open(at_least=3))
+        assert [each.body for each in tap.take(3)] == [b"1", b"2", b"3"]
+        tap.close()
+
+    thread = threading.Thread(target=late)
+    thread.start()
+    assert giving.wait(10)
+    thread.join(0.3)
+    assert not opened, "it must not begin without them"
+    holding.close()
+    thread.join(10)
+    assert opened == [3]
+    assert wait_until(lambda: vhost.depth("q").ready == 3)
+
+
+def test_opening_does_not_wait_for_ever(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else took will not come: it begins with what there is."""
+    monkeypatch.setattr(module, "GIVEN_BACK_SECONDS", 0.2)
+    vhost.declare("q")
+    vhost.publish("q", b"1")
+    tap = AmqpTap(Dialer([vhost.url]), "q")
+    before = time.monotonic()
+    assert tap.open(at_least=2) == 1
+    assert time.monotonic() - before >= 0.2
+    tap.close()
