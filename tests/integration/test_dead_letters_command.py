@@ -242,7 +242,7 @@ def test_more_than_may_be_held_goes_in_passes(broker: Broker, monkeypatch: pytes
     """Many lanes and many passes: still in order, none twice, the memory bounded."""
     monkeypatch.setattr("consumer.broker.tap.WINDOW", 70)
     monkeypatch.setattr("consumer.deadletters.sweep.BATCH", 50)
-    monkeypatch.setattr("consumer.deadletters.sweep.MOST_BYTES", 100 * 3_000)
+    monkeypatch.setattr("consumer.deadletters.sweep.MOST_BYTES", 100 * 350)
     ages = [round(each / 50, 2) for each in range(50, 1050)]
     random.Random(3).shuffle(ages)
     broker.publish_all(dead(*ages), UNAUTHORIZED)
