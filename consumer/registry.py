@@ -74,7 +74,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 class Registry:
-    """One Registry, one version, one pool of at most ``concurrency`` connections.
+    """One Registry, one version, at most ``concurrency`` requests at once.
 
     ``url`` is the origin (``https://host``), ``api_version`` the path's first part (``v2``, ``v3``,
     ``v3.2``, ``v3.3``). ``transport`` replaces the network in tests. Raises ConfigurationError when

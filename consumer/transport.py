@@ -1,7 +1,8 @@
 """An ``httpx.AsyncBaseTransport`` over pyreqwest (Rust), chosen by ``tests/bench/transports.py``.
 
 1. Speaks httpx on top (requests, responses, exceptions); nobody else sees a pyreqwest object.
-2. At most ``concurrency`` connections; no redirects, cookies, decompression or retries of what was sent;
+2. At most ``concurrency`` requests at once, on as many connections (hyper may dial a spare one while it
+   waits for one to come free); no redirects, cookies, decompression or retries of what was sent;
    no proxy of the environment unless asked; TLS 1.2 or newer, certificate and host name verified.
 3. The client's own total timeout is always set: cancelling a waiting task does not stop the request
    underneath (pyreqwest 0.15), so this is what gives its slot back.

@@ -11,6 +11,9 @@ import trustme
 
 from consumer.registry import Registry
 
+#: More turns of the loop than a connection needs from the listening socket to its handler.
+_TURNS_OF_AN_ACCEPT = 10
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 OK = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -47,6 +50,7 @@ class Server:
         self.port = 0
         self.open = self.most = self.accepted = 0
         self.failures: list[AssertionError] = []
+        self._stopped = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, context: ssl.SSLContext | None = None) -> None:
@@ -55,9 +59,17 @@ class Server:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:  # it was on its way when we ended
+            writer.close()
+            return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:  # not in the task: it may be cancelled before it begins
+            self._tasks.discard(task)
+            writer.close()
+
+        task.add_done_callback(ended)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
@@ -70,14 +82,19 @@ class Server:
             self.failures.append(error)
         finally:
             self.open -= 1
-            writer.close()
 
     async def stop(self) -> None:
         """End everything; raise what a handler complained about."""
+        self._stopped = True
+        for listener in self._server.sockets:  # first what is on its way: closing would leave its socket open
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+        for _ in range(_TURNS_OF_AN_ACCEPT):
+            await asyncio.sleep(0)
         self._server.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # the closing itself
         for failure in self.failures:
             raise failure
 

@@ -86,21 +86,29 @@ async def test_keys_and_front_page(serve: Serve, connect: Connect) -> None:
     assert [TOKEN.encode() in request for request in seen] == [True, False, False]
 
 
-async def test_no_more_connections_than_allowed(serve: Serve, connect: Connect) -> None:
-    """Two hundred at once share eight connections, and these are kept."""
+async def test_no_more_at_once_than_allowed(serve: Serve, connect: Connect) -> None:
+    """Two hundred go eight at a time, on connections that are kept.
+
+    A few more than eight may be opened: hyper dials while it waits for one to come free, and keeps both.
+    """
+    at_once = most_at_once = 0
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal at_once, most_at_once
         while True:
             await read_request(reader)
+            at_once += 1
+            most_at_once = max(most_at_once, at_once)
             await asyncio.sleep(0.002)
+            at_once -= 1
             writer.write(OK)
 
     server = await serve(slow)
     client = connect(server, timeout_seconds=20)
     found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(200)))
     assert all(isinstance(reply, Reply) for reply in found)
-    assert server.most <= 8
-    assert server.accepted <= 8
+    assert most_at_once == 8
+    assert server.accepted <= 16
 
 
 async def test_a_server_that_closes_idle_connections_is_not_felt(serve: Serve, connect: Connect) -> None:
@@ -117,10 +125,11 @@ async def test_a_server_that_closes_idle_connections_is_not_felt(serve: Serve, c
     for _ in range(50):
         assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
         await await_until(lambda: server.open == 0, interval=0.001)
+    assert server.accepted == 50
     server.handler = answering(OK)
     found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(50)))
     assert all(isinstance(reply, Reply) for reply in found)
-    assert 51 <= server.accepted <= 100  # never more than one connection for each journey
+    assert 50 < server.accepted <= 50 + 16  # eight, and a few that hyper dialled while one came free
 
 
 async def test_a_connection_closed_before_it_is_used_again_costs_no_second_journey(
