@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import amqp
 
+from tests.bench.replays import replay
 from tests.bench.work import (
     LATENCY_RATE,
     FastRegistry,
@@ -111,7 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--journeys", type=int, default=20_000, help="journeys of each contender's round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, contenders in turn")
-    parser.add_argument("--skip-memory", action="store_true", help="leave out the 100,000 journeys")
+    parser.add_argument("--skip-memory", action="store_true", help="nothing with 100,000 journeys")
     args = parser.parse_args()
     contenders: dict[str, tuple[Callable[[Broker, int, str], Result], int]] = {
         "journey-consumer": (_service, 1),
@@ -137,6 +138,13 @@ def main() -> int:
             f"Dead letters, published and confirmed before the acknowledgement: "
             f"{dead.journeys / dead.wall_seconds:,.0f} a second, {dead.per_cpu_second:,.0f} per CPU-second."
         )
+        again = args.journeys // 2 if args.skip_memory else RESIDENT_AFTER
+        for shuffled, order in ((False, "in the order of their deadlines"), (True, "shuffled")):
+            sent = replay(broker, again, shuffled=shuffled)
+            _say(
+                f"{again:,} dead letters {order}, replayed: {again / sent.wall_seconds:,.0f} a second, "
+                f"{max(sent.resident.values()):.0f} MB at most."
+            )
         late = _latency(broker, 10)
         p50, p99 = (late[int(len(late) * share)] * 1000 for share in (0.50, 0.99))
         _say(f"At {LATENCY_RATE} journeys a second, publish to Registry: p50 {p50:.1f} ms, p99 {p99:.1f} ms.")

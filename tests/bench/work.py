@@ -51,6 +51,7 @@ def fill(
     queue: str,
     count: int,
     source: Callable[[int], Iterator[tuple[str, bytes]]] = payloads,
+    headers: Mapping[str, str | int] | None = None,
 ) -> None:
     """Publish ``count`` persistent journeys to ``queue`` and wait until the broker has them all."""
     with broker.channel() as channel:
@@ -64,7 +65,11 @@ def fill(
         channel.events["basic_ack"].add(on_ack)
         for identifier, body in source(count):
             message = amqp.Message(
-                body, message_id=identifier, delivery_mode=2, content_type="application/json"
+                body,
+                message_id=identifier,
+                delivery_mode=2,
+                content_type="application/json",
+                application_headers=dict(headers or {}),
             )
             channel.basic_publish(message, "", queue)
         while confirmed < count:
