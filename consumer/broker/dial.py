@@ -1,13 +1,14 @@
 """How a connection to the broker is made: URLs in turn, TLS, heartbeats, socket options.
 
 Blocking: called from threads only. Hands out py-amqp connections made by kombu's transport, with
-three changes:
+four changes:
 1. A channel that the broker closed stays closed. py-amqp would reopen it silently, without
    consumers, with delivery tags starting at 1 again (an old ack could hit a new message).
 2. Bodies stay bytes. py-amqp would decode them by ``content_encoding``, and kombu's publishers
    always set that.
 3. Properties that py-amqp cannot read cost the message its properties, not us the connection.
    Otherwise it would come again at once, until its delivery limit, with all its neighbours.
+4. The same for an exchange or routing key that is not UTF-8: it is read with "?" for what is not ASCII.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import kombu
+from amqp import spec
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 from amqp.method_framing import frame_handler
@@ -45,6 +47,7 @@ UNREADABLE_PROPERTIES = {"x-unreadable-properties": True}
 _HEADER_FRAME = 2
 _HEADER_FIXED_BYTES = 12  # class, weight, body size (AMQP 0-9-1, section 4.2.6.1)
 _REPLACEMENT: bytes = Message(application_headers=UNREADABLE_PROPERTIES)._serialize_properties()  # noqa: SLF001
+_METHOD_NUMBER_BYTES, _TAG_AND_FLAG_BYTES = 4, 9
 _UNREADABLE: tuple[type[Exception], ...] = (
     FrameSyntaxError,
     ValueError,
@@ -70,10 +73,36 @@ def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], A
     return tolerant
 
 
+def _readable(arguments: bytes) -> bytes:
+    """A delivery's arguments, of the same length, with "?" in an exchange or routing key that is not UTF-8.
+
+    After the method's number: consumer tag, delivery tag, flag, exchange, routing key, each text with its
+    length in front (AMQP 0-9-1, section 1.8.3.9).
+    """
+    exchange = _METHOD_NUMBER_BYTES + 1 + arguments[_METHOD_NUMBER_BYTES] + _TAG_AND_FLAG_BYTES
+    routing_key = exchange + 1 + arguments[exchange]
+    readable = bytearray(arguments)
+    for place in (exchange, routing_key):
+        where = slice(place + 1, place + 1 + arguments[place])
+        try:
+            arguments[where].decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            readable[where] = bytes(byte if byte < 0x80 else ord("?") for byte in arguments[where])  # noqa: PLR2004
+    return bytes(readable)
+
+
 class _Channel(pyamqp.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.auto_decode = False
+
+    def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> Any:
+        try:
+            return super().dispatch_method(method_sig, payload, content)
+        except UnicodeDecodeError:
+            if method_sig != spec.Basic.Deliver or (readable := _readable(payload)) == payload:
+                raise
+            return super().dispatch_method(method_sig, readable, content)
 
     def _do_revive(self) -> None:
         self.is_open = False

@@ -79,6 +79,31 @@ def test_unreadable_properties_cost_the_properties_only(
     assert service.value("redelivered_total") == 0
 
 
+def test_a_name_that_is_not_text_costs_the_name_only(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """A routing key that is not UTF-8 neither stops the queue nor burns the neighbours' deliveries."""
+    ledger = Ledger(vhost)
+    ledger.declare()
+    (odd_id, odd), *_ = ledger.journeys(1)
+    ledger.publish(20)
+    with vhost.channel() as channel:
+        channel.confirm_select()
+        channel.exchange_declare("operator", "fanout", durable=True, auto_delete=False)
+        channel.queue_bind(QUEUE, "operator")
+        for message_id, body in ((odd_id, odd), ("odd and invalid", b"{}")):
+            message = amqp.Message(body, message_id=message_id, delivery_mode=2)
+            channel.basic_publish_confirm(message, "operator", b"\xe9t\xc3\xa9")
+            ledger.note(message_id, body)
+    ledger.publish(20)
+    service = run(vhost)
+    ledger.await_settled()
+    (dead,) = vhost.messages(INVALID_QUEUE)
+    assert dead.headers["x-original-exchange"] == "operator"
+    assert dead.headers["x-original-routing-key"] == "?t??"
+    assert len(ledger.balance(sandbox).registered) == 41
+    assert service.value("reconnects_total", connection="consume") == 0
+    assert service.value("redelivered_total") == 0
+
+
 _BOMB = gzip.compress(b" " * 50_000_000)
 _INVALID: dict[str, tuple[bytes, Mapping[str, Any]]] = {
     "empty": (b"", {}),
