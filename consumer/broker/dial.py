@@ -28,11 +28,11 @@ from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
 from consumer import __version__
+from consumer.config.addresses import AMQP_SCHEMES
 from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.dial")
 
-AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 CONNECT_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 3.0
 WRITE_TIMEOUT_SECONDS = 15

@@ -9,6 +9,8 @@ import re
 from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
+#: Of the addresses of brokers that fail over; any other names one of kombu's virtual transports.
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _BROKER = "must be one or more addresses like amqps://user:password@host:5671/vhost, separated by ';'"
 _REGISTRY = "must be an address like https://api.demo.covoiturage.beta.gouv.fr"
 _PROXY = "must be an address like http://proxy.example:3128"
@@ -40,8 +42,9 @@ def broker_urls(text: str) -> tuple[str, ...]:
     urls = tuple(part.strip() for part in text.split(";") if part.strip())
     if not urls:
         raise ValueError(_BROKER)
-    for url in urls:
-        _split(url, _BROKER)
+    schemes = {_split(url, _BROKER).scheme for url in urls}
+    if len(urls) > 1 and not schemes <= AMQP_SCHEMES:
+        raise ValueError("must be one address: several are tried in turn with amqp:// and amqps:// only")
     return urls
 
 

@@ -327,9 +327,16 @@ def test_an_address_that_is_not_the_registrys_root_is_refused(url: str) -> None:
 
 def test_fail_over_addresses_are_split_and_shown_without_secrets() -> None:
     """Several brokers keep their order; logs see host, port and virtual host only."""
-    settings = load(TOKEN | {"BROKER_URL": "amqps://a:p%2F1@one:5671/v ;;amqp://two?password=x; memory://"})
-    assert settings.broker_urls == ("amqps://a:p%2F1@one:5671/v", "amqp://two?password=x", "memory://")
-    assert settings.broker_addresses == ("amqps://one:5671/v", "amqp://two", "memory://")
+    settings = load(TOKEN | {"BROKER_URL": "amqps://a:p%2F1@one:5671/v ;;amqp://two?password=x; pyamqp://"})
+    assert settings.broker_urls == ("amqps://a:p%2F1@one:5671/v", "amqp://two?password=x", "pyamqp://")
+    assert settings.broker_addresses == ("amqps://one:5671/v", "amqp://two", "pyamqp://")
+
+
+@pytest.mark.parametrize("urls", ["redis://a;redis://b", "amqp://a;memory://"])
+def test_other_transports_do_not_fail_over(urls: str) -> None:
+    """A second address that nobody would ever try is refused, not ignored."""
+    (problem,) = problems(**TOKEN, BROKER_URL=urls)
+    assert problem.startswith("BROKER_URL must be one address")
 
 
 @given(
