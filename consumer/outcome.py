@@ -181,7 +181,7 @@ class Return:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Settle nothing: closing the channel gives the delivery back to the broker untouched."""
+    """Settle nothing: closing the channel gives the delivery back, counted once more but else untouched."""
 
 
 @dataclass(frozen=True, slots=True)
