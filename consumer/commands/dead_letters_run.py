@@ -97,7 +97,7 @@ async def act_on(
     try:
         async with actor() as act:
             with Meter(verb, args.limit) as meter:
-                tally = await sweep.run(act, limit=args.limit, rate=args.rate, on_acted=meter.show)
+                tally = await sweep.run(act, limit=args.limit, rate=args.rate, show=meter.show)
     except asyncio.CancelledError:
         if not signals:
             raise

@@ -58,8 +58,9 @@ Act = Callable[[Sequence[Dead]], Awaitable[Acted]]
 
 @dataclass(slots=True)
 class Tally:
-    """What a sweep has found and done so far."""
+    """What a sweep has found and done so far; ``looking`` until all have been seen once."""
 
+    looking: bool = True
     waiting: int = 0
     selected: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
@@ -72,14 +73,16 @@ class Tally:
         return self.outcomes.total()
 
 
-async def look(taps: Taps, see: Callable[[Record, Delivery], None]) -> Counter[str]:
+async def look(
+    taps: Taps, see: Callable[[Record, Delivery], None], stopping: Callable[[], bool] = lambda: False
+) -> Counter[str]:
     """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
     counts: Counter[str] = Counter()
     for reason, make in taps.items():
         tap = make()
         try:
             await asyncio.to_thread(tap.open)
-            while batch := await asyncio.to_thread(_take, tap, reason, BATCH):
+            while not stopping() and (batch := await asyncio.to_thread(_take, tap, reason, BATCH)):
                 counts[reason] += len(batch)
                 for dead in batch:
                     see(dead.record, dead.delivery)
@@ -115,12 +118,15 @@ class Sweep:
         """End after the batch that is under way."""
         self._stopping = True
 
-    async def survey(self) -> list[float]:
-        """Count what is selected; returns the urgencies, ascending."""
+    async def survey(self, on_seen: Callable[[Tally], None] = lambda _tally: None) -> list[float]:
+        """Count what is selected, telling ``on_seen`` now and then; returns the urgencies, ascending."""
         found = array("d")
-        tally = self.tally
+        self.tally = tally = Tally()
 
         def see(record: Record, delivery: Delivery) -> None:
+            tally.waiting += 1
+            if tally.waiting % BATCH == 0:
+                on_seen(tally)
             if self._selection.matches(record, self._began):
                 skipped = self._skip(record, delivery)
                 if skipped is None:
@@ -128,9 +134,8 @@ class Sweep:
                 else:
                     tally.skipped[skipped] += 1
 
-        self._there = await look(self._taps, see)
-        tally.waiting = self._there.total()
-        tally.selected = len(found)
+        self._there = await look(self._taps, see, lambda: self._stopping)
+        tally.looking, tally.selected = self._stopping, len(found)
         return sorted(found)
 
     async def run(
@@ -139,17 +144,17 @@ class Sweep:
         *,
         limit: int | None = None,
         rate: float | None = None,
-        on_acted: Callable[[Tally], None] = lambda _tally: None,
+        show: Callable[[Tally], None] = lambda _tally: None,
     ) -> Tally:
         """Survey, then act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
 
         Raises BrokerError; what was acted upon by then stays done. Trouble is told in the tally.
         """
-        expected = await self.survey()
-        on_acted(self.tally)
+        expected = await self.survey(show)
+        show(self.tally)
         pace = _Pace(rate)
         while expected and not self._over(limit):
-            done = await self._pass(expected, act, limit, pace, on_acted)
+            done = await self._pass(expected, act, limit, pace, show)
             if not done:
                 break
             expected = without(expected, done)
@@ -174,7 +179,7 @@ class Sweep:
         act: Act,
         limit: int | None,
         pace: "_Pace",
-        on_acted: Callable[[Tally], None],
+        show: Callable[[Tally], None],
     ) -> list[float]:
         """One way through all queues; returns the urgencies of what was acted upon."""
         most = None if limit is None else limit - self.tally.acted
@@ -187,7 +192,7 @@ class Sweep:
             if batch:
                 await self._settle(batch, acted)
                 done.extend(dead.record.urgency for dead in batch)
-                on_acted(self.tally)
+                show(self.tally)
 
         async def act_on_ready(least: int) -> None:
             while len(hand) >= least:

@@ -143,6 +143,8 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
 
 def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     """The end of a sweep: what became of how many."""
+    if tally.looking:
+        return f"stopped after a look at {tally.waiting:,} dead letters; nothing was done"
     width = max(
         (len(f"{count:,}") for count in (*tally.outcomes.values(), *tally.skipped.values())), default=1
     )
@@ -157,7 +159,7 @@ def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
 
 
 class _Rate(ProgressColumn):
-    """Dead letters a second since the first."""
+    """Dead letters a second since the look, or the action, began."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.elapsed or 0.0
@@ -176,15 +178,15 @@ class Meter:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f}"),
+            TextColumn("{task.fields[count]}"),
             _Rate(),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=not self._fancy,
         )
-        self._task = self._bar.add_task("reading", total=0)
-        self._seconds = 0.0
+        self._task = self._bar.add_task("looking", total=None, count="0")
+        self._acting = False
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -197,16 +199,16 @@ class Meter:
 
     def show(self, tally: Tally) -> None:
         """Bring what is shown up to date."""
-        if not tally.acted:
-            total = tally.selected if self._limit is None else min(tally.selected, self._limit)
-            self._bar.reset(self._task, total=total, description=self._verb)
-            self._started = time.monotonic()
-            return
-        self._bar.update(self._task, completed=tally.acted)
         now = time.monotonic()
+        if tally.looking:
+            done, count, verb = tally.waiting, f"{tally.waiting:,}", "looking"
+        else:
+            total = tally.selected if self._limit is None else min(tally.selected, self._limit)
+            done, count, verb = tally.acted, f"{tally.acted:,} of {total:,}", self._verb
+            if not self._acting:
+                self._acting, self._started = True, now
+                self._bar.reset(self._task, total=total, description=verb)
+        self._bar.update(self._task, completed=done, count=count)
         if not self._fancy and now - self._told_at >= _PLAIN_INTERVAL_SECONDS:
             self._told_at = now
-            print(  # noqa: T201
-                f"{tally.acted:,} of {tally.selected:,}, {tally.acted / (now - self._started):,.0f}/s",
-                file=sys.stderr,
-            )
+            print(f"{verb}: {count}, {done / max(now - self._started, 0.001):,.0f}/s", file=sys.stderr)  # noqa: T201

@@ -10,7 +10,8 @@ import pytest
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.replay import ToQueue
-from consumer.deadletters.sweep import Acted, Result, Sweep
+from consumer.deadletters.sweep import Acted, Result, Sweep, Tally
+from consumer.deadletters.view import show_tally
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.errors import PublishError as Unconfirmed
@@ -177,6 +178,23 @@ async def test_stopping_ends_after_the_batch_under_way() -> None:
     tally = await one.run(act, rate=25)
     assert tally.outcomes == {"replayed": 5}
     assert len(queue.messages) == 15
+
+
+async def test_looking_is_shown_and_can_be_stopped() -> None:
+    """A long look tells how far it is; told to stop meanwhile it ends after the batch, and nothing is done."""
+    queue, seen = Queue(*range(1, 2501)), list[tuple[bool, int]]()
+    one = sweep(queue)
+
+    def show(tally: Tally) -> None:
+        seen.append((tally.looking, tally.waiting))
+        if tally.waiting == 2000:
+            one.stop()
+
+    tally = await one.run(ToQueue(Broker(queue), "q"), show=show)
+    assert seen == [(True, 1000), (True, 2000), (True, 2000)]
+    assert show_tally(tally) == "stopped after a look at 2,000 dead letters; nothing was done"
+    assert len(queue.messages) == 2500
+    assert queue.journal == ["open", "close"]
 
 
 def test_a_replayed_message_starts_a_new_life() -> None:
