@@ -181,7 +181,7 @@ async def test_stopping_ends_after_the_batch_under_way() -> None:
 
 
 async def test_looking_is_shown_and_can_be_stopped() -> None:
-    """A long look tells how far it is; told to stop meanwhile it ends after the batch, and nothing is done."""
+    """A long look tells how far it is; told to stop it ends after the batch under way, nothing done."""
     queue, seen = Queue(*range(1, 2501)), list[tuple[bool, int]]()
     one = sweep(queue)
 
