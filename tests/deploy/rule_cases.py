@@ -1,17 +1,16 @@
 """What the alerts must do: for each, how the series of a healthy release differ when it fires.
 
-A case says what Prometheus sees, when it is asked, and whether the alert fires. Time begins at 0 and moves
-by a minute. The thresholds are those that the chart has when an operator sets none.
+The thresholds are those that the chart has when an operator sets none. The alerts about dead letters are in
+`dead_letter_cases`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
+from tests.deploy.dead_letter_cases import DEAD_LETTERS
 from tests.deploy.rule_series import (
-    HEALTHY,
     MINUTES,
+    Case,
     always,
     another_pod,
+    lasting,
     ours,
     outcome,
     paused,
@@ -20,58 +19,17 @@ from tests.deploy.rule_series import (
     rising,
 )
 
-Series = Mapping[str, str]  # selector -> promtool's notation of values
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """``unlike`` replaces or adds series; ``gone`` takes away those whose selector contains it."""
-
-    alert: str
-    what: str
-    at: int  # minutes
-    fires: bool
-    unlike: Series = field(default_factory=dict)
-    which: str = ""  # further matchers of the alert
-    gone: str | None = None
-
-    @property
-    def series(self) -> dict[str, str]:
-        """Everything that Prometheus sees."""
-        kept = {key: value for key, value in HEALTHY.items() if self.gone is None or self.gone not in key}
-        return kept | dict(self.unlike)
-
-
-def _from(
-    alert: str, minutes: int, unlike: Series, *, which: str = "", gone: str | None = None
-) -> list[Case]:
-    """The alert fires once this has lasted so many minutes, and not before."""
-    return [
-        Case(
-            alert,
-            f"lasts {minutes - 1} minutes",
-            minutes - 1,
-            fires=False,
-            unlike=unlike,
-            which=which,
-            gone=gone,
-        ),
-        Case(alert, f"lasts {minutes} minutes", minutes, fires=True, unlike=unlike, which=which, gone=gone),
-    ]
-
-
 _REFUSED = {ours("token_accepted"): always(0)}
 _UNAVAILABLE = {ours("breaker_state", 'cause="unavailable"'): "2 1" * 1 + " 2 1" * MINUTES}
 _MISCONFIGURED = {ours("breaker_state", 'cause="misconfigured"'): always(2)}
 _BACKLOG = {queue("messages_ready"): always(50), ours("deliveries_total"): "0+100x20 2000+0x150"}
-_DEAD = {queue("messages", "journeys.completed.dead-letter.rejected"): always(1)}
 _LONELY = {queue("consumers"): always(0)}
 _OLD = {ours("oldest_pending_start_timestamp_seconds"): always(60, 1400)}
 _EVERYTHING_LATE = registered(100, late=100)
 
 TOKEN = [
-    *_from("TokenRejected", 5, _REFUSED),
-    *_from("TokenRejected", 5, paused("forbidden")),
+    *lasting("TokenRejected", 5, _REFUSED),
+    *lasting("TokenRejected", 5, paused("forbidden")),
     Case(
         "TokenRejected", "before the first use", 60, fires=False, unlike={ours("token_accepted"): "NaN+0x200"}
     ),
@@ -121,57 +79,13 @@ DEADLINE = [
     ),
     Case("DeadlineMissed", "refused as expired", 31, fires=True, unlike=outcome("expired", "0+0x29 1+0x100")),
 ]
-DEAD_LETTERS = [
-    Case(
-        "DeadLettering",
-        "9 an hour",
-        90,
-        fires=False,
-        unlike={ours("dead_lettered_total", 'reason="invalid"'): rising(9 / 60)},
-    ),
-    Case(
-        "DeadLettering",
-        "11 an hour",
-        90,
-        fires=True,
-        unlike={ours("dead_lettered_total", 'reason="invalid"'): rising(11 / 60)},
-        which='reason="invalid"',
-    ),
-    Case(
-        "DeadLettering",
-        "9 an hour of each of two reasons",
-        90,
-        fires=False,
-        unlike={
-            ours("dead_lettered_total", f'reason="{each}"'): rising(9 / 60)
-            for each in ("invalid", "rejected")
-        },
-    ),
-    *_from("DeadLetterQueueNotEmpty", 60, _DEAD),
-    Case(
-        "DeadLetterQueueNotEmpty",
-        "given up by the broker, seen per object",
-        61,
-        fires=True,
-        unlike={
-            queue("messages", "journeys.completed.dead-letter.delivery-limit", "rabbitmq_queue_"): always(1)
-        },
-    ),
-    Case(
-        "DeadLetterQueueNotEmpty",
-        "another queue's",
-        90,
-        fires=False,
-        unlike={queue("messages", "journeysXcompleted.dead-letter.rejected"): always(1)},
-    ),
-]
 REGISTRY = [
-    *_from("RegistryUnavailable", 15, _UNAVAILABLE),
+    *lasting("RegistryUnavailable", 15, _UNAVAILABLE),
     Case("RegistryUnavailable", "misconfigured", 60, fires=False, unlike=_MISCONFIGURED),
-    *_from("RegistryMisconfigured", 15, _MISCONFIGURED),
+    *lasting("RegistryMisconfigured", 15, _MISCONFIGURED),
     Case("RegistryMisconfigured", "unavailable", 60, fires=False, unlike=_UNAVAILABLE),
     # A rate needs two scrapes, so that it begins with the second.
-    *_from("Throttled", 31, {ours("registry_requests_total", 'code="429"'): rising(1)}),
+    *lasting("Throttled", 31, {ours("registry_requests_total", 'code="429"'): rising(1)}),
     Case(
         "Throttled",
         "one answer",
@@ -181,8 +95,8 @@ REGISTRY = [
     ),
 ]
 BROKER = [
-    *_from("ConsumerAbsent", 10, {}, gone="build_info"),
-    *_from(
+    *lasting("ConsumerAbsent", 10, {}, gone="build_info"),
+    *lasting(
         "Disconnected",
         10,
         {ours("broker_connected", 'connection="publish"'): always(0)},
@@ -196,7 +110,7 @@ BROKER = [
         unlike={another_pod("broker_connected", 'connection="consume"'): always(0)},
         which='severity="critical"',
     ),
-    *_from(
+    *lasting(
         "Disconnected",
         10,
         {another_pod("broker_connected", 'connection="consume"'): always(0)},
@@ -214,7 +128,7 @@ BROKER = [
         fires=False,
         unlike=_BACKLOG | {ours("broker_connected", 'connection="consume"'): always(0)},
     ),
-    *_from("QueueHasNoConsumers", 10, _LONELY),
+    *lasting("QueueHasNoConsumers", 10, _LONELY),
     Case("QueueHasNoConsumers", "paused", 60, fires=False, unlike=_LONELY | paused("unauthorized")),
     Case("QueueHasNoConsumers", "no pod either", 60, fires=True, unlike=_LONELY, gone="journey_consumer_"),
     Case("QueueGrowing", "for less than an hour", 59, fires=False, unlike={queue("messages"): "1001+10x200"}),

@@ -1,7 +1,11 @@
 """What Prometheus sees of a healthy release, and the words to say what is different in an unhealthy one.
 
-Selectors map to promtool's notation of values; time begins at 0 and moves by a minute.
+Selectors map to promtool's notation of values; time begins at 0 and moves by a minute. A case says what
+Prometheus sees, when it is asked, and whether the alert fires.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MINUTES = 200
 _OURS = 'job="journey-consumer",namespace="mobility",release="proofs",instance="a"'
@@ -52,6 +56,7 @@ def paused(cause: str) -> dict[str, str]:
 
 
 _REASONS = ("invalid", "rejected", "unauthorized", "forbidden", "expired", "exhausted")
+_NEAREST = "dead_letters_oldest_deadline_timestamp_seconds"
 _CAUSES = ("unauthorized", "forbidden", "misconfigured", "unavailable")
 HEALTHY: dict[str, str] = (
     {
@@ -64,6 +69,7 @@ HEALTHY: dict[str, str] = (
         ours("registry_requests_total", 'code="429"'): always(0),
         ours("broker_connected", 'connection="consume"'): always(1),
         ours("broker_connected", 'connection="publish"'): always(1),
+        ours(_NEAREST, 'reason="delivery-limit"'): always(0),
         queue("messages"): "20 0 30 10 0 40 0 10" + " 5" * MINUTES,
         queue("messages_ready"): "10 0 20 0 0 30 0 0" + " 0" * MINUTES,
         queue("consumers"): always(2),
@@ -74,6 +80,7 @@ HEALTHY: dict[str, str] = (
         for key, value in {
             **outcome(reason, always(0)),
             ours("dead_lettered_total", f'reason="{reason}"'): always(0),
+            ours(_NEAREST, f'reason="{reason}"'): always(0),
             queue("messages", f"journeys.completed.dead-letter.{reason}"): always(0),
         }.items()
     }
@@ -86,3 +93,41 @@ HEALTHY: dict[str, str] = (
         }.items()
     }
 )
+Series = Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """``unlike`` replaces or adds series; ``gone`` takes away those whose selector contains it."""
+
+    alert: str
+    what: str
+    at: int  # minutes
+    fires: bool
+    unlike: Series = field(default_factory=dict)
+    which: str = ""  # further matchers of the alert
+    gone: str | None = None
+
+    @property
+    def series(self) -> dict[str, str]:
+        """Everything that Prometheus sees."""
+        kept = {key: value for key, value in HEALTHY.items() if self.gone is None or self.gone not in key}
+        return kept | dict(self.unlike)
+
+
+def lasting(
+    alert: str, minutes: int, unlike: Series, *, which: str = "", gone: str | None = None
+) -> list[Case]:
+    """The alert fires once this has lasted so many minutes, and not before."""
+    return [
+        Case(
+            alert,
+            f"lasts {at} minutes",
+            at,
+            fires=at == minutes,
+            unlike=unlike,
+            which=which,
+            gone=gone,
+        )
+        for at in (minutes - 1, minutes)
+    ]

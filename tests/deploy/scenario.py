@@ -18,7 +18,7 @@ from consumer import samples
 from tests.broker import Broker
 from tests.deploy.chart import Chart
 from tests.deploy.prometheus import Prometheus
-from tests.ledger import QUEUE, Ledger
+from tests.ledger import QUEUE, TOPOLOGY, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.proxy import Proxy
 from tests.rabbit import RabbitNode, fresh_vhost
@@ -27,7 +27,9 @@ from tests.waiting import wait_until
 
 NAMESPACE, RELEASE = "mobility", "proofs"
 CLAIMLESS, SECOND_TOKEN = "claimless-token", "the-second-token"
+EXCHANGE = "outcomes"
 _PREFETCH = 8
+_NEAREST = "journey_consumer_dead_letters_oldest_deadline_timestamp_seconds"
 #: So low that a minute of trouble reaches them; what the alerts say is compared elsewhere.
 VALUES = """
 queue: {name: journeys}
@@ -40,6 +42,7 @@ monitoring:
       timeLeftCriticalSeconds: 86400
       minimumJourneysPerHour: 0
       deadLettersPerHour: 0
+      deadLetterTimeLeftSeconds: 86400
       backlogMessages: 0
       stalledFor: 4s
 """
@@ -86,7 +89,14 @@ def observed(directory: Path, chart: Chart) -> Iterator[Observed]:
             "RETRY_ATTEMPTS_PER_VISIT": "2",
             "BREAKER_THRESHOLD": "3",
             "AUTH_PAUSE_AFTER": "3",
+            "DEAD_LETTERS_LOOK_SECONDS": "1",
+            "DEAD_LETTERS_RETURN_UNAUTHORIZED": "true",
+            "EVENTS_EXCHANGE": EXCHANGE,
         }
+        with broker.channel() as channel:
+            channel.exchange_declare(EXCHANGE, "topic", durable=True, auto_delete=False)
+            channel.queue_declare("told", durable=True, auto_delete=False)
+            channel.queue_bind("told", EXCHANGE, "registered")
         service = stack.enter_context(ServiceProcess(directory, settings))
         prometheus = stack.enter_context(Prometheus(directory, _jobs(service.port, node), rules))
         start = time.time()
@@ -167,6 +177,10 @@ class _Script:
             faults.for_next(1, **fault)
             ledger.publish(1)
             ledger.await_settled()
+        # Neither comes back by itself, so that a look finds them.
+        self._seen(f'count({_NEAREST}{{reason=~"rejected|exhausted"}} > time()) == 2')
+        for result in ("published", "unrouted"):
+            self._seen(f'increase(journey_consumer_events_total{{result="{result}"}}[1m]) > 0')
         faults.for_next(1, throttle={"retry_after_seconds": 1})
         ledger.publish(4)
         self._until("registry_requests_total", 1, code="429")
@@ -179,7 +193,8 @@ class _Script:
             self._ledger.publish(10)
             self._until("paused", 1, cause=cause)
             self._seen(f'journey_consumer_breaker_state{{cause="{cause}"}} > 0')
-            self._seen("journey_consumer_oldest_pending_start_timestamp_seconds > 0")
+            # Its rule looks every 15 seconds only, and journeys wait for less than that elsewhere.
+            self._seen('ALERTS{alertname="DeadlineAtRisk"}')
             self._registry.faults.apply({fault: False})
             self._until("paused", 0, cause=cause)
             self._ledger.await_settled()
@@ -190,9 +205,13 @@ class _Script:
         self._ledger.publish(6)
         self._until("paused", 1, cause="unauthorized")
         self._seen("journey_consumer_token_accepted == 0")
+        self._seen(f'{_NEAREST}{{reason="unauthorized"}} > time()')
         self._registry.accept(SECOND_TOKEN)
         self._token.write_text(SECOND_TOKEN)
         self._until("paused", 0, cause="unauthorized")
+        self._seen('increase(journey_consumer_replays_total{outcome="registered"}[1m]) > 0')
+        refused = TOPOLOGY.dead_letter_queue("unauthorized")
+        wait_until(lambda: self._broker.depth(refused).total == 0, 20, "all have returned")
         self._ledger.await_settled()
         written = time.time()
         self._token.write_text(CLAIMLESS)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.deploy.chart import Chart
-from tests.deploy.rule_cases import CASES, Case
-from tests.deploy.rule_series import HEALTHY, MINUTES, always, ours
+from tests.deploy.rule_cases import CASES
+from tests.deploy.rule_series import HEALTHY, MINUTES, Case, always, ours
 from tests.tools import require_tool
 
 _PLAIN = "monitoring: {rules: {thresholds: {timeLeftCriticalSeconds: 14400, stalledFor: 15m}}}"
@@ -154,6 +154,7 @@ def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None
         "DeadlineAtRisk",
         "DeadlineMissed",
         "DeadLettering",
+        "DeadLetterDeadlineNear",
         "DeadLetterQueueNotEmpty",
         "RegistryUnavailable",
         "RegistryMisconfigured",

@@ -113,6 +113,10 @@ def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
             "extraEnv: [{name: REGISTRY_RATE_PER_MINUTE, value: '20000'}]",
             "extraEnv sets REGISTRY_RATE_PER_MINUTE: set the value it belongs to",
         ),
+        (
+            "extraEnv: [{name: DEAD_LETTERS_LOOK_SECONDS, value: '60'}]",
+            "extraEnv sets DEAD_LETTERS_LOOK_SECONDS: set the value it belongs to",
+        ),
     ],
 )
 def test_a_contradiction_is_told_in_a_sentence(chart: Chart, values: str, sentence: str) -> None:
@@ -137,6 +141,12 @@ def test_a_misspelt_value_is_refused(chart: Chart, path: tuple[str, ...]) -> Non
     [
         ("settings: {REGISTRY_TOKEN: t}", "settings"),
         ("settings: {REGISTRY_RATE_PER_MINUTE: 20000}", "settings"),
+        ("settings: {DEAD_LETTERS_LOOK_SECONDS: 60}", "settings"),
+        ("settings: {EVENTS_EXCHANGE: outcomes}", "settings"),
+        ("deadLetters: {returnUnauthorized: 'no'}", "deadLetters.returnUnauthorized"),
+        ("deadLetters: {returnPerSecond: 0}", "deadLetters.returnPerSecond"),
+        ("deadLetters: {lookSeconds: 86401}", "deadLetters.lookSeconds"),
+        (f"events: {{exchange: {'x' * 256}}}", "events.exchange"),
         ("replicas: two", "replicas"),
         ("replicas: -1", "replicas"),
         ("queue: {name: amq.gen-1}", "queue.name"),

@@ -98,6 +98,17 @@ def test_numbers_arrive_as_they_were_written(chart: Chart) -> None:
     assert settings["HOLD_LIMIT_SECONDS"] == "1000000"
 
 
+def test_what_becomes_of_dead_letters_and_outcomes_has_values_of_its_own(chart: Chart) -> None:
+    """They arrive under the names that the service reads; without an exchange no event is told."""
+    settings = chart.settings("tuned")
+    assert settings["DEAD_LETTERS_RETURN_UNAUTHORIZED"] == "false"
+    assert settings["DEAD_LETTERS_RETURN_PER_SECOND"] == "2.5"
+    assert settings["DEAD_LETTERS_LOOK_SECONDS"] == "60"
+    assert settings["EVENTS_EXCHANGE"] == "outcomes"
+    assert "EVENTS_EXCHANGE" not in chart.settings("minimal")
+    assert chart.settings("minimal", "deadLetters: {lookSeconds: 0}")["DEAD_LETTERS_LOOK_SECONDS"] == "0"
+
+
 def test_who_may_not_declare_only_verifies(chart: Chart) -> None:
     """With a job or somebody else declaring, the service binds nothing either."""
     assert chart.settings("minimal")["BROKER_DECLARE"] == "true"

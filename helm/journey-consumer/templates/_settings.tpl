@@ -9,6 +9,9 @@
     "REGISTRY_TIMEOUT_SECONDS" (include "journey-consumer.plain" .Values.registry.timeoutSeconds)
     "RETRY_MAX_ATTEMPTS" (include "journey-consumer.plain" .Values.deadLetters.afterAttempts)
     "AUTH_PAUSE_AFTER" (include "journey-consumer.plain" .Values.deadLetters.pauseAfterRefusals)
+    "DEAD_LETTERS_RETURN_UNAUTHORIZED" (toString .Values.deadLetters.returnUnauthorized)
+    "DEAD_LETTERS_RETURN_PER_SECOND" (include "journey-consumer.plain" .Values.deadLetters.returnPerSecond)
+    "DEAD_LETTERS_LOOK_SECONDS" (include "journey-consumer.plain" .Values.deadLetters.lookSeconds)
     "DRAIN_TIMEOUT_SECONDS" (include "journey-consumer.plain" .Values.drainTimeoutSeconds)
     "HTTP_PORT" "8000"
     "LOG_LEVEL" .Values.logs.level
@@ -17,6 +20,7 @@
 {{- if not (kindIs "invalid" .Values.broker.prefetch) -}}
 {{- $_ := set $settings "BROKER_PREFETCH" (include "journey-consumer.plain" .Values.broker.prefetch) -}}
 {{- end -}}
+{{- with .Values.events.exchange -}}{{- $_ := set $settings "EVENTS_EXCHANGE" . -}}{{- end -}}
 {{- if .Values.registry.caBundle.existingConfigMap -}}
 {{- $_ := set $settings "REGISTRY_CA_FILE" (printf "/etc/journey-consumer/registry-ca/%s" .Values.registry.caBundle.key) -}}
 {{- end -}}

@@ -44,6 +44,39 @@ DEAD_LETTERS = (
             (f"sum({own('publishes_unconfirmed')})", "unconfirmed"),
         ),
     ),
+    Panel(
+        "Tightest deadline among dead letters, by reason",
+        "s",
+        "Time until the first dead letter of a reason is too old to be registered, as of the last look: "
+        "every five minutes, at the first 1,000 of each queue.",
+        "No data: there are none.",
+        "Runbook, DeadLetterDeadlineNear: mend the cause and replay the nearest first; below 0 it is too "
+        "late for that one.",
+        (
+            (
+                f"min by (reason) ({own('dead_letters_oldest_deadline_timestamp_seconds')} > 0) - time()",
+                "{{reason}}",
+            ),
+        ),
+        steps=((None, "red"), (Limit("deadLetterTimeLeftSeconds"), "green")),
+    ),
+    Panel(
+        "Sent again, by outcome",
+        "short",
+        "What became of journeys that were dead letters and were sent again, by a person or by the service.",
+        "0; after a replay registered and already_registered.",
+        "Anything else lies dead again: stop, and mend the cause that `dead-letters summary` shows.",
+        ((f"sum by (outcome) (increase({own('replays_total')}{RATE}))", "{{outcome}}"),),
+    ),
+    Panel(
+        "Outcome events, by result",
+        "short",
+        "Events about final outcomes; 0 where events.exchange is not set.",
+        "published only.",
+        "unrouted: bind a queue for that outcome, if somebody wants it; dropped: make the exchange, or look "
+        "why the broker does not confirm.",
+        ((f"sum by (result) (increase({own('events_total')}{RATE}))", "{{result}}"),),
+    ),
 )
 LIMITS = (
     Panel(

@@ -1,0 +1,145 @@
+"""What the alerts about dead letters must do."""
+
+from tests.deploy.rule_series import Case, always, another_pod, lasting, ours, queue, rising
+
+_DEAD = {queue("messages", "journeys.completed.dead-letter.rejected"): always(1)}
+_NEAREST = "dead_letters_oldest_deadline_timestamp_seconds"
+_DEADLINE = 24_000  # seconds: at minute 220 three hours are left, at minute 400 nothing
+_PAGE, _WARNING = 'severity="critical"', 'severity="warning"'
+
+
+def _near(reason: str, values: str = always(_DEADLINE, 500)) -> dict[str, str]:
+    return {ours(_NEAREST, f'reason="{reason}"'): values}
+
+
+DEAD_LETTERS = [
+    Case(
+        "DeadLettering",
+        "9 an hour",
+        90,
+        fires=False,
+        unlike={ours("dead_lettered_total", 'reason="invalid"'): rising(9 / 60)},
+    ),
+    Case(
+        "DeadLettering",
+        "11 an hour",
+        90,
+        fires=True,
+        unlike={ours("dead_lettered_total", 'reason="invalid"'): rising(11 / 60)},
+        which='reason="invalid"',
+    ),
+    Case(
+        "DeadLettering",
+        "9 an hour of each of two reasons",
+        90,
+        fires=False,
+        unlike={
+            ours("dead_lettered_total", f'reason="{each}"'): rising(9 / 60)
+            for each in ("invalid", "rejected")
+        },
+    ),
+    *lasting("DeadLetterQueueNotEmpty", 60, _DEAD),
+    Case(
+        "DeadLetterQueueNotEmpty",
+        "given up by the broker, seen per object",
+        61,
+        fires=True,
+        unlike={
+            queue("messages", "journeys.completed.dead-letter.delivery-limit", "rabbitmq_queue_"): always(1)
+        },
+    ),
+    Case(
+        "DeadLetterQueueNotEmpty",
+        "another queue's",
+        90,
+        fires=False,
+        unlike={queue("messages", "journeysXcompleted.dead-letter.rejected"): always(1)},
+    ),
+    # Less than three hours are left from minute 221 on, and the alert waits for ten minutes.
+    *(
+        case
+        for reason, which in (
+            ("unauthorized", _PAGE),
+            ("forbidden", _PAGE),
+            ("exhausted", _PAGE),
+            ("delivery-limit", _PAGE),
+            ("invalid", _WARNING),
+            ("rejected", _WARNING),
+        )
+        for case in (
+            Case(
+                "DeadLetterDeadlineNear",
+                f"three hours left for {reason}",
+                230,
+                fires=False,
+                unlike=_near(reason),
+            ),
+            Case(
+                "DeadLetterDeadlineNear",
+                f"less than three hours for {reason}",
+                231,
+                fires=True,
+                unlike=_near(reason),
+                which=f'{which},reason="{reason}"',
+            ),
+        )
+    ),
+    Case("DeadLetterDeadlineNear", "a minute left", 399, fires=True, unlike=_near("exhausted"), which=_PAGE),
+    Case("DeadLetterDeadlineNear", "nothing left", 400, fires=False, unlike=_near("exhausted")),
+    Case(
+        "DeadLetterDeadlineNear",
+        "mended by hand is no page",
+        231,
+        fires=False,
+        unlike=_near("invalid"),
+        which=_PAGE,
+    ),
+    Case(
+        "DeadLetterDeadlineNear",
+        "by replay is a page",
+        231,
+        fires=False,
+        unlike=_near("exhausted"),
+        which=_WARNING,
+    ),
+    Case("DeadLetterDeadlineNear", "refused as expired", 231, fires=False, unlike=_near("expired")),
+    Case(
+        "DeadLetterDeadlineNear",
+        "sent again by the service before its next look",
+        230,
+        fires=False,
+        unlike=_near("unauthorized", f"0+0x224 {_DEADLINE}+0x5 0+0x100"),
+    ),
+    Case(
+        "DeadLetterDeadlineNear",
+        "another pod held them when this one looked",
+        231,
+        fires=True,
+        unlike={another_pod(_NEAREST, 'reason="exhausted"'): always(_DEADLINE, 500)},
+        which=_PAGE,
+    ),
+    Case(
+        "DeadLetterDeadlineNear",
+        "another pod found only one that has more time",
+        231,
+        fires=True,
+        unlike=_near("exhausted") | {another_pod(_NEAREST, 'reason="exhausted"'): always(80_000, 500)},
+        which=_PAGE,
+    ),
+    Case(
+        "DeadLetterDeadlineNear",
+        "this pod has not seen yet that the lost one is gone",
+        231,
+        fires=True,
+        unlike=_near("exhausted", always(60, 500))
+        | {another_pod(_NEAREST, 'reason="exhausted"'): always(_DEADLINE, 500)},
+        which=_PAGE,
+    ),
+    Case(
+        "DeadLetterDeadlineNear",
+        "another release's",
+        231,
+        fires=False,
+        unlike={key.replace("proofs", "others"): value for key, value in _near("exhausted").items()},
+    ),
+]
