@@ -22,7 +22,7 @@ from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
 from consumer.credentials import ExchangedToken, FileToken, StaticToken, TokenSource, read_secret
 from consumer.deadletters.returner import Returner
-from consumer.deadletters.sources import taps_of
+from consumer.deadletters.sources import SafeTaps
 from consumer.events import Events
 from consumer.exposition import Health
 from consumer.gate import Gate
@@ -217,7 +217,7 @@ def assemble(
         **observer,
     )
     returner = Returner(
-        taps=lambda reasons: taps_of(dialer_of(settings), urls[0], topology, reasons, force=False),
+        taps=SafeTaps(dialer_of(settings), urls[0], topology, unverified=settings.dead_letters_unverified),
         publisher=publisher,
         queue=topology.queue,
         metrics=metrics,

@@ -86,6 +86,27 @@ class Broker:
         return f"amqp://guest:guest@127.0.0.1:{port}/{self.vhost}"
 
     @contextlib.contextmanager
+    def user(
+        self,
+        *,
+        configure: str = ".*",
+        write: str = ".*",
+        read: str = ".*",
+        password: str = "pw",  # noqa: S107
+    ) -> Iterator[str]:
+        """Lend a user with these permissions; gives the URL with the user and the password."""
+        name, backend = f"user-{self.vhost}", "rabbit_auth_backend_internal"
+        self.node.eval(
+            f'begin ok = {backend}:add_user(<<"{name}">>, <<"{password}">>, <<"tests">>), '
+            f'ok = {backend}:set_permissions(<<"{name}">>, <<"{self.vhost}">>, '
+            f'<<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"tests">>), [] end'
+        )
+        try:
+            yield self.url.replace("guest:guest", f"{name}:{password}")
+        finally:
+            self.node.eval(f'begin ok = {backend}:delete_user(<<"{name}">>, <<"tests">>), [] end')
+
+    @contextlib.contextmanager
     def channel(self) -> Iterator[amqp.Channel]:
         """Lend a channel on a connection of its own."""
         with self.connection() as connection:

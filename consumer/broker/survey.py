@@ -23,6 +23,10 @@ _INEQUIVALENT = re.compile(r"inequivalent arg '([\w-]+)'")
 _IMPOSSIBLE = "impossible"
 
 
+class NotPermittedError(BrokerError):
+    """The broker's user may not ask this."""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueFacts:
     """What a passive declaration tells: messages ready to be delivered, and consumers."""
@@ -69,7 +73,7 @@ def differences(connection: Any, spec: QueueSpec) -> list[str]:
     Only for a queue that is known to exist: declaring it again changes nothing, whatever it is like,
     and a passive declaration compares nothing. The broker names one property at a time, so it is
     asked again without that one; a property with another value of its own ends the list.
-    Raises BrokerError when we may not ask.
+    Raises NotPermittedError when we may not ask.
     """
     arguments, found = dict(spec.arguments), list[str]()
     while True:
@@ -86,7 +90,7 @@ def differences(connection: Any, spec: QueueSpec) -> list[str]:
             if arguments.pop(name, None) is None:
                 return found
         except (AccessRefused, ResourceLocked) as error:
-            raise BrokerError(f"not permitted to configure the queue {spec.name!r}") from error
+            raise NotPermittedError(f"not permitted to configure the queue {spec.name!r}") from error
         else:
             channel.close()
             return found

@@ -4,6 +4,7 @@
 2. What is taken and not acknowledged goes back to its queue when the tap is closed.
 3. A tap gives at most as many messages as there were when it was opened, so that what comes back
    to the queue meanwhile is not taken again.
+4. A batch is bounded in bytes as well: what is too large for the Registry is a dead letter, too.
 """
 
 import logging
@@ -29,6 +30,8 @@ IDLE_SECONDS = 2.0
 #: somebody else has it.
 GIVEN_BACK_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.02
+#: A batch ends with the message that exceeds this.
+BATCH_BYTES = 8 * 1024 * 1024
 #: Most that one lane holds.
 WINDOW = 4_000
 _FRAMES_AT_ONCE = 200
@@ -44,7 +47,7 @@ class Tap(Protocol):
         """
 
     def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages, none when none is left. Raises BrokerError."""
+        """Take up to ``most`` messages or ``BATCH_BYTES``, none when none is left. Raises BrokerError."""
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
         """Remove these from the queue for good. Raises BrokerError."""
@@ -71,6 +74,7 @@ class AmqpTap:
         self._left = 0
         self._lanes: list[_Lane] = []
         self._taken: deque[Delivery] = deque()
+        self._taken_bytes = 0
         self._closing = False
         self._connection: Any = None
 
@@ -87,11 +91,15 @@ class AmqpTap:
         return waiting
 
     def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages."""
+        """Take up to ``most`` messages or ``BATCH_BYTES``."""
         wanted = min(most, self._left)
         idle_at = time.monotonic() + IDLE_SECONDS
         try:
-            while len(self._taken) < wanted and (left := idle_at - time.monotonic()) > 0:
+            while (
+                len(self._taken) < wanted
+                and self._taken_bytes < BATCH_BYTES
+                and (left := idle_at - time.monotonic()) > 0
+            ):
                 before = len(self._taken)
                 if all(lane.held >= WINDOW for lane in self._lanes):
                     self._lanes.append(
@@ -106,7 +114,12 @@ class AmqpTap:
             self._connection.heartbeat_tick()
         except Dialer.ERRORS as error:
             raise BrokerError(f"reading the queue {self._queue!r} ended: {why(error)}") from error
-        batch = [self._taken.popleft() for _ in range(min(wanted, len(self._taken)))]
+        batch = list[Delivery]()
+        size = 0
+        while self._taken and len(batch) < wanted and size < BATCH_BYTES:
+            batch.append(self._taken.popleft())
+            size += len(batch[-1].body)
+        self._taken_bytes -= size
         self._left -= len(batch)
         return batch
 
@@ -161,9 +174,11 @@ class AmqpTap:
             return
         info, properties = message.delivery_info, dict(message.properties)
         body = message.body or b""
+        body = body.encode() if isinstance(body, str) else bytes(body)
+        self._taken_bytes += len(body)
         self._taken.append(
             Delivery(
-                body=body.encode() if isinstance(body, str) else bytes(body),
+                body=body,
                 headers=properties.pop("application_headers", None) or {},
                 properties=properties,
                 exchange=info["exchange"],
@@ -247,16 +262,21 @@ class VirtualTap:
     def take_all(self) -> list[Delivery]:
         """Take what waits now, whenever it came."""
         self._left = self.waiting()
-        return self.take(self._left)
+        taken = list[Delivery]()
+        while batch := self.take(self._left):
+            taken += batch
+        return taken
 
     def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages."""
+        """Take up to ``most`` messages or ``BATCH_BYTES``."""
         batch: list[Delivery] = []
-        while len(batch) < min(most, self._left):
+        size = 0
+        while len(batch) < min(most, self._left) and size < BATCH_BYTES:
             message = self._channel.basic_get(self._queue)
             if message is None:
                 break
             batch.append(delivery_of(message))
+            size += len(batch[-1].body)
         self._left -= len(batch)
         return batch
 

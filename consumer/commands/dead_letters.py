@@ -31,7 +31,7 @@ from consumer.errors import ConfigurationError, ConsumerError
 from consumer.topology import Topology
 
 LISTED = 50
-_OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION")
+_OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION", "DEAD_LETTERS_")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

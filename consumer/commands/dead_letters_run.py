@@ -66,6 +66,8 @@ def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> 
         settings.broker_urls[0],
         topology_of(settings),
         selection.reasons,
+        unverified=settings.dead_letters_unverified,
+        leave_out=lambda _unsafe: False,
         force=args.force,
     )
 

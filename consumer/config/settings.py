@@ -180,6 +180,10 @@ class Settings(BaseSettings):
     dead_letters_look_seconds: float = _setting(
         300.0, "Time between two looks for the dead letters' nearest deadline; 0: never.", ge=0, le=86_400
     )
+    dead_letters_unverified: bool = _setting(
+        default=False,
+        meaning="`declare` made the dead-letter queues: look, though we may not ask for their limit.",
+    )
     events_exchange: str | None = _setting(
         None, "Exchange for a CloudEvents message for each final outcome.", "a name of at most 255 bytes"
     )

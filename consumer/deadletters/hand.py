@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consumer.broker.tap import Tap
+from consumer.broker.tap import BATCH_BYTES, Tap
 from consumer.deadletters.order import Window
 from consumer.deadletters.packing import Packer
 from consumer.deadletters.record import Record, read
@@ -72,8 +72,12 @@ class Hand:
         self._ready += self._window.drain()
 
     def take_out(self, most: int) -> list[Dead]:
-        """Up to ``most`` of those that may go, the nearest deadline first."""
-        return [self._unpacked(self._ready.popleft()) for _ in range(min(most, len(self._ready)))]
+        """Up to ``most`` of those that may go, or ``BATCH_BYTES``, the nearest deadline first."""
+        batch, size = list[Dead](), 0
+        while self._ready and len(batch) < most and size < BATCH_BYTES:
+            batch.append(self._unpacked(self._ready.popleft()))
+            size += len(batch[-1].delivery.body)
+        return batch
 
     def _unpacked(self, held: Dead | _Packed) -> Dead:
         if isinstance(held, Dead):

@@ -109,6 +109,8 @@ class Returner:
                     await self._return(around)
                 except BrokerError as error:
                     log.info("dead letters can not be returned now", extra={"reason": str(error)})
+                except Exception:
+                    log.exception("dead letters could not be returned; this is tried again")
                 if self._token_changed.is_set():
                     break
                 await _wait_for(self._token_changed, self._round_seconds)
@@ -169,22 +171,31 @@ class Returner:
         while True:
             try:
                 taps = await asyncio.to_thread(self._taps, ())
-                for reason, urgency in (await asyncio.to_thread(_nearest, taps)).items():
+                nearest = await asyncio.to_thread(_nearest, taps, self._now().timestamp())
+                for reason, urgency in nearest.items():
                     gauges[reason].set(0 if urgency is None or urgency == NO_DEADLINE else urgency)
             except BrokerError as error:
                 log.info("dead letters can not be looked at now", extra={"reason": str(error)})
+            except Exception:
+                log.exception("dead letters could not be looked at; this is tried again")
             await asyncio.sleep(self._look_seconds)
 
 
-def _nearest(taps: Mapping[str, Callable[[], Tap]]) -> dict[str, float | None]:
-    """The most urgent of the first ``MOST_LOOKED_AT`` of each queue; None for an empty one."""
+def _nearest(taps: Mapping[str, Callable[[], Tap]], now: float) -> dict[str, float | None]:
+    """The most urgent that can be saved of the first ``MOST_LOOKED_AT`` of each queue.
+
+    One that is lost when none can be saved; None for an empty queue.
+    """
     found: dict[str, float | None] = {}
     for reason, make in taps.items():
         tap = make()
         try:
-            count = tap.open()
-            deliveries = tap.take(min(count, MOST_LOOKED_AT)) if count else []
-            found[reason] = min((read(each, reason).urgency for each in deliveries), default=None)
+            left, urgencies = min(tap.open(), MOST_LOOKED_AT), list[float]()
+            while left > 0 and (batch := tap.take(left)):
+                left -= len(batch)
+                urgencies += (read(each, reason).urgency for each in batch)
+            savable = [each for each in urgencies if each > now]
+            found[reason] = min(savable or urgencies, default=None)
         finally:
             tap.close()
     return found

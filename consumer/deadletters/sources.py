@@ -1,38 +1,88 @@
 """Which dead-letter queues there are to read, and whether looking into them is safe. Blocking.
 
 Every look counts as one delivery on a quorum queue. Queues that we declared have a limit that nobody
-reaches; one that an operator declared may give a message up after 20 (the default from RabbitMQ 4.0 on),
-so such a queue is not touched unless that is asked for.
+reaches; one that an operator declared may give a message up after 20 (the default from RabbitMQ 4.0 on).
+So a queue is touched only when its limit is ours, or when somebody says that it may be.
 """
 
+import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
 from consumer.broker.dial import Dialer, is_amqp
-from consumer.broker.survey import can_ask, differences, queue_facts, why
+from consumer.broker.survey import NotPermittedError, can_ask, differences, queue_facts, why
 from consumer.broker.tap import AmqpTap, Tap, VirtualTap
 from consumer.deadletters.sweep import Taps
 from consumer.errors import BrokerError
 from consumer.topology import QueueSpec, Topology
 
-_UNSAFE = (
-    "may give a message up after so many deliveries, and each look is one ({why}); --force looks all the same"
-)
+log = logging.getLogger("journey_consumer.dead_letters")
+
+
+class UnsafeQueueError(BrokerError):
+    """Looking into this queue might lose what is in it."""
+
+    def __init__(self, queue: str, reason: str) -> None:
+        super().__init__(f"the queue {queue!r} may give up messages, each look being a delivery: {reason}")
+
+
+#: Whether to leave a queue out that is not safe to look into, rather than to end with the error.
+LeaveOut = Callable[[UnsafeQueueError], bool]
 
 
 def taps_of(
-    dialer: Callable[[], Dialer], url: str, topology: Topology, reasons: Collection[str], *, force: bool
+    dialer: Callable[[], Dialer],
+    url: str,
+    topology: Topology,
+    reasons: Collection[str],
+    *,
+    unverified: bool,
+    leave_out: LeaveOut,
+    force: bool = False,
 ) -> Taps:
     """A way to open each dead-letter queue of ``reasons`` (none: all). Raises BrokerError.
 
     ``url`` is the broker's first address. A queue that does not exist is left out, unless it was named.
+    ``unverified`` looks also where we may not ask for the limit, ``force`` where it is another one, too.
     """
     wanted = [reason for reason in topology.dead_letter_reasons if not reasons or reason in reasons]
     if not is_amqp(url):
         return {reason: partial(VirtualTap, url, topology.dead_letter_queue(reason)) for reason in wanted}
-    found = _existing(dialer(), topology, wanted, named=bool(reasons), force=force)
+
+    def is_left_out(connection: Any, spec: QueueSpec) -> bool:
+        if force or not can_ask(connection):
+            return False
+        unsafe = _unsafe(connection, spec, unverified=unverified)
+        if unsafe is not None and not leave_out(unsafe):
+            raise unsafe
+        return unsafe is not None
+
+    found = _existing(dialer(), topology, wanted, is_left_out, named=bool(reasons))
     return {reason: _amqp_tap(dialer, topology.dead_letter_queue(reason)) for reason in found}
+
+
+class SafeTaps:
+    """For the service: what is not safe to look into is left out, and a warning once."""
+
+    def __init__(
+        self, dialer: Callable[[], Dialer], url: str, topology: Topology, *, unverified: bool
+    ) -> None:
+        self._taps_of = partial(
+            taps_of, dialer, url, topology, unverified=unverified, leave_out=self._leave_out
+        )
+        self._told: set[str] = set()
+
+    def __call__(self, reasons: Collection[str]) -> Taps:
+        """The queues of ``reasons`` (none: all). Raises BrokerError."""
+        return self._taps_of(reasons)
+
+    def _leave_out(self, unsafe: UnsafeQueueError) -> bool:
+        reason = str(unsafe)
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("dead letters are neither looked at nor returned", extra={"reason": reason})
+        return True
 
 
 def _amqp_tap(dialer: Callable[[], Dialer], queue: str) -> Callable[[], Tap]:
@@ -40,14 +90,19 @@ def _amqp_tap(dialer: Callable[[], Dialer], queue: str) -> Callable[[], Tap]:
 
 
 def _existing(
-    dialer: Dialer, topology: Topology, wanted: list[str], *, named: bool, force: bool
+    dialer: Dialer,
+    topology: Topology,
+    wanted: list[str],
+    is_left_out: Callable[[Any, QueueSpec], bool],
+    *,
+    named: bool,
 ) -> list[str]:
     specs = {spec.name: spec for spec in topology.support()}
     try:
         connection = dialer.dial("dead letters")
     except Dialer.ERRORS as error:
         raise BrokerError(f"the broker can not be reached: {why(error)}") from error
-    found = []
+    existing, found = 0, []
     try:
         for reason in wanted:
             name = topology.dead_letter_queue(reason)
@@ -55,24 +110,25 @@ def _existing(
                 if named:
                     raise BrokerError(f"the queue {name!r} does not exist")
                 continue
-            found.append(reason)
-            if not force and can_ask(connection):
-                _check(connection, specs[name])
+            existing += 1
+            if not is_left_out(connection, specs[name]):
+                found.append(reason)
     except Dialer.ERRORS as error:
         raise BrokerError(f"the dead-letter queues can not be read: {why(error)}") from error
     finally:
         connection.collect()
-    if not found:
+    if not existing:
         raise BrokerError(f"there is no dead-letter queue of {topology.queue!r}: is BROKER_QUEUE right?")
     return found
 
 
-def _check(connection: Any, spec: QueueSpec) -> None:
-    """Raise BrokerError unless looking is known to be safe. A classic queue counts no deliveries."""
+def _unsafe(connection: Any, spec: QueueSpec, *, unverified: bool) -> UnsafeQueueError | None:
+    """Why looking is not known to be safe; None when it is. A classic queue counts no deliveries."""
     try:
         differing = differences(connection, spec)
-    except BrokerError as error:
-        raise BrokerError(f"the queue {spec.name!r} {_UNSAFE.format(why=error)}") from error
+    except NotPermittedError as error:
+        hint = "DEAD_LETTERS_UNVERIFIED=true looks all the same"
+        return None if unverified else UnsafeQueueError(spec.name, f"{error}; {hint}")
     if "x-delivery-limit" in differing and "x-queue-type" not in differing:
-        reason = "its x-delivery-limit is not ours"
-        raise BrokerError(f"the queue {spec.name!r} {_UNSAFE.format(why=reason)}")
+        return UnsafeQueueError(spec.name, "its x-delivery-limit is not ours")
+    return None

@@ -106,8 +106,9 @@ CATALOGUE: tuple[Instrument, ...] = (
     ),
     _gauge(
         "dead_letters_oldest_deadline_timestamp_seconds",
-        "The nearest deadline among the dead letters of a reason, as of the last look; 0: none.",
-        "Less than a few hours ahead: mend the cause and replay now. In the past: what it is about is lost.",
+        "The nearest deadline among the dead letters of a reason that can still be saved (of the lost ones "
+        "when none can), as of the last look; 0: none.",
+        "Less than a few hours ahead: mend the cause and replay now. In the past: all that was seen is lost.",
         reason=(*_REASONS, "delivery-limit"),
     ),
     _counter(

@@ -118,6 +118,16 @@ def test_who_may_not_declare_only_verifies(chart: Chart) -> None:
         assert not {"BROKER_EXCHANGE", "BROKER_ROUTING_KEY"} & settings.keys()
 
 
+def test_dead_letters_are_trusted_where_our_own_job_made_their_queues(chart: Chart) -> None:
+    """The service's user may not ask there; where somebody else declares, only who installs can know."""
+    name = "DEAD_LETTERS_UNVERIFIED"
+    assert chart.settings("declare-job")[name] == "true"
+    assert chart.settings("declare-job", f"settings: {{{name}: false}}")[name] == "false"
+    assert name not in chart.settings("minimal")
+    assert name not in chart.settings("declare-never")
+    assert chart.settings("declare-never", f"settings: {{{name}: true}}")[name] == "true"
+
+
 def test_the_job_declares_before_the_service_needs_the_queues(chart: Chart) -> None:
     """A hook before install and upgrade: it may refer to nothing that the chart makes."""
     job = chart.one("Job", "declare-job")

@@ -215,15 +215,10 @@ def test_each_missing_permission_is_named(
     """A user who lacks one permission learns which, and asking leaves no trace."""
     declare(vhost)
     vhost.delete_queue(f"{QUEUE}.retry.900s")
-    user = vhost.vhost
     configure, write, read = permissions
-    vhost.node.eval(
-        f'begin ok = rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"pw">>, <<"tests">>), '
-        f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost.vhost}">>, '
-        f'<<"{configure}">>, <<"{write}">>, <<"{read}">>, <<"tests">>), [] end'
-    )
     before = vhost.queue_depths()
-    code, lines = check(BROKER_URL=vhost.url.replace("guest:guest", f"{user}:pw"))
+    with vhost.user(configure=configure, write=write, read=read) as url:
+        code, lines = check(BROKER_URL=url)
     assert code == 1
     failed = {line.removeprefix("FAIL permissions this user may not ") for line in lines if "FAIL" in line}
     assert failed == expected

@@ -23,14 +23,8 @@ def _environment(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def modest(vhost: Broker) -> Iterator[str]:
     """The URL of a user who may use queues and declare none."""
-    user = f"modest-{vhost.vhost}"
-    vhost.node.eval(
-        f'begin ok = rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"pw">>, <<"tests">>), '
-        f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost.vhost}">>, '
-        f'<<"">>, <<".*">>, <<".*">>, <<"tests">>), [] end'
-    )
-    yield vhost.url.replace("guest:guest", f"{user}:pw")
-    vhost.node.eval(f'begin ok = rabbit_auth_backend_internal:delete_user(<<"{user}">>, <<"tests">>), [] end')
+    with vhost.user(configure="") as url:
+        yield url
 
 
 def test_a_service_that_may_not_declare_finds_everything(

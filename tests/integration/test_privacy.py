@@ -173,16 +173,8 @@ FAULTS: tuple[dict[str, Any], ...] = (
 @pytest.fixture
 def with_password(vhost: Broker) -> Iterator[tuple[str, str]]:
     """URLs with a wrong and with the right password of a user of this test's own."""
-    user = f"u{vhost.vhost}"
-    every = '<<".*">>, <<".*">>, <<".*">>'
-    vhost.node.eval(
-        f'begin ok = rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"{PASSWORD}">>, <<"tests">>), '
-        f'ok = rabbit_auth_backend_internal:set_permissions(<<"{user}">>, <<"{vhost.vhost}">>, {every}, '
-        '<<"tests">>), [] end'
-    )
-    urls = [vhost.url.replace("guest:guest", f"{user}:{password}") for password in (WRONG_PASSWORD, PASSWORD)]
-    yield urls[0], urls[1]
-    vhost.node.eval(f'begin rabbit_auth_backend_internal:delete_user(<<"{user}">>, <<"tests">>), [] end')
+    with vhost.user(password=PASSWORD) as url:
+        yield url.replace(PASSWORD, WRONG_PASSWORD), url
 
 
 class Outputs:

@@ -20,6 +20,9 @@
 {{- if not (kindIs "invalid" .Values.broker.prefetch) -}}
 {{- $_ := set $settings "BROKER_PREFETCH" (include "journey-consumer.plain" .Values.broker.prefetch) -}}
 {{- end -}}
+{{- if eq .Values.queue.declare "job" -}}
+{{- $_ := set $settings "DEAD_LETTERS_UNVERIFIED" "true" -}}
+{{- end -}}
 {{- with .Values.events.exchange -}}{{- $_ := set $settings "EVENTS_EXCHANGE" . -}}{{- end -}}
 {{- if .Values.registry.caBundle.existingConfigMap -}}
 {{- $_ := set $settings "REGISTRY_CA_FILE" (printf "/etc/journey-consumer/registry-ca/%s" .Values.registry.caBundle.key) -}}

@@ -1,0 +1,136 @@
+"""The service's own look at dead letters: what it tells, and that nothing in it ends the service."""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer.deadletters import returner
+from consumer.deadletters.returner import Returner, Surroundings
+from consumer.deadletters.sweep import Taps
+from consumer.delivery import Delivery
+from consumer.metrics import Metrics
+from tests.waiting import await_until
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+GAUGE = "journey_consumer_dead_letters_oldest_deadline_timestamp_seconds"
+
+
+class Queue:
+    """A dead-letter queue in memory that gives two messages at a time."""
+
+    def __init__(self, *hours_left: float | None) -> None:
+        self._left = [
+            Delivery(
+                b"{}"
+                if hours is None
+                else json.dumps(
+                    {"start": {"datetime": (NOW + timedelta(hours=hours - 24)).isoformat()}}
+                ).encode()
+            )
+            for hours in hours_left
+        ]
+
+    def open(self) -> int:
+        """Connect."""
+        return len(self._left)
+
+    def take(self, most: int) -> list[Delivery]:
+        """Take the oldest two."""
+        taken, self._left = self._left[: min(most, 2)], self._left[min(most, 2) :]
+        return taken
+
+    def close(self) -> None:
+        """Disconnect."""
+
+
+def hours_left(seconds: float) -> float:
+    """How far the gauge's value lies ahead."""
+    return (seconds - NOW.timestamp()) / 3600
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    """The metrics of this test."""
+    return CollectorRegistry()
+
+
+def looking(registry: CollectorRegistry, taps: Callable[[Sequence[str]], Taps]) -> Returner:
+    """One that looks all the time and returns nothing."""
+    nobody: Any = None
+    return Returner(
+        taps=taps,
+        publisher=nobody,
+        queue="q",
+        metrics=Metrics(registry),
+        now=lambda: NOW,
+        returning=False,
+        per_second=1,
+        look_seconds=0.01,
+    )
+
+
+QUIET = Surroundings(paused=lambda: False, busy=lambda: False, successes=lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("queue", "expected"),
+    [
+        ((5, 2, 9), 2),
+        ((-7, 9, 2, -1), 2),
+        ((-7, -1, -3), -7),
+        ((None, 4), 4),
+        ((3, 2, 1), 1),
+    ],
+    ids=["nearest", "lost ones hide none", "all lost", "one without a start", "in the last batch"],
+)
+async def test_the_nearest_that_can_be_saved_is_told(
+    registry: CollectorRegistry, queue: tuple[float | None, ...], expected: float
+) -> None:
+    """What is lost hides nothing that can still be saved; it is told when there is nothing else."""
+    taps: Any = {"invalid": lambda: Queue(*queue)}
+    task = asyncio.create_task(looking(registry, lambda _reasons: taps).run(QUIET))
+    await await_until(lambda: registry.get_sample_value(GAUGE, {"reason": "invalid"}))
+    task.cancel()
+    value = registry.get_sample_value(GAUGE, {"reason": "invalid"})
+    assert value is not None
+    assert hours_left(value) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("returning", [False, True])
+async def test_a_bug_in_it_does_not_end_the_service(
+    registry: CollectorRegistry,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    returning: bool,  # noqa: FBT001
+) -> None:
+    """Dead letters wait; fresh journeys must not wait for them. It is logged, and tried again."""
+    asked = 0
+
+    def broken(_reasons: Sequence[str]) -> Taps:
+        nonlocal asked
+        asked += 1
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(returner, "ROUNDS", 1_000)
+    nobody: Any = None
+    one = Returner(
+        taps=broken,
+        publisher=nobody,
+        queue="q",
+        metrics=Metrics(registry),
+        now=lambda: NOW,
+        returning=returning,
+        per_second=1,
+        look_seconds=0 if returning else 0.01,
+        round_seconds=0.01,
+    )
+    task = asyncio.create_task(one.run(QUIET))
+    await await_until(lambda: asked > 2)
+    assert not task.done()
+    task.cancel()
+    assert "this is tried again" in caplog.text
