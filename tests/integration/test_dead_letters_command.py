@@ -130,21 +130,6 @@ def test_a_missing_queue_is_named(broker: Broker, capsys: pytest.CaptureFixture[
     assert f"the queue '{QUEUE}' does not exist" in capsys.readouterr().err
 
 
-def test_killed_in_the_middle_nothing_is_lost(broker: Broker) -> None:
-    """SIGKILL at any moment: each dead letter is in one queue or the other, some perhaps in both."""
-    total = 12_000
-    bodies = {b'{"n":%d}' % number for number in range(total)}
-    broker.publish_all(((body, DEATH) for body in bodies), UNAUTHORIZED)
-    command = [sys.executable, "-m", "consumer", "dead-letters", "replay", "--reason", "unauthorized"]
-    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: broker.depth(QUEUE).total > 0 or process.poll() is not None, 30, "it moves")
-        process.kill()
-    wait_until(lambda: broker.depth(UNAUTHORIZED).unacked == 0, 10, "the broker takes them back")
-    assert broker.depth(UNAUTHORIZED).ready > 0, "it was over before it could be killed"
-    seen = [message.body for queue in (QUEUE, UNAUTHORIZED) for message in broker.messages(queue)]
-    assert set(seen) == bodies
-
-
 @pytest.mark.parametrize("args", [["--limit", "0"], ["--limit", "-1"]])
 def test_a_limit_must_be_positive(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A limit that makes no sense is refused before anything is connected."""
@@ -265,27 +250,3 @@ def test_a_signal_ends_it_in_order(broker: Broker) -> None:
     assert f"{len(moved)}  replayed" in told
     assert left
     assert sorted(moved + left) == sorted(f"{1 + each / 100:g}" for each in range(300))
-
-
-def test_a_broker_restart_in_the_middle_loses_nothing(
-    own_vhost: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It ends with an error; run again it finishes. Some may be there twice."""
-    with own_vhost.connection() as connection:
-        ensure(connection, TOPOLOGY, declare=True)
-    monkeypatch.setenv("BROKER_URL", own_vhost.url)
-    monkeypatch.setenv("BROKER_QUEUE", QUEUE)
-    wanted = {f"{1 + each / 100:g}" for each in range(400)}
-    own_vhost.publish_all(dead(*(1 + each / 100 for each in range(400))), UNAUTHORIZED)
-    command = [sys.executable, "-m", "consumer", "dead-letters", "replay", "--rate", "100"]
-    with subprocess.Popen(
-        command, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        wait_until(lambda: own_vhost.depth(QUEUE).total > 0, 30, "it moves")
-        own_vhost.node.restart()
-        told = process.communicate(timeout=60)[1]
-    assert process.returncode == 1, told
-    # A node that has just started refuses for a moment, with an error in words each time.
-    wait_until(lambda: cli.main(["dead-letters", "replay"]) == 0, 30, "it goes on", interval=0.5)
-    wait_until(lambda: own_vhost.depth(UNAUTHORIZED).total == 0, 20, "the rest has moved")
-    assert set(ids(own_vhost, QUEUE)) == wanted

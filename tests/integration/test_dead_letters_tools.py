@@ -1,11 +1,8 @@
 """Looking into dead letters, mending them and giving them up, on a real broker."""
 
 import json
-import os
 import random
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,8 @@ import pytest
 from consumer import cli, samples
 from consumer.broker.declare import ensure
 from consumer.broker.dial import Dialer
-from consumer.topology import Topology
 from tests.broker import Broker
-from tests.ledger import TOPOLOGY, Ledger
+from tests.ledger import TOPOLOGY
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.waiting import wait_until
 
@@ -280,33 +276,3 @@ def test_a_command_mends_them_all(broker: Broker, capsys: pytest.CaptureFixture[
     assert "20  edited and sent" in capsys.readouterr().out
     wait_until(lambda: broker.depth(INVALID).total == 0, 10, "they are gone")
     assert {json.loads(message.body)["passenger"]["seats"] for message in broker.messages(QUEUE)} == {3}
-
-
-def test_killed_while_editing_nothing_is_lost(broker: Broker, sandbox: LocalRegistry) -> None:
-    """SIGKILL in the middle: each is in one queue or the other or both; in the end each is registered."""
-    ledger = Ledger(broker, Topology(QUEUE, delays_seconds=(1, 2)), "v3")
-    wanted = {f"j-{number}" for number in range(300)}
-    put(broker, INVALID, *(broken(number) for number in range(300)), **BROKEN)
-    pipe = 'sed \'s/"seats": 9/"seats": 3/\''
-    command = [sys.executable, "-m", "consumer", "dead-letters", "edit", "--rate", "100", "--pipe", pipe]
-    with subprocess.Popen(
-        command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as it:
-        wait_until(lambda: broker.depth(QUEUE).total > 0 or it.poll() is not None, 30, "it sends")
-        it.kill()
-    wait_until(lambda: broker.depth(INVALID).unacked == 0, 10, "the broker takes them back")
-    assert broker.depth(INVALID).ready > 0, "it was over before it could be killed"
-    assert run("edit", "--pipe", pipe) == 0
-    wait_until(lambda: broker.depth(INVALID).total == 0, 10, "the rest is sent")
-    for message in broker.messages(QUEUE):
-        ledger.note(str(message.properties["message_id"]), message.body)
-    assert set(ledger.published) == wanted
-    environment = dict(os.environ) | {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": TOKEN, "HTTP_PORT": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "consumer", "run"], env=environment, stdout=subprocess.DEVNULL
-    ) as service:
-        ledger.await_settled(60)
-        service.terminate()
-        service.wait(40)
-    account = ledger.balance(sandbox)
-    assert account.registered == wanted
