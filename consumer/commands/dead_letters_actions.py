@@ -215,11 +215,14 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
         problems.append("--why must say something")
     if problems:
         raise ConfigurationError(problems)
-    sweep = Sweep(taps(args, settings, selection), selection, now=utc_now)
+    agreed = _Agreed()
+    skipping: dict[str, Any] = {} if args.yes else {"skip": agreed.skip}
+    sweep = Sweep(taps(args, settings, selection), selection, now=utc_now, **skipping)
     if args.dry_run:
         return dry_run(args, sweep)
     if not args.yes:
         asyncio.run(sweep.survey())
+        agreed.asked = True
         count = min(sweep.tally.selected, args.limit or sweep.tally.selected)
         if not _is_confirmed(count):
             print("nothing was discarded", file=sys.stderr)  # noqa: T201
@@ -235,6 +238,22 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
                 yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
     return asyncio.run(act_on(args, sweep, "discarding", discarder))
+
+
+class _Agreed:
+    """What is there when the person is asked; of what comes later nobody has said that it may go."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._there: set[str] = set()
+
+    def skip(self, _record: Record, delivery: Delivery) -> str | None:
+        """Why to leave one out."""
+        key = fingerprint(delivery)
+        if self.asked and key not in self._there:
+            return "came after the question"
+        self._there.add(key)
+        return None
 
 
 def _is_confirmed(count: int) -> bool:

@@ -141,4 +141,5 @@ def _tell(args: argparse.Namespace, sweep: Sweep, seconds: float | None) -> None
 
 def _result_stream(args: argparse.Namespace) -> TextIO:
     """Audit lines without a file of their own have standard output for themselves."""
-    return sys.stderr if hasattr(args, "why") and args.audit is None else sys.stdout
+    audited = hasattr(args, "why") and args.audit is None and not args.dry_run
+    return sys.stderr if audited else sys.stdout

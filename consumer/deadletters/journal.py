@@ -2,6 +2,7 @@
 
 1. ``write`` returns when the lines are on the disk, or raises; only then is anything acknowledged.
 2. Files with payloads are readable by their owner alone. Audit lines hold ids, codes and who and why.
+3. What a full disk tore off stays one bad line: the next one begins anew.
 """
 
 import base64
@@ -10,7 +11,8 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -32,6 +34,7 @@ class LineFile:
         self._fallback = fallback
         self._flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if fresh else os.O_APPEND)
         self._descriptor: int | None = None
+        self._torn = False
 
     def __enter__(self) -> Self:
         if self._path is not None:
@@ -39,6 +42,7 @@ class LineFile:
                 self._descriptor = os.open(self._path, self._flags, 0o600)
             except OSError as error:
                 raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+            self._torn = _is_torn(self._path)
         return self
 
     def __exit__(
@@ -50,7 +54,7 @@ class LineFile:
 
     def write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write one line for each and return when the disk has them. Raises ConsumerError."""
-        text = "".join(json.dumps(line, ensure_ascii=True, default=str) + "\n" for line in lines)
+        text = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
         if self._descriptor is None:
             stream = self._fallback or sys.stdout
             try:
@@ -59,6 +63,8 @@ class LineFile:
             except OSError as error:
                 raise ConsumerError(f"the audit lines can not be written: {error.strerror}") from None
             return
+        if self._torn and text:
+            text, self._torn = f"\n{text}", False
         try:
             left = memoryview(text.encode())
             while left:
@@ -66,6 +72,18 @@ class LineFile:
             os.fsync(self._descriptor)
         except OSError as error:
             raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether a file ends in the middle of a line."""
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:  # it is empty, or may not be read
+        return False
 
 
 def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any) -> dict[str, Any]:
@@ -91,15 +109,35 @@ def user() -> str:
 
 
 def archive_line(dead: Dead) -> dict[str, Any]:
-    """All of a dead letter, so that it could be published again: body, properties, headers."""
+    """All of a dead letter, so that it could be published again: body, properties, headers.
+
+    What JSON has no word for is ``{"$bytes": base64}``, ``{"$time": ISO 8601}`` or ``{"$decimal": text}``.
+    """
     delivery = dead.delivery
+    headers = {name: value for name, value in delivery.headers.items() if name != "x-delivery-count"}
     return {
         "key": fingerprint(delivery),
         "reason": dead.record.reason,
-        "properties": dict(delivery.properties),
-        "headers": {name: value for name, value in delivery.headers.items() if name != "x-delivery-count"},
+        "properties": _tagged(delivery.properties),
+        "headers": _tagged(headers),
         **body_of(delivery),
     }
+
+
+def _tagged(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(name): _tagged(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_tagged(each) for each in value]
+        case bytes() | memoryview():
+            return {"$bytes": base64.b64encode(value).decode()}
+        case datetime():  # the wire's timestamps are UTC and have no zone
+            aware = value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+            return {"$time": aware.isoformat().replace("+00:00", "Z")}
+        case Decimal():
+            return {"$decimal": str(value)}
+    return value
 
 
 def export_line(record: Record, delivery: Delivery, now: datetime) -> dict[str, Any]:
