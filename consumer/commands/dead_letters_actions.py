@@ -5,8 +5,10 @@ Wires the parts together; how all of them run is in ``dead_letters_run``.
 
 import argparse
 import asyncio
+import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -119,27 +121,44 @@ def _version(settings: Settings) -> _Version:
 def _edit(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     if args.out is not None:
         count = asyncio.run(_export(args, settings, selection, args.out))
-        print(f"{count} dead letters written to {args.out}; they are still in their queues")  # noqa: T201
+        told = f"{count} dead letters written to {args.out}; they are still in their queues"
+        print(json.dumps({"written": count, "file": str(args.out)}) if args.json else told)  # noqa: T201
         return 0
     if args.pipe is not None:
         return _mend(args, settings, selection, Pipe(args.pipe, utc_now), None)
     if args.apply is not None:
         return _apply(args, settings, selection, args.apply)
+    return _with_editor(args, settings, selection)
+
+
+def _with_editor(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    """Let a person mend them; the file is kept, and named, unless all that was done in it was sent."""
     folder = Path(tempfile.mkdtemp(prefix="dead-letters-"))  # readable by its owner alone
     file = folder / "dead-letters.jsonl"
-    count = asyncio.run(_export(args, settings, selection, file))
-    code = 0
-    if count:
-        editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
-        if subprocess.run([*editor, str(file)], check=False).returncode:  # noqa: S603 the person's own editor
-            raise ConsumerError(f"the editor failed; nothing was sent. The file is {file}")
+    kept = False
+    try:
+        if asyncio.run(_export(args, settings, selection, file)):
+            kept = True
+            _open_editor(file)
         code = _apply(args, settings, selection, file)
+        kept = kept and bool(code or args.dry_run)
+        return code
+    finally:
+        if kept:
+            print(f"what was not sent is still in {file}, and in its queue", file=sys.stderr)  # noqa: T201
+        else:
+            shutil.rmtree(folder)  # with the backup that some editors leave
+
+
+def _open_editor(file: Path) -> None:
+    """Return when the person has closed it. Raises ConsumerError when it failed."""
+    wanted = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        code = subprocess.run([*shlex.split(wanted), str(file)], check=False).returncode  # noqa: S603 the person's own
+    except (OSError, ValueError) as error:  # ValueError: a quote that is never closed
+        raise ConsumerError(f"the editor {wanted!r} can not be started; nothing was sent: {error}") from None
     if code:
-        print(f"what was not sent is still in {file}, and in its queue", file=sys.stderr)  # noqa: T201
-    else:
-        file.unlink()
-        folder.rmdir()
-    return code
+        raise ConsumerError(f"the editor ended with {code}; nothing was sent")
 
 
 async def _export(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:

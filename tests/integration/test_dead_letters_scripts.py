@@ -1,0 +1,232 @@
+"""``dead-letters`` in a script: exit codes, JSON for machines, how much and how fast; from no queues on."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from consumer import cli
+from tests.broker import Broker
+from tests.deadletters import (
+    BROKEN,
+    INVALID,
+    MEND,
+    QUEUE,
+    REFUSED,
+    UNAUTHORIZED,
+    broken,
+    environment,
+    ids,
+    journey,
+    only_json,
+    put,
+    started,
+    typed,
+)
+from tests.ledger import TOPOLOGY, Ledger
+from tests.local_registry import TOKEN, LocalRegistry
+from tests.waiting import wait_until
+
+Straight = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def broker(vhost: Broker) -> Broker:
+    """A virtual host with our queues."""
+    Ledger(vhost).declare()
+    return vhost
+
+
+@pytest.fixture
+def straight(broker: Broker, sandbox: LocalRegistry) -> Straight:
+    """Type ``replay --to registry``."""
+
+    def run(*args: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
+        registry = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": token}
+        return typed(broker, "replay", "--to", "registry", *args, **registry)
+
+    return run
+
+
+def test_from_nothing_to_an_empty_summary(vhost: Broker) -> None:
+    """On a new virtual host: no queue is an error, ``declare`` makes them, then there are no dead letters."""
+    before = typed(vhost, "summary")
+    assert before.returncode == 1
+    assert before.stderr == (
+        f"journey-consumer: there is no dead-letter queue of {QUEUE!r}: is BROKER_QUEUE right?\n"
+    )
+    declared = subprocess.run(
+        [sys.executable, "-m", "consumer", "declare"],
+        env=environment(vhost),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert declared.returncode == 0, declared.stderr
+    expected = {spec.name for spec in (TOPOLOGY.main, *TOPOLOGY.support())}
+    assert set(vhost.queue_depths()) == expected
+    assert declared.stdout.count("declared ") == len(expected) + 1  # the dead-letter exchange
+    after = typed(vhost, "summary")
+    assert (after.returncode, after.stdout, after.stderr) == (0, f"No dead letters of {QUEUE!r}.\n", "")
+
+
+def test_one_json_document_each(broker: Broker, tmp_path: Any) -> None:
+    """What a script reads is one document and nothing else; ``list`` has one for each line."""
+    put(broker, INVALID, *map(broken, range(3)), **BROKEN)
+    put(broker, UNAUTHORIZED, *map(journey, range(10, 12)), **REFUSED)
+
+    def told(*args: str) -> dict[str, Any]:
+        done = typed(broker, *args, "--json")
+        assert done.returncode == 0, done.stderr
+        return only_json(done.stdout)
+
+    assert told("summary")["total"]["count"] == 5
+    assert told("show", "j-1")["reason"] == "invalid"
+    lines = typed(broker, "list", "--json").stdout.splitlines()
+    assert [only_json(line)["reason"] for line in lines].count("invalid") == 3
+    written = told("edit", "--out", str(tmp_path / "mend.jsonl"), "--reason", "invalid")
+    assert written == {"written": 3, "file": str(tmp_path / "mend.jsonl")}
+    edited = told("edit", "--pipe", MEND, "--limit", "2", "--audit", str(tmp_path / "audit"))
+    assert edited == {
+        "waiting": 5,
+        "selected": 5,
+        "skipped": {},
+        "outcomes": {"edited and sent": 2},
+        "dry_run": False,
+        "trouble": None,
+    }
+    assert told("replay", "--dry-run", "--reason", "unauthorized")["dry_run"] is True
+    assert told("replay", "--reason", "unauthorized")["outcomes"] == {"replayed": 2}
+    discard = ["discard", "--reason", "invalid", "--why", "x", "--yes", "--audit", str(tmp_path / "audit")]
+    assert told(*discard)["outcomes"] == {"discarded": 1}
+    assert told("replay")["waiting"] == 0
+
+
+def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 all is well, 1 trouble or refused, 2 not as it is used; each with a sentence and nothing moved."""
+    put(broker, INVALID, *map(broken, range(3)), **BROKEN)
+    away = {"BROKER_URL": "amqp://guest:hidden@127.0.0.1:1/x"}
+    for expected, said, args, variables in [
+        (0, "", ["list"], {}),
+        (0, "", ["replay", "--dry-run"], {}),
+        (0, "", ["replay", "--reason", "unauthorized"], {}),
+        (1, "the broker can not be reached", ["summary"], away),
+        (1, "no dead letter has this", ["show", "j-99"], {}),
+        (1, "still invalid as v3: j-0: out_of_range", ["edit", "--pipe", MEND.replace("3", "0")], {}),
+        (1, "the command ended with 3", ["edit", "--pipe", "exit 3"], {}),
+        (1, "can not be written", ["edit", "--out", "/no/such/directory/file"], {}),
+        (2, "can not be read", ["edit", "--apply", "/no/such/file"], {}),
+        (2, "needs a filter", ["discard", "--why", "x", "--yes"], {}),
+        (2, "--why must say something", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
+        (2, "invalid choice", ["replay", "--reason", "nonsense"], {}),
+        (2, "must be from 0.001", ["replay", "--rate", "0"], {}),
+        (2, "must be at least 1", ["replay", "--limit", "0"], {}),
+        (2, "must be a range", ["replay", "--left", "soon"], {}),
+        (2, "not allowed with argument", ["edit", "--pipe", "cat", "--out", "x"], {}),
+        (2, "BROKER_URL", ["summary"], {"BROKER_URL": "not a url"}),
+    ]:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**environment(broker), **variables}.items():
+                patch.setenv(name, value)
+            try:
+                code: object = cli.main(["dead-letters", *args])
+            except SystemExit as ended:  # argparse's own way
+                code = ended.code
+        told = capsys.readouterr().err
+        assert (code, said in told) == (expected, True), (args, code, told)
+        assert "hidden" not in told
+    wait_until(lambda: broker.depth(INVALID) == (3, 0), 10, "nothing has moved")
+    assert broker.depth(QUEUE).total == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("args", [["replay"], ["edit", "--pipe", MEND]])
+def test_stopped_is_told_by_exit_code_130(broker: Broker, args: list[str], number: signal.Signals) -> None:
+    """The first signal ends it after its batch: what was sent is gone from its queue, and counted."""
+    put(broker, INVALID, *map(broken, range(200)), **BROKEN)
+    with started(broker, *args, "--rate", "50", "--json") as process:
+        wait_until(lambda: broker.depth(QUEUE).total > 0 or process.poll() is not None, 30, "it moves")
+        process.send_signal(number)
+        told, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "ending after this batch" in said
+    (sent,) = only_json(told)["outcomes"].values()
+    wait_until(lambda: broker.depth(INVALID) == (200 - sent, 0), 10, "the rest is given back")
+    assert broker.depth(QUEUE).ready == sent < 200
+
+
+def test_an_edit_that_is_only_tried(broker: Broker) -> None:
+    """--dry-run judges every mended payload, says what would be sent and why not the rest; nothing moves."""
+    put(broker, INVALID, *map(broken, range(12)), **BROKEN)
+    mend_some = """sed '/"j-1/!s/"seats": 9/"seats": 3/; /"j-1"/s/"seats": 9/"seats": 0/'"""
+    done = typed(broker, "edit", "--dry-run", "--pipe", mend_some, "--json")
+    assert done.returncode == 1
+    told = only_json(done.stdout)
+    assert told["dry_run"] is True
+    assert told["outcomes"] == {"would be sent": 9, "unchanged": 2, "still invalid": 1}
+    assert done.stderr == "still invalid as v3: j-1: out_of_range at passenger.seats\n"
+    assert typed(broker, "edit", "--dry-run", "--pipe", MEND).returncode == 0
+    wait_until(lambda: broker.depth(INVALID) == (12, 0), 10, "nothing has moved")
+    assert broker.depth(QUEUE).total == 0
+
+
+# --- straight to the Registry -----------------------------------------------------------------
+
+
+def test_a_limit_straight_to_the_registry(broker: Broker, sandbox: LocalRegistry, straight: Straight) -> None:
+    """So many of the most urgent are submitted, and no other is; run again it goes on with the next."""
+    hours = [2, 22, 5, 21, 1, 20]
+    put(broker, UNAUTHORIZED, *(journey(each, hours_ago=each) for each in hours), **REFUSED)
+    done = straight("--limit", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("6 dead letters, 6 selected\n  2  registered\n  4  not come to\n")
+    assert set(sandbox.journeys) == {"j-22", "j-21"}
+    assert len(sandbox.requests) == 2
+    wait_until(lambda: broker.depth(UNAUTHORIZED) == (4, 0), 10, "the rest is given back")
+    assert straight("--limit", "1").returncode == 0
+    assert set(sandbox.journeys) == {"j-22", "j-21", "j-20"}
+    wait_until(lambda: broker.depth(UNAUTHORIZED) == (3, 0), 10, "the rest is given back")
+    assert ids(broker, UNAUTHORIZED) == ["j-2", "j-5", "j-1"]
+    assert broker.depth(QUEUE).total == 0
+
+
+def test_a_rate_straight_to_the_registry(broker: Broker, sandbox: LocalRegistry, straight: Straight) -> None:
+    """Twenty at ten a second take two seconds less one batch, also by the Registry's clock."""
+    put(broker, UNAUTHORIZED, *map(journey, range(20)), **REFUSED)
+    started_at = time.monotonic()
+    assert straight("--rate", "10").returncode == 0
+    assert time.monotonic() - started_at > 1.7
+    times = sorted(request.time for request in sandbox.requests)
+    assert len(sandbox.journeys) == len(times) == 20
+    assert times[-1] - times[0] > 1.7
+    assert json.loads(straight("--json").stdout)["waiting"] == 0
+
+
+def test_what_the_registry_has_already_is_gone_too(
+    broker: Broker, sandbox: LocalRegistry, straight: Straight
+) -> None:
+    """A dead letter that lies there twice: registered once, answered 409 once, and both leave the queue."""
+    put(broker, UNAUTHORIZED, *map(journey, range(3)), **REFUSED)
+    for message in broker.messages(UNAUTHORIZED):
+        broker.publish(UNAUTHORIZED, message.body, headers=REFUSED)
+    told = only_json(straight("--json").stdout)
+    assert told["outcomes"] == {"registered": 3, "already registered": 3}
+    assert sandbox.requests_by_status == {201: 3, 409: 3}
+    wait_until(lambda: broker.depth(UNAUTHORIZED).total == 0, 10, "they are gone")
+
+
+def test_trouble_is_told_in_the_document_too(broker: Broker, straight: Straight) -> None:
+    """A refused token: exit 1, the reason on standard error and in the one document."""
+    put(broker, UNAUTHORIZED, *map(journey, range(30)), **REFUSED)
+    done = straight("--json", token="another")
+    assert done.returncode == 1
+    trouble = only_json(done.stdout)["trouble"]
+    assert "journeys in a row ended as unauthorized" in trouble
+    assert done.stderr == f"journey-consumer: {trouble}\n"
+    wait_until(lambda: broker.depth(UNAUTHORIZED) == (30, 0), 10, "all are given back")
