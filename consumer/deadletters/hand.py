@@ -60,7 +60,7 @@ class Hand:
         for dead in batch:
             urgency = dead.record.urgency
             if self._window.is_due(urgency):
-                self._window.offer(urgency, dead, len(dead.delivery.body))
+                self._window.offer(urgency, dead, 0)  # it leaves at once
             elif self._window.is_wanted(urgency):
                 packed = self._packer.pack(dead.delivery)
                 held = _Packed(packed, dead.tap, dead.queue_reason)

@@ -49,3 +49,17 @@ def test_opening_does_not_wait_for_ever(vhost: Broker, monkeypatch: pytest.Monke
     assert tap.open(at_least=2) == 1
     assert time.monotonic() - before >= 0.2
     tap.close()
+
+
+def test_a_batch_is_bounded_in_bytes(vhost: Broker) -> None:
+    """Dead letters may be larger than anything that the Registry takes: they come a few at a time."""
+    vhost.declare("q")
+    bodies = [b"%02d" % number + bytes(1_000_000) for number in range(20)]
+    vhost.publish("q", *bodies)
+    tap, taken = AmqpTap(Dialer([vhost.url]), "q"), list[bytes]()
+    assert tap.open() == 20
+    while batch := tap.take(1_000):
+        assert sum(len(each.body) for each in batch) < module.BATCH_BYTES + 2_000_000
+        taken += [each.body for each in batch]
+    tap.close()
+    assert taken == bodies

@@ -35,6 +35,7 @@ class Queue:
         self.at_least: list[int] = []
         self.headers: dict[str, object] = {}
         self.broken_after: int | None = None
+        self.batch = 1_000
 
     def __call__(self) -> "Queue":
         self._untaken = list(self.messages)
@@ -50,6 +51,7 @@ class Queue:
         """Take the oldest."""
         if self.broken_after is not None and len(self._untaken) <= len(self.messages) - self.broken_after:
             raise BrokerError("the connection was lost")
+        most = min(most, self.batch)
         taken, self._untaken = self._untaken[:most], self._untaken[most:]
         return [
             Delivery(self.messages[name], headers=self.headers, properties={"message_id": name})
@@ -138,6 +140,7 @@ async def test_a_lost_connection_ends_it_and_closes_what_is_open() -> None:
 async def test_what_stays_is_not_met_again_in_the_same_sweep() -> None:
     """Also when more passes follow: each is acted upon once."""
     queue, met = Queue(4, 3, 2, 1, 0.5), list[str]()
+    queue.batch = 1
 
     async def refuse(batch: Sequence[Dead]) -> Acted:
         met.extend(str(dead.record.message_id) for dead in batch)
@@ -153,6 +156,7 @@ async def test_what_stays_is_not_met_again_in_the_same_sweep() -> None:
 async def test_each_pass_waits_for_what_the_one_before_gave_back() -> None:
     """A broker takes back on its own time; a pass that begins before that would miss the most urgent."""
     queue = Queue(4, 3, 2, 1)
+    queue.batch = 1
     await sweep(queue, most_bytes=1).run(ToQueue(Broker(queue), "q"))
     assert queue.at_least == [0, 4, 3, 2, 1]
 
