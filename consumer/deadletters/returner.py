@@ -34,8 +34,8 @@ MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
 URGENT_SECONDS = 3 * 3600.0
 _URGENT = Selection(left=Range(None, URGENT_SECONDS))
-#: Rounds after a token was loaded: another replica may hold them all, and end.
-ROUNDS, ROUND_SECONDS = 30, 60.0
+#: Rounds after a token was loaded, soon at first, then seldom: another replica may hold them all, and end.
+ROUNDS, FIRST_ROUND_SECONDS, ROUND_SECONDS = 30, 1.0, 60.0
 #: How long they are kept waiting in hand when the service becomes busy meanwhile, then given back: a
 #: dead letter in hand is seen by nobody else.
 BUSY_SECONDS = 5.0
@@ -104,16 +104,21 @@ class Returner:
             await self._token_changed.wait()
             self._token_changed.clear()
             self._successes_before = around.successes()
-            for _ in range(ROUNDS):
+            rounds, pause = 0, min(FIRST_ROUND_SECONDS, self._round_seconds)
+            while rounds < ROUNDS:
                 try:
                     await self._return(around)
+                    # Behind an outage or fresh ones they wait for as long as it takes.
+                    rounds += not (around.paused() or around.busy())
                 except BrokerError as error:
                     log.info("dead letters can not be returned now", extra={"reason": str(error)})
                 except Exception:
+                    rounds += 1
                     log.exception("dead letters could not be returned; this is tried again")
                 if self._token_changed.is_set():
                     break
-                await _wait_for(self._token_changed, self._round_seconds)
+                await _wait_for(self._token_changed, pause)
+                pause = min(2 * pause, self._round_seconds)
 
     async def _return(self, around: Surroundings) -> None:
         """One round: probe unless the token is known to be good, then the rest."""
@@ -122,7 +127,8 @@ class Returner:
                 await self._sweep(around, Selection(), probing=True)
             before = self._now()
             while not self._is_accepted(around):
-                if (self._now() - before).total_seconds() > _ACCEPTED_WITHIN_SECONDS:
+                waited = (self._now() - before).total_seconds()
+                if waited > _ACCEPTED_WITHIN_SECONDS or self._token_changed.is_set():
                     return  # refused, or nothing to probe with: the next round asks again
                 await asyncio.sleep(_POLL_SECONDS)
         if not around.paused():
