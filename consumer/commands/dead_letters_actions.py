@@ -34,6 +34,7 @@ from consumer.pacing import Pacer
 from consumer.publishing import Target, connect
 
 MOST_REPLAYS = 5
+_EXPORT_BYTES = 1024 * 1024
 _Version = Literal["v2", "v3"]
 
 
@@ -163,18 +164,19 @@ def _open_editor(file: Path) -> None:
 
 async def _export(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
     """Write what is selected to a new file, at most ``--limit``; returns how many."""
-    now, count = utc_now(), 0
+    now, count, size = utc_now(), 0, 0
     with LineFile(path, fresh=True) as file:
         lines: list[dict[str, Any]] = []
 
         def see(record: Record, delivery: Delivery) -> None:
-            nonlocal count
+            nonlocal count, size
             if selection.matches(record, now) and (args.limit is None or count < args.limit):
-                count += 1
+                count, size = count + 1, size + record.size
                 lines.append(export_line(record, delivery, now))
-                if len(lines) >= 500:  # noqa: PLR2004 so many in memory
+                if size >= _EXPORT_BYTES:
                     file.write(lines)
                     lines.clear()
+                    size = 0
 
         await look(taps(args, settings, selection), see)
         file.write(lines)
