@@ -11,9 +11,9 @@ WORKDIR /src
 RUN python -m venv /opt/build && python -m venv --without-pip /opt/journey-consumer
 COPY requirements/run.lock requirements/build.lock requirements/
 # Of the phone numbers' metadata only the rules are used: names of places and carriers are 45 MB.
-RUN /opt/build/bin/python -m pip install --require-hashes -r requirements/build.lock \
+RUN /opt/build/bin/python -m pip install --no-deps --require-hashes -r requirements/build.lock \
     && /opt/build/bin/python -m pip --python /opt/journey-consumer/bin/python install \
-        --no-compile --require-hashes -r requirements/run.lock \
+        --no-compile --no-deps --require-hashes -r requirements/run.lock \
     && rm -r /opt/journey-consumer/lib/python3*/site-packages/phonenumbers/geodata \
         /opt/journey-consumer/lib/python3*/site-packages/phonenumbers/carrierdata \
     && /opt/journey-consumer/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash \

@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+# Nothing is resolved: pip would look for a newer release of what is asked for with an extra, and refuse it.
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes
 SOURCE := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 ARGS   ?=
 
@@ -67,6 +68,7 @@ $(VENV)/.run: pyproject.toml requirements/build.lock requirements/run.lock | $(B
 $(VENV)/.dev: pyproject.toml requirements/dev.lock $(VENV)/.run
 	@echo "make: installing the tools for tests and checks"
 	@$(PIP) -r requirements/dev.lock
+	@$(BIN)/python -m pip check >/dev/null || { $(BIN)/python -m pip check; exit 1; }
 	@touch $@
 
 $(VENV)-lock/.uv:

@@ -80,3 +80,12 @@ def test_everything_installed_is_pinned_by_hash() -> None:
     ):
         names = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in wanted}  # type: ignore[index]
         assert names <= pins.keys()
+
+
+@pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
+def test_installing_what_is_pinned_resolves_nothing(file: str) -> None:
+    """With --require-hashes pip fails as soon as a newer release exists of what is asked for with an extra."""
+    text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [part for part in re.split(r"&&|\n", text) if "--require-hashes" in part]
+    assert commands
+    assert all("--no-deps" in command for command in commands)
