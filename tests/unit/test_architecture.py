@@ -84,7 +84,7 @@ def test_everything_installed_is_pinned_by_hash() -> None:
 
 @pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
 def test_installing_what_is_pinned_resolves_nothing(file: str) -> None:
-    """With --require-hashes pip fails as soon as a newer release exists of what is asked for with an extra."""
+    """With --require-hashes pip fails once there is a newer release of what is asked for with an extra."""
     text = (ROOT / file).read_text(encoding="utf-8").replace("\\\n", " ")
     commands = [part for part in re.split(r"&&|\n", text) if "--require-hashes" in part]
     assert commands
