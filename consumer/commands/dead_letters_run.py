@@ -9,8 +9,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -80,37 +80,51 @@ def utc_now() -> datetime:
 async def act_on(
     args: argparse.Namespace, sweep: Sweep, verb: str, actor: Callable[[], AbstractAsyncContextManager[Act]]
 ) -> int:
-    """Run the sweep with a progress bar, stoppable; say how it went."""
-    started, signals = time.monotonic(), 0
-    task = asyncio.current_task()
+    """Run the sweep with a progress bar, stoppable; say how it went, also when it ends with an error."""
+    started, failure = time.monotonic(), None
+    with _stoppable(sweep) as signals:
+        try:
+            async with actor() as act:
+                with Meter(verb, args.limit) as meter:
+                    await sweep.run(act, limit=args.limit, rate=args.rate, show=meter.show)
+        except asyncio.CancelledError:
+            if not signals:
+                raise
+        except ConsumerError as error:
+            failure, sweep.tally.trouble = error, str(error)
+    if failure is None or sweep.tally.acted or args.json:
+        _tell(args, sweep, time.monotonic() - started)
+    if failure is not None:
+        raise failure
+    if sweep.tally.trouble is not None:
+        raise ConsumerError(sweep.tally.trouble)
+    return _STOPPED if signals else 0
 
-    def on_signal() -> None:
-        nonlocal signals
-        signals += 1
+
+@contextmanager
+def _stoppable(sweep: Sweep) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM end the sweep, the first one after its batch, another one at once.
+
+    Gives the signals that came.
+    """
+    signals: list[int] = []
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal(number: int) -> None:
+        signals.append(number)
         sweep.stop()
-        if signals > 1 and task is not None:
+        if len(signals) > 1 and task is not None:
             task.cancel()
         else:
             print("ending after this batch; once more to end at once", file=sys.stderr)  # noqa: T201
 
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal)
+        loop.add_signal_handler(number, on_signal, number)
     try:
-        async with actor() as act:
-            with Meter(verb, args.limit) as meter:
-                tally = await sweep.run(act, limit=args.limit, rate=args.rate, show=meter.show)
-    except asyncio.CancelledError:
-        if not signals:
-            raise
-        tally = sweep.tally
+        yield signals
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-    _tell(args, sweep, time.monotonic() - started)
-    if tally.trouble is not None:
-        raise ConsumerError(tally.trouble)
-    return _STOPPED if signals else 0
 
 
 def dry_run(args: argparse.Namespace, sweep: Sweep) -> int:

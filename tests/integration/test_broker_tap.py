@@ -8,6 +8,7 @@ import pytest
 from consumer.broker import tap as module
 from consumer.broker.dial import Dialer
 from consumer.broker.tap import AmqpTap
+from consumer.errors import BrokerError
 from tests.broker import Broker
 from tests.waiting import wait_until
 
@@ -63,3 +64,30 @@ def test_a_batch_is_bounded_in_bytes(vhost: Broker) -> None:
         taken += [each.body for each in batch]
     tap.close()
     assert taken == bodies
+
+
+@pytest.mark.parametrize("act", ["take", "acknowledge", "keep_alive"])
+def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
+    """Whatever is done next; closing is quiet, and what was not acknowledged is in its queue again."""
+    vhost.declare("q")
+    vhost.publish("q", *(b"%d" % number for number in range(10)))
+    tap = AmqpTap(Dialer([vhost.url]), "q")
+    tap.open()
+    taken = [] if act == "take" else tap.take(5)  # otherwise all ten may have arrived already
+    assert vhost.close_connections() == 1
+    actions = {
+        "take": lambda: tap.take(10),
+        "acknowledge": lambda: tap.acknowledge(taken),
+        "keep_alive": tap.keep_alive,
+    }
+
+    def repeat() -> None:
+        for _ in range(50):  # until the end of the connection has arrived
+            actions[act]()
+            taken.clear()
+            time.sleep(0.02)
+
+    with pytest.raises(BrokerError, match="'q'"):
+        repeat()
+    tap.close()
+    assert wait_until(lambda: vhost.depth("q").ready == 10)

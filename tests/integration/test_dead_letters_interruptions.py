@@ -114,3 +114,18 @@ def test_a_broker_restart(own_vhost: Broker, run: Run, sandbox: LocalRegistry, t
         wait_until(lambda c=command: typed(own_vhost, *c).returncode == 0, 30, "it goes on", interval=0.5)
         wait_until(lambda queue=queue: own_vhost.depth(queue).total == 0, 20, "the rest is sent")
     registered_once(own_vhost, run, sandbox, expected)
+
+
+def test_a_lost_connection_tells_how_far_it_came(broker: Broker) -> None:
+    """In the middle of a replay: an error in words, and what was sent until then is told, and only that."""
+    put(broker, UNAUTHORIZED, *map(journey, range(200)), **REFUSED)
+    with started(broker, "replay", "--json", "--rate", "40") as process:
+        wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 180, 30, "it moves")
+        assert broker.close_connections() > 0
+        said, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in error
+    told = json.loads(said)
+    assert told["trouble"]
+    wait_until(lambda: broker.depth(UNAUTHORIZED).unacked == 0, 10, "the broker takes them back")
+    assert 20 <= sum(told["outcomes"].values()) <= broker.depth(QUEUE).ready < 200
