@@ -16,7 +16,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from consumer.commands import dead_letters_actions as actions
+from consumer.commands import dead_letters_discard, dead_letters_edit, dead_letters_replay
 from consumer.commands.dead_letters_run import add_audit, positive, taps
 from consumer.config import Settings, load
 from consumer.deadletters.filters import Selection, duration_text, range_of, status_of
@@ -56,7 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_audit(show)
     show.set_defaults(action=_show)
 
-    actions.configure(lambda name, text: _command(commands, name, text))
+    for each in (dead_letters_replay, dead_letters_edit, dead_letters_discard):
+        each.configure(lambda name, text: _command(commands, name, text))
 
 
 def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO, cast
 
 from consumer.assembly import topology_of
 from consumer.config import Settings
@@ -70,6 +70,11 @@ def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> 
         leave_out=lambda _unsafe: False,
         force=args.force,
     )
+
+
+def version_of(settings: Settings) -> Literal["v2", "v3"]:
+    """Which rules payloads are judged by."""
+    return cast('Literal["v2", "v3"]', settings.registry_api_version[:2])
 
 
 def utc_now() -> datetime:

@@ -1,0 +1,82 @@
+"""``dead-letters replay``: which ones, and where to; how it runs is in ``dead_letters_run``."""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from consumer.assembly import PACER_BURST, registry_of, tokens_of
+from consumer.commands.dead_letters_run import (
+    act_on,
+    add_common,
+    dry_run,
+    positive,
+    taps,
+    utc_now,
+    version_of,
+)
+from consumer.config import Settings
+from consumer.deadletters.direct import ToRegistry
+from consumer.deadletters.filters import Selection
+from consumer.deadletters.record import Record
+from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.sweep import Act, Sweep
+from consumer.delivery import Delivery
+from consumer.pacing import Pacer
+from consumer.publishing import Target, connect
+
+MOST_REPLAYS = 5
+
+
+def configure(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add it; ``command`` makes a parser with the filters."""
+    again = command("replay", "send them again, the nearest deadline first; each is confirmed, then removed")
+    again.add_argument(
+        "--to", choices=["queue", "registry"], default="queue", help="the main queue, or straight"
+    )
+    again.add_argument("--lost", action="store_true", help="also those beyond saving")
+    again.add_argument(
+        "--max-replays", type=positive, default=MOST_REPLAYS, metavar="N",
+        help="leave out what was replayed so often already (default: %(default)s)",
+    )  # fmt: skip
+    add_common(again)
+    again.set_defaults(action=_replay)
+
+
+def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    now = utc_now()
+
+    def skip(record: Record, _delivery: Delivery) -> str | None:
+        if record.replays >= args.max_replays:
+            return f"replayed {args.max_replays} times already (--max-replays)"
+        return "beyond saving (--lost sends them too)" if not args.lost and record.is_lost(now) else None
+
+    sweep = Sweep(taps(args, settings, selection), selection, now=utc_now, skip=skip)
+    if args.dry_run:
+        return dry_run(args, sweep)
+    return asyncio.run(act_on(args, sweep, "replaying", lambda: _replayer(args, settings)))
+
+
+@asynccontextmanager
+async def _replayer(args: argparse.Namespace, settings: Settings) -> AsyncIterator[Act]:
+    if args.to == "queue":
+        publisher = await connect(settings, Target("", settings.broker_queue))
+        try:
+            yield ToQueue(publisher, settings.broker_queue)
+        finally:
+            await publisher.close()
+        return
+    registry = registry_of(settings)
+    tokens = tokens_of(settings, registry)
+    try:
+        yield ToRegistry(
+            registry=registry,
+            tokens=tokens,
+            pacer=Pacer(settings.registry_rate_per_minute, PACER_BURST),
+            version=version_of(settings),
+            concurrency=settings.registry_concurrency,
+            utc_now=utc_now,
+        )
+    finally:
+        await tokens.aclose()
+        await registry.aclose()
