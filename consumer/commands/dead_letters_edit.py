@@ -19,6 +19,7 @@ from consumer.config import Settings
 from consumer.deadletters.edit import MendedFile, Mender, Pipe, ToEdited
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.journal import LineFile, export_line
+from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.sweep import Act, Skip, Sweep, look
 from consumer.delivery import Delivery
@@ -84,14 +85,17 @@ def _open_editor(file: Path) -> None:
 
 
 async def _export(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
-    """Write what is selected to a new file, at most ``--limit``; returns how many."""
+    """Write what is selected to a new file, the ``--limit`` most urgent; returns how many."""
     now, count, size = utc_now(), 0, 0
+    queues = taps(args, settings, selection)
+    expected = [] if args.limit is None else await Sweep(queues, selection, now=lambda: now).survey()
+    is_one = nearest(expected, args.limit or 0)
     with LineFile(path, fresh=True) as file:
         lines: list[dict[str, Any]] = []
 
         def see(record: Record, delivery: Delivery) -> None:
             nonlocal count, size
-            if selection.matches(record, now) and (args.limit is None or count < args.limit):
+            if selection.matches(record, now) and (args.limit is None or is_one(record.urgency)):
                 count, size = count + 1, size + record.size
                 lines.append(export_line(record, delivery, now))
                 if size >= _EXPORT_BYTES:
@@ -99,7 +103,7 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
                     lines.clear()
                     size = 0
 
-        await look(taps(args, settings, selection), see)
+        await look(queues, see)
         file.write(lines)
     return count
 

@@ -9,9 +9,9 @@
 """
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -96,3 +96,22 @@ def without(expected: Sequence[float], done: Sequence[float]) -> list[float]:
         else:
             left.append(urgency)
     return left
+
+
+def nearest(expected: Sequence[float], limit: int) -> Callable[[float], bool]:
+    """Tell whether an urgency is among the ``limit`` smallest of ``expected`` (ascending).
+
+    To be asked once for each as it passes by, in any order; says yes ``limit`` times at most.
+    """
+    last = expected[:limit][-1] if expected else float("inf")
+    left, equal = limit, limit - bisect_left(expected, last)
+
+    def is_one(urgency: float) -> bool:
+        nonlocal left, equal
+        if left == 0 or urgency > last or (urgency == last and equal == 0):
+            return False
+        left -= 1
+        equal -= urgency == last
+        return True
+
+    return is_one

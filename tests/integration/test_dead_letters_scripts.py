@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,3 +231,13 @@ def test_trouble_is_told_in_the_document_too(broker: Broker, straight: Straight)
     assert "journeys in a row ended as unauthorized" in trouble
     assert done.stderr == f"journey-consumer: {trouble}\n"
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (30, 0), 10, "all are given back")
+
+
+def test_an_export_takes_the_most_urgent(broker: Broker, tmp_path: Path) -> None:
+    """With --limit a person mends what has the least time left, wherever in the queue it lies."""
+    ages = enumerate((2, 22, 5, 21, 1))
+    put(broker, INVALID, *(journey(each, hours_ago=hours) for each, hours in ages), **BROKEN)
+    file = tmp_path / "mend.jsonl"
+    assert typed(broker, "edit", "--limit", "2", "--out", str(file)).returncode == 0
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["payload"]["operator_journey_id"] for line in lines] == ["j-1", "j-3"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.deadletters.order import Window, without
+from consumer.deadletters.order import Window, nearest, without
 
 URGENCIES = st.lists(st.integers(0, 50).map(float) | st.just(float("inf")), max_size=60)
 
@@ -79,3 +79,19 @@ def test_what_is_done_is_taken_off_as_often_as_it_was_done(queue: list[float], d
     assert left == sorted(left)
     for urgency in {*queue}:
         assert left.count(urgency) == max(0, queue.count(urgency) - done.count(urgency))
+
+
+@given(URGENCIES, st.integers(1, 20))
+def test_the_nearest_are_found_in_any_order(queue: list[float], limit: int) -> None:
+    """As many as asked for, the smallest, equal ones no more often than they fit."""
+    is_one = nearest(sorted(queue), limit)
+    assert sorted(urgency for urgency in queue if is_one(urgency)) == sorted(queue)[:limit]
+
+
+@given(URGENCIES, URGENCIES, st.integers(1, 20))
+def test_what_came_meanwhile_takes_no_more_places(
+    expected: list[float], queue: list[float], limit: int
+) -> None:
+    """A queue that is not what the first look saw: never more than asked for."""
+    is_one = nearest(sorted(expected), limit)
+    assert sum(map(is_one, queue)) <= limit
