@@ -5,7 +5,11 @@ web server nor the terminal view in its memory.
 """
 
 import argparse
+import contextlib
+import errno
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Protocol, cast
@@ -65,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     module.configure(parser)
     try:
-        return module.run(parser.parse_args(arguments[1:]))
+        code = module.run(parser.parse_args(arguments[1:]))
+        sys.stdout.flush()
+        return code  # noqa: TRY300
     except ConfigurationError as error:
         for problem in error.problems:
             print(f"journey-consumer: {problem}", file=sys.stderr)  # noqa: T201
@@ -75,5 +81,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except BrokenPipeError:  # the reader of our output left; nothing of ours is wrong
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("journey-consumer: the result can not be written: the disk is full", file=sys.stderr)  # noqa: T201
+        _forget_output()
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _forget_output() -> None:
+    """Let Python not try, and complain, once more at its end."""
+    with contextlib.suppress(io.UnsupportedOperation):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,6 +22,7 @@ from consumer.deadletters.journal import LineFile, export_line
 from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.sweep import Act, Skip, Sweep, look
+from consumer.deadletters.view import printable
 from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, connect
@@ -113,10 +114,17 @@ def _apply(args: argparse.Namespace, settings: Settings, selection: Selection, p
         file = MendedFile(path)
     except OSError as error:
         raise ConfigurationError([f"{path} can not be read: {error.strerror}"]) from None
-    keys = file.keys
-    return _mend(
-        args, settings, selection, file, lambda _r, d: None if fingerprint(d) in keys else "not in the file"
-    )
+    missing = set(file.keys)
+
+    def skip(_record: Record, delivery: Delivery) -> str | None:
+        key = fingerprint(delivery)
+        missing.discard(key)
+        return None if key in file.keys else "not in the file"
+
+    code = _mend(args, settings, selection, file, skip)
+    if missing:
+        print(f"{len(missing)} lines of {path} are about no dead letter that is there", file=sys.stderr)  # noqa: T201
+    return code
 
 
 def _mend(
@@ -141,7 +149,8 @@ def _mend(
                 )
                 yield act
             for refusal in act.refusals:
-                print(f"still invalid as {version_of(settings)}: {refusal}", file=sys.stderr)  # noqa: T201
+                told = printable(f"still invalid as {version_of(settings)}: {refusal}")
+                print(told, file=sys.stderr)  # noqa: T201
         finally:
             await publisher.close()
 

@@ -68,8 +68,13 @@ def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> 
         selection.reasons,
         unverified=settings.dead_letters_unverified,
         leave_out=lambda _unsafe: False,
+        on_shared=_tell_shared,
         force=args.force,
     )
+
+
+def _tell_shared(queue: str) -> None:
+    print(f"{queue!r} is being read by somebody else: what they hold is not seen here", file=sys.stderr)  # noqa: T201
 
 
 def version_of(settings: Settings) -> Literal["v2", "v3"]:

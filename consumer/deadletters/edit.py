@@ -8,7 +8,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -157,9 +157,9 @@ class MendedFile:
         return len(self._offsets)
 
     @property
-    def keys(self) -> frozenset[str]:
+    def keys(self) -> KeysView[str]:
         """Of which dead letters there is a line."""
-        return frozenset(self._offsets)
+        return self._offsets.keys()
 
     async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
         """The payloads of these."""

@@ -39,12 +39,14 @@ def taps_of(
     *,
     unverified: bool,
     leave_out: LeaveOut,
+    on_shared: Callable[[str], None] = lambda _queue: None,
     force: bool = False,
 ) -> Taps:
     """A way to open each dead-letter queue of ``reasons`` (none: all). Raises BrokerError.
 
     ``url`` is the broker's first address. A queue that does not exist is left out, unless it was named.
     ``unverified`` looks also where we may not ask for the limit, ``force`` where it is another one, too.
+    ``on_shared`` hears of a queue that somebody else reads at the moment.
     """
     wanted = [reason for reason in topology.dead_letter_reasons if not reasons or reason in reasons]
     if not is_amqp(url):
@@ -58,7 +60,7 @@ def taps_of(
             raise unsafe
         return unsafe is not None
 
-    found = _existing(dialer(), topology, wanted, is_left_out, named=bool(reasons))
+    found = _existing(dialer(), topology, wanted, is_left_out, on_shared, named=bool(reasons))
     return {reason: _amqp_tap(dialer, topology.dead_letter_queue(reason)) for reason in found}
 
 
@@ -94,6 +96,7 @@ def _existing(
     topology: Topology,
     wanted: list[str],
     is_left_out: Callable[[Any, QueueSpec], bool],
+    on_shared: Callable[[str], None],
     *,
     named: bool,
 ) -> list[str]:
@@ -106,13 +109,16 @@ def _existing(
     try:
         for reason in wanted:
             name = topology.dead_letter_queue(reason)
-            if queue_facts(connection, name) is None:
+            facts = queue_facts(connection, name)
+            if facts is None:
                 if named:
                     raise BrokerError(f"the queue {name!r} does not exist")
                 continue
             existing += 1
             if not is_left_out(connection, specs[name]):
                 found.append(reason)
+                if facts.consumers:
+                    on_shared(name)
     except Dialer.ERRORS as error:
         raise BrokerError(f"the dead-letter queues can not be read: {why(error)}") from error
     finally:

@@ -1,6 +1,7 @@
 """What a person sees of dead letters: tables, one of them in full, how far a sweep is. Decides nothing.
 
 Tables go to standard output, progress to standard error. On a terminal with colours, elsewhere plain.
+Whatever a message holds is made ``printable`` first: it could steer the terminal.
 """
 
 import json
@@ -45,6 +46,15 @@ def span(seconds: float | None) -> str:
     return f"{sign}{minutes} min" if minutes else f"{sign}{left} s"
 
 
+def printable(text: str) -> str:
+    """``text`` with a replacement character for each that is no letter, number, sign or space."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(printable(text), style)
+
+
 def left_text(seconds: float | None) -> Text:
     """The time left, in the colour of its urgency."""
     if seconds is None:
@@ -71,8 +81,8 @@ def show_overview(console: Console, overview: Overview, queue: str) -> None:
     table.add_column("died", justify="right", no_wrap=True)
     for group in overview.ranked():
         table.add_row(
-            Text(group.reason),
-            Text(group.detail or "-"),
+            _text(group.reason),
+            _text(group.detail or "-"),
             str(group.status or "-"),
             f"{group.count:,}",
             *(
@@ -116,10 +126,10 @@ def show_records(console: Console, records: Sequence[Record], now: datetime) -> 
         died = None if record.died is None else (now - record.died).total_seconds()
         same = record.message_id == record.journey_id
         table.add_row(
-            Text(record.journey_id or "?"),
-            Text("the same" if same else record.message_id or "-", "dim" if same else ""),
-            Text(record.reason),
-            Text(record.detail or "-"),
+            _text(record.journey_id or "?"),
+            _text("the same" if same else record.message_id or "-", "dim" if same else ""),
+            _text(record.reason),
+            _text(record.detail or "-"),
             str(record.status or "-"),
             "?" if died is None else f"{span(died)} ago",
             left_text(left),
@@ -134,11 +144,12 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in told.items():
         if name != "headers":
-            table.add_row(Text(name, "bold"), Text("-" if value is None else str(value)))
+            table.add_row(Text(name, "bold"), _text("-" if value is None else str(value)))
     for name, value in told["headers"].items():
-        table.add_row(Text(name, "dim"), Text(str(value), "dim"))
+        table.add_row(_text(name, "dim"), _text(str(value), "dim"))
     console.print(table)
-    console.print(Text(json.dumps(body, indent=2, ensure_ascii=False)))
+    for line in json.dumps(body, indent=2, ensure_ascii=False).split("\n"):
+        console.print(_text(line))
 
 
 def show_tally(tally: Tally, *, dry_run: bool = False) -> str:

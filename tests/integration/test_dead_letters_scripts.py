@@ -241,3 +241,49 @@ def test_an_export_takes_the_most_urgent(broker: Broker, tmp_path: Path) -> None
     assert typed(broker, "edit", "--limit", "2", "--out", str(file)).returncode == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["payload"]["operator_journey_id"] for line in lines] == ["j-1", "j-3"]
+
+
+def test_who_reads_at_the_same_time_is_told(broker: Broker) -> None:
+    """What another one holds is not seen: none at all must not pass for the whole truth."""
+    put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)
+    assert typed(broker, "summary").stderr == ""
+    with started(broker, "replay", "--rate", "5") as process:
+        wait_until(lambda: broker.depth(UNAUTHORIZED).unacked > 0, 20, "it holds them")
+        told = typed(broker, "summary")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert told.returncode == 0
+    assert f"'{UNAUTHORIZED}' is being read by somebody else" in told.stderr
+
+
+def test_what_steers_a_terminal_is_not_printed(broker: Broker) -> None:
+    """Ids, codes and payloads are the operator's bytes: escape sequences among them stay letters."""
+    evil = "\x1b]0;title\x07\x1b[31m\u202e"
+    payload = {**journey(1), "operator_journey_id": evil, "note\x9b31m": 1}
+    put(broker, INVALID, payload, **{"x-reason": "invalid", "x-detail": evil, "mine\x1b": evil})
+    for args in (["summary"], ["list"], ["show", evil], ["show", evil, "--reveal"], ["edit", "--pipe", MEND]):
+        told = typed(broker, *args)
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(told.stdout + told.stderr), args
+
+
+@pytest.mark.parametrize("args", [["summary"], ["summary", "--json"], ["list", "--json"], ["replay"]])
+def test_a_full_disk_behind_the_output_is_told_in_words(broker: Broker, args: list[str]) -> None:
+    """No traceback; what was sent is sent, and the exit code says that not everything went well."""
+    put(broker, UNAUTHORIZED, *map(journey, range(3)), **REFUSED)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "consumer", "dead-letters", *args],
+            env=environment(broker), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "journey-consumer: the result can not be written: the disk is full\n"
+
+
+def test_a_line_about_nothing_is_told(broker: Broker, tmp_path: Path) -> None:
+    """Somebody else has sent it meanwhile, or the key was changed: it was for nothing, and that is said."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    file = tmp_path / "mend.jsonl"
+    file.write_text('{"key": "no such key", "payload": {}}\n')
+    told = typed(broker, "edit", "--apply", str(file))
+    assert told.returncode == 0
+    assert f"1 lines of {file} are about no dead letter that is there" in told.stderr
