@@ -10,6 +10,7 @@ from typing import Protocol
 import trustme
 
 from consumer.registry import Registry
+from tests.waiting import await_until
 
 #: More turns of the loop than a connection needs from the listening socket to its handler.
 _TURNS_OF_AN_ACCEPT = 10
@@ -94,7 +95,9 @@ class Server:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # the closing itself
+        # Also what a TLS handshake has not handed to us yet. Until Python 3.12 wait_closed does not wait.
+        await await_until(lambda: not getattr(self._server, "_active_count", 0), message="all have ended")
+        await self._server.wait_closed()
         for failure in self.failures:
             raise failure
 
