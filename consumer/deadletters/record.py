@@ -164,9 +164,9 @@ def _died(headers: Mapping[str, Any]) -> datetime | None:
     if isinstance(text, str):
         try:
             moment = datetime.fromisoformat(text)
-        except ValueError:
+            return moment.astimezone(UTC) if moment.tzinfo is not None else None
+        except (ValueError, OverflowError):  # no date, or one that is none in UTC
             return None
-        return moment.astimezone(UTC) if moment.tzinfo is not None else None
     deaths = headers.get("x-death")
     time = (
         deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
