@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 _DEPTHS = """[begin
     Counts = case amqqueue:get_type(Q) of
         rabbit_quorum_queue ->
-            [begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q), F), N end
-             || F <- [fun rabbit_fifo:query_messages_ready/1, fun rabbit_fifo:query_messages_checked_out/1]];
+            {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q), fun(State) ->
+                {Leaving, _} = rabbit_fifo:query_stat_dlx(State),
+                [rabbit_fifo:query_messages_ready(State),
+                 rabbit_fifo:query_messages_checked_out(State) + Leaving] end),
+            N;
         _ ->
             [N || {_, N} <- rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged])]
     end,
@@ -37,7 +40,10 @@ _CLOSE_CONNECTIONS = """integer_to_list(length([rabbit_networking:close_connecti
 
 
 class Depth(NamedTuple):
-    """What a queue holds: ``ready`` for anyone, ``unacked`` with a consumer."""
+    """What a queue holds: ``ready`` for anyone, ``unacked`` with a consumer.
+
+    With a quorum queue ``unacked`` also counts what the broker itself is moving to another queue.
+    """
 
     ready: int
     unacked: int

@@ -169,8 +169,9 @@ class Ledger:
 
     def await_settled(self, timeout: float = 40.0) -> None:
         """Wait until every message has left our queue and the delay queues for good."""
+        # Queues are asked one after the other: one that moves between them meanwhile is in neither, once.
         wait_until(
-            lambda: self.waiting() == 0,
+            lambda: self.waiting() == 0 and self.waiting() == 0,
             timeout,
             lambda: f"everything is settled: {self.broker.queue_depths()}",
             interval=0.1,

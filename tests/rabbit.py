@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.broker import Broker
-from tests.rabbit_setup import NodeError, Ports, environment, erlang_tool, server_path, write_files
+from tests.rabbit_setup import Installation, NodeError, Ports, environment, write_files
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -47,11 +47,11 @@ class RabbitNode:
     def __init__(
         self, *, plugins: tuple[str, ...] = (), conf: Mapping[str, object] | None = None, tls: bool = False
     ) -> None:
-        server = server_path()
-        if server is None:
+        installation = Installation.find()
+        if installation is None:
             raise NodeError("rabbitmq-server is not installed")
-        self._sbin = server.parent
-        self._erl_call = erlang_tool("erl_call")
+        self._installation = installation
+        self._erl_call = installation.erlang_command("erl_call")
         self._plugins = plugins
         self._conf = dict(conf or {})
         self._tls = tls
@@ -76,6 +76,11 @@ class RabbitNode:
     def url(self) -> str:
         """The default virtual host; tests that share a node take a ``vhost``."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+    @property
+    def ctl_command(self) -> list[str | Path]:
+        """How ``rabbitmqctl`` is started."""
+        return self._installation.server_command("rabbitmqctl")
 
     @property
     def ca_file(self) -> Path:
@@ -167,7 +172,7 @@ class RabbitNode:
             deadline = time.monotonic() + timeout
             while True:
                 done = subprocess.run(
-                    [self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
+                    [*self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
                     input=wrapped.encode(),
                     capture_output=True,
                     env=self._environment,
@@ -188,7 +193,7 @@ class RabbitNode:
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Run ``rabbitmqctl`` against the node and return what it printed (a second or two)."""
         done = subprocess.run(
-            [self._sbin / "rabbitmqctl", "--quiet", "--node", self._name, *args],
+            [*self.ctl_command, "--quiet", "--node", self._name, *args],
             capture_output=True,
             text=True,
             env=self._environment,
@@ -246,13 +251,16 @@ class RabbitNode:
         )
 
     def _launch(self) -> None:
-        epmd = [erlang_tool("epmd") or "epmd", "-port", str(self.ports.epmd), "-address", "127.0.0.1"]
+        found = self._installation.erlang_command("epmd")
+        epmd = [*(found or ["epmd"]), "-port", str(self.ports.epmd), "-address", "127.0.0.1"]
         try:
             with (self.home / "log" / "console").open("ab") as console:
                 self._epmd = self._spawn(epmd, console)
                 self._tell_watchdog()
                 self._await_port(self.ports.epmd, self._epmd)
-                self._beam = self._spawn([self._sbin / "rabbitmq-server", "-noinput"], console)
+                self._beam = self._spawn(
+                    [*self._installation.server_command("rabbitmq-server"), "-noinput"], console
+                )
                 self._tell_watchdog()
             self._await_port(self.port, self._beam)
         except BaseException:

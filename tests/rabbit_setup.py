@@ -2,12 +2,16 @@
 
 Nothing here starts a process. Everything a node writes lies below its ``home``; everything it listens on is a
 port of ``Ports`` on 127.0.0.1.
+
+With ``TEST_RABBITMQ_ROOT`` RabbitMQ and Erlang are those of another Debian, whose file system is in that
+directory: how the same tests run on another version (``make test-rabbitmq4``). Takes root.
 """
 
 import os
 import random
 import shutil
 import socket
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,20 +23,65 @@ import trustme
 _PORT_RANGE = range(20_000, 32_000)
 
 
-def server_path() -> Path | None:
-    """Return RabbitMQ's own start script, None when it is not installed.
+#: Starts a program in the root ``$0``, in the same process, with our temporary directory at its own path.
+_IN_ROOT = """
+set -e
+mkdir -p "$0$1"
+mount --bind "$1" "$0$1"
+mount --rbind /proc "$0/proc"
+mount --rbind /dev "$0/dev"
+shift
+exec chroot "$0" "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """RabbitMQ's ``sbin`` and Erlang's programs, as they are named within ``root``."""
+
+    sbin: Path
+    root: Path | None = None
+
+    @classmethod
+    def find(cls) -> Self | None:
+        """Return that of ``TEST_RABBITMQ_ROOT``, or of this machine; None when there is none."""
+        wanted = os.environ.get("TEST_RABBITMQ_ROOT")
+        root = Path(wanted).resolve() if wanted else None
+        server = _server_path(root or Path("/"))
+        if server is None:
+            return None
+        sbin = server.parent
+        return cls(sbin) if root is None else cls(Path("/") / sbin.relative_to(root), root)
+
+    def server_command(self, name: str) -> list[str | Path]:
+        """How a script of RabbitMQ is started."""
+        return [*self._prefix(), self.sbin / name]
+
+    def erlang_command(self, name: str) -> list[str | Path] | None:
+        """How a program of Erlang is started; None when it is not there."""
+        path = _erlang_tool(name, self.root)
+        return None if path is None else [*self._prefix(), path]
+
+    def _prefix(self) -> list[str | Path]:
+        if self.root is None:
+            return []
+        return ["unshare", "--mount", "sh", "-c", _IN_ROOT, self.root, tempfile.gettempdir()]
+
+
+def _server_path(root: Path) -> Path | None:
+    """Return RabbitMQ's own start script below ``root``, None when it is not installed.
 
     Not the one in PATH: Debian wraps it in a script that insists on root or the user rabbitmq.
     """
-    candidates = [Path("/usr/lib/rabbitmq/bin/rabbitmq-server")]
+    candidates = [root / "usr/lib/rabbitmq/bin/rabbitmq-server"]
     for pattern in (
         "usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server",
         "opt/rabbitmq*/sbin/rabbitmq-server",
         "opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server",
         "usr/local/opt/rabbitmq/sbin/rabbitmq-server",
     ):
-        candidates += sorted(Path("/").glob(pattern), reverse=True)
-    found = shutil.which("rabbitmq-server")
+        candidates += sorted(root.glob(pattern), reverse=True)
+    found = shutil.which("rabbitmq-server") if root == Path("/") else None
     if found:
         candidates.append(Path(found))
     for candidate in candidates:
@@ -42,16 +91,19 @@ def server_path() -> Path | None:
     return None
 
 
-def erlang_tool(name: str) -> Path | None:
+def _erlang_tool(name: str, root: Path | None) -> Path | None:
     """Return a program of the Erlang installation, also where it is not linked into PATH."""
-    found = shutil.which(name)
-    if found:
-        return Path(found)
-    erl = shutil.which("erl")
-    root = Path(erl).resolve().parent.parent if erl else Path("/usr/lib/erlang")
+    if root is None:
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+        erl = shutil.which("erl")
+        erlang = Path(erl).resolve().parent.parent if erl else Path("/usr/lib/erlang")
+    else:
+        erlang = root / "usr/lib/erlang"
     for pattern in (f"bin/{name}", f"erts-*/bin/{name}", f"lib/erl_interface-*/bin/{name}"):
-        for path in sorted(root.glob(pattern)):
-            return path
+        for path in sorted(erlang.glob(pattern)):
+            return path if root is None else Path("/") / path.relative_to(root)
     return None
 
 

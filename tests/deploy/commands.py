@@ -6,6 +6,7 @@ only ports are put in. A line that the stand-in does not know fails.
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -52,7 +53,7 @@ class Shell:
         self._directory = directory
         ctl = directory / "rabbitmqctl"
         exports = "".join(f"export {key}='{value}'\n" for key, value in node._environment.items())
-        ctl.write_text(f'#!/bin/sh\n{exports}exec {node._sbin / "rabbitmqctl"} "$@"\n')
+        ctl.write_text(f'#!/bin/sh\n{exports}exec {shlex.join(map(str, node.ctl_command))} "$@"\n')
         docker = directory / "docker"
         docker.write_text(
             _DOCKER.format(python=sys.executable, ctl=ctl, node=node._name, vhost=vhost, log=log)

@@ -21,7 +21,7 @@ from tests.broker import Broker
 from tests.deploy.chart import Chart
 from tests.deploy.image import ROOT, Container, Image, built
 from tests.rabbit import RabbitNode, fresh_vhost
-from tests.rabbit_setup import server_path
+from tests.rabbit_setup import Installation
 from tests.tools import missing
 from tests.waiting import await_until
 
@@ -42,7 +42,7 @@ def image() -> Iterator[Image]:
 @pytest.fixture(scope="module")
 def vhost() -> Iterator[Broker]:
     """A virtual host of a private broker."""
-    if server_path() is None:
+    if Installation.find() is None:
         missing("rabbitmq-server")
     with RabbitNode() as node, fresh_vhost(node) as broker:
         yield broker

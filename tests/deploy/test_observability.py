@@ -10,7 +10,7 @@ from tests.deploy.dashboards.written import DASHBOARDS, FOLDER
 from tests.deploy.promql import names, with_variables
 from tests.deploy.scenario import NAMESPACE, RELEASE, VALUES, Observed, observed
 from tests.ledger import QUEUE
-from tests.rabbit_setup import server_path
+from tests.rabbit_setup import Installation
 from tests.tools import missing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -46,7 +46,7 @@ def _queries() -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, chart: Chart) -> Iterator[Observed]:
     """The run; it takes about a minute."""
-    if server_path() is None:
+    if Installation.find() is None:
         missing("rabbitmq-server")
     with observed(tmp_path_factory.mktemp("observed"), chart) as found:
         yield found

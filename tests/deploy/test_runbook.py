@@ -13,7 +13,7 @@ from tests.deploy.prometheus import Prometheus
 from tests.ledger import QUEUE, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.rabbit import RabbitNode, fresh_vhost
-from tests.rabbit_setup import server_path
+from tests.rabbit_setup import Installation
 from tests.service import ServiceProcess
 from tests.tools import missing
 from tests.waiting import wait_until
@@ -72,7 +72,7 @@ def test_sections_lead_to_sections_that_exist(chart: Chart) -> None:
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """A service that has known trouble: dead letters, a pause; and everything that the commands ask."""
-    if server_path() is None:
+    if Installation.find() is None:
         missing("rabbitmq-server")
     directory: Path = tmp_path_factory.mktemp("runbook")
     secrets = directory / "deploy" / "local" / "secrets"

@@ -11,13 +11,13 @@ from tests.broker import Broker
 from tests.ledger import QUEUE, TOPOLOGY, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.rabbit import RabbitNode, fresh_vhost
-from tests.rabbit_setup import server_path
+from tests.rabbit_setup import Installation
 from tests.service import ServiceProcess
 from tests.tools import missing
 
 
 def _node(**options: bool) -> RabbitNode:
-    if server_path() is None:
+    if Installation.find() is None:
         missing("rabbitmq-server")
     return RabbitNode(**options)
 

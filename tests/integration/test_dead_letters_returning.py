@@ -217,6 +217,9 @@ async def test_a_service_that_becomes_busy_gets_them_back(
         bury(broker, range(100, 102), URGENT)
         await await_until(lambda: {"j-100", "j-101"} <= set(ids(broker, QUEUE)), 20, "the urgent ones return")
         assert sent() < 22
+        await await_until(
+            lambda: broker.depth(UNAUTHORIZED).total + sent() == 42, 20, "what returned is acknowledged"
+        )
     wait_until(lambda: broker.depth(UNAUTHORIZED).unacked == 0, 10, "the rest is given back")
     assert len(ids(broker, UNAUTHORIZED) + ids(broker, QUEUE)) == 42
 

@@ -50,6 +50,23 @@ def test_depths_are_live(vhost: Broker, arguments: dict[str, str] | None) -> Non
     assert wait_until(lambda: vhost.depth("q") == Depth(3, 0))
 
 
+def test_what_the_broker_itself_moves_is_counted(vhost: Broker) -> None:
+    """A message whose time is over and whose target is not there is still in its queue, ready for nobody."""
+    vhost.declare(
+        "q",
+        arguments={
+            "x-queue-type": "quorum",
+            "x-message-ttl": 1,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": "nowhere",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    )
+    vhost.publish("q", b"x")
+    wait_until(lambda: vhost.depth("q") == Depth(0, 1), 10)
+
+
 def test_publishing_where_no_queue_is_fails(vhost: Broker) -> None:
     """The tests' own publisher never loses a message silently."""
     with pytest.raises(amqp.ChannelError):
