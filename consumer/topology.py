@@ -61,6 +61,16 @@ class Topology:
         return f"{self.queue}.retry.{seconds}s"
 
     @property
+    def names(self) -> frozenset[str]:
+        """Of all queues, exchanges and routing keys that the settings name."""
+        queues = (
+            *map(self.dead_letter_queue, self.dead_letter_reasons),
+            *map(self.delay_queue, self.delays_seconds),
+        )
+        ours = {self.queue, self.dead_letter_exchange, self.exchange or "", self.routing_key}
+        return frozenset({*ours, *queues, *self.dead_letter_reasons} - {""})
+
+    @property
     def main(self) -> QueueSpec:
         """Our own queue. Its broker-side dead-letter route is the net under a crash loop."""
         return QueueSpec(

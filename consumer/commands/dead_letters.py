@@ -8,19 +8,21 @@ BROKER_CA_FILE and, for `edit` and `replay --to registry`, REGISTRY_..., as for 
 
 import argparse
 import asyncio
-import heapq
-import itertools
 import json
 import os
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from consumer.assembly import topology_of
 from consumer.commands import dead_letters_discard, dead_letters_edit, dead_letters_replay
 from consumer.commands.dead_letters_run import add_audit, positive, taps
 from consumer.config import Settings, load
 from consumer.deadletters.filters import Selection, duration_text, range_of, status_of
+from consumer.deadletters.headers import masked_content_type, masked_headers, revealed_headers
 from consumer.deadletters.journal import LineFile, audit_line, body_of
+from consumer.deadletters.listing import Listing
 from consumer.deadletters.masking import masked
 from consumer.deadletters.overview import Overview
 from consumer.deadletters.record import Record, fingerprint, payload_of
@@ -147,30 +149,28 @@ def _summary(args: argparse.Namespace, settings: Settings, selection: Selection)
 def _list(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     if args.reveal and not args.json:
         raise ConfigurationError(["--reveal is of use with --json only: the table shows no payload"])
-    now, order, matching = datetime.now(UTC), itertools.count(), 0
-    nearest: list[tuple[float, int, Record, Delivery]] = []  # a heap with the farthest deadline on top
+    now, listing = datetime.now(UTC), Listing(args.limit, with_deliveries=args.json)
 
     def see(record: Record, delivery: Delivery) -> None:
-        nonlocal matching
         if selection.matches(record, now):
-            matching += 1
-            entry = (-record.urgency, -next(order), record, delivery)
-            if len(nearest) < args.limit:
-                heapq.heappush(nearest, entry)
-            else:
-                heapq.heappushpop(nearest, entry)
+            listing.add(record, delivery)
 
     asyncio.run(look(taps(args, settings, selection), see))
-    shown = sorted(nearest, key=lambda entry: entry[:2], reverse=True)
     if args.json:
         if args.reveal:
-            _log_reveal(args, [(record, delivery) for _, _, record, delivery in shown], now)
-        for _, _, record, delivery in shown:
-            print(json.dumps(_told(record, delivery, now, reveal=args.reveal)))  # noqa: T201
-        return 0
-    show_records(stdout_console(), [record for _, _, record, _ in shown], now)
-    more = f"; --limit {matching} shows all" if matching > len(shown) else ""
-    print(f"{len(shown)} of {matching} dead letters{more}")  # noqa: T201
+            _log_reveal(args, listing.entries(), now)
+        for record, delivery in listing.entries():
+            print(json.dumps(_told(record, delivery, now, settings, reveal=args.reveal)))  # noqa: T201
+    else:
+        show_records(stdout_console(), list(listing.records()), now)
+    more = f"; --limit {listing.matching} shows all" if listing.matching > args.limit else ""
+    told = f"{len(listing)} of {listing.matching} dead letters{more}"
+    if len(listing) < min(listing.matching, args.limit):
+        told += "; the others are too large to be held here: filter them, or take them out with edit --out"
+    if not args.json:
+        print(told)  # noqa: T201
+    elif len(listing) < listing.matching:
+        print(told, file=sys.stderr)  # noqa: T201
     return 0
 
 
@@ -188,7 +188,7 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         _log_reveal(args, found, now)
     console = stdout_console()
     for record, delivery in found:
-        told = _told(record, delivery, now, reveal=args.reveal)
+        told = _told(record, delivery, now, settings, reveal=args.reveal)
         if args.json:
             print(json.dumps(told, indent=2))  # noqa: T201
         else:
@@ -197,27 +197,28 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     return 0
 
 
-def _told(record: Record, delivery: Delivery, now: datetime, *, reveal: bool) -> dict[str, Any]:
+def _told(
+    record: Record, delivery: Delivery, now: datetime, settings: Settings, *, reveal: bool
+) -> dict[str, Any]:
     payload = payload_of(delivery)
     if payload is None:
         shown: Any = body_of(delivery) if reveal else f"<no JSON, {record.size} bytes>"
     else:
         shown = payload if reveal else masked(payload)
-    # Operators may put anything into headers of their own; ours and the broker's are safe to show.
-    headers = {
-        name: str(value) if reveal or name.lower().startswith("x-") else "<masked>"
-        for name, value in sorted(delivery.headers.items())
-    }
+    headers, content_type = delivery.headers, delivery.content_type
+    if not reveal:
+        content_type = None if content_type is None else masked_content_type(content_type)
+    names = topology_of(settings).names
     return {
         "key": fingerprint(delivery),
         **record.as_json(now),
-        "content_type": delivery.content_type,
-        "headers": headers,
+        "content_type": content_type,
+        "headers": revealed_headers(headers) if reveal else masked_headers(headers, names),
         "payload": shown,
     }
 
 
-def _log_reveal(args: argparse.Namespace, found: list[tuple[Record, Delivery]], now: datetime) -> None:
+def _log_reveal(args: argparse.Namespace, found: Iterable[tuple[Record, Delivery]], now: datetime) -> None:
     """Written before anything is shown."""
     with LineFile(args.audit, fallback=sys.stderr) as audit:
         audit.write(audit_line("revealed", record, fingerprint(d), now) for record, d in found)

@@ -1,37 +1,55 @@
 """A payload that may be shown: every value that could be about a person is replaced by its shape. Pure.
 
-1. What is shown is on a list; what is on no list is masked, also keys that nobody has heard of.
+1. What is shown is on a list, and looks like what the list says; everything else is masked, also keys
+   that nobody has heard of: a refused payload may hold anything anywhere.
 2. The shape stays (type, length, which characters), because that is what explains most refusals.
 3. A body that is no JSON is not shown at all.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
-#: Keys whose values are ids of journeys, classes, dates, amounts and codes: nothing about a person.
-_SHOWN = frozenset(
-    {
-        "journey_id",
-        "operator_journey_id",
-        "operator_trip_id",
-        "operator_class",
-        "datetime",
-        "distance",
-        "duration",
-        "seats",
-        "revenue",
-        "contribution",
-        "amount",
-        "index",
-        "siret",
-        "type",
-        "over_18",
-        "specversion",
-        "datacontenttype",
-    }
-)
+#: Above every amount, distance and duration of the contract, and below every telephone number.
+_LARGEST_SHOWN = 10_000_000
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    compiled = re.compile(pattern, re.ASCII)
+    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST_SHOWN
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+_DATE = _matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}")
+
+#: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
+_SHOWN: Mapping[str, Callable[[Any], bool]] = {
+    "journey_id": _is_text,
+    "operator_journey_id": _is_text,
+    "operator_trip_id": _is_text,
+    "operator_class": _matches(r"\w{1,2}"),
+    "datetime": _DATE,
+    "distance": _is_number,
+    "duration": _is_number,
+    "seats": _is_number,
+    "revenue": _is_number,
+    "contribution": _is_number,
+    "amount": _is_number,
+    "index": _is_number,
+    "siret": _matches(r"\d{14}"),
+    "type": _matches(r"[a-z]{1,20}"),
+    "specversion": _matches(r"\d\.\d"),
+    "datacontenttype": _matches(r"[a-z]+/[a-z.+-]{1,40}"),
+}
 #: Containers whose keys are the contract's own words; elsewhere even a key could be a name.
-_KNOWN_KEYS = _SHOWN | frozenset(
+_KNOWN_KEYS = frozenset(_SHOWN) | frozenset(
     [
         "driver",
         "passenger",
@@ -58,6 +76,7 @@ _KNOWN_KEYS = _SHOWN | frozenset(
         "firstname",
         "lastname",
         "company",
+        "over_18",
         "licence_plate",
         "driving_license",
         "application_timestamp",
@@ -88,10 +107,10 @@ def masked(value: Any, key: str = "") -> Any:
             return [masked(each, key) for each in value]
         case bool() | None:
             return value
-        case _ if key in _SHOWN:
+        case _ if key in _SHOWN and _SHOWN[key](value):
             return value[:_LONGEST_SHOWN] if isinstance(value, str) else value
         case str():
-            return f"<text, {len(value)} characters: {_shape(value)}>"
+            return shape_of(value)
         case _:
             return "<number>"
 
@@ -101,7 +120,27 @@ def is_known_key(key: str) -> bool:
     return key in _KNOWN_KEYS
 
 
-def _shape(text: str) -> str:
-    """Which kinds of characters, in order, runs written once: ``+33 6..`` is ``+9 9``."""
+def shape_of(text: str) -> str:
+    """How long, and which kinds of characters in order, runs written once: ``+33 6..`` is ``+9 9``."""
     shape = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", text[:_LONGEST_SHOWN]))
-    return re.sub(r"[^a9 +\-.,@:/()]", "?", shape)[:24]
+    return f"<text, {len(text)} characters: {re.sub(r'[^a9 +.,@:/()-]', '?', shape)[:24]}>"
+
+
+def is_known_path(path: str) -> bool:
+    """Whether a dotted path is made of the contract's own words and the indexes of lists."""
+    return all(part in _KNOWN_KEYS or re.fullmatch(r"\d{1,2}", part, re.ASCII) for part in path.split("."))
+
+
+#: As ``classify`` and ``schemas`` write them: a code, perhaps the broken terms, perhaps the field's path.
+_DETAIL = re.compile(
+    r"(?:-?\d{3,5}|(?!\w*\d{4})[a-z]\w{0,39}|[A-Z][A-Za-z]{2,30}Error)"
+    r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
+    r"(?: at (?P<path>[a-z0-9_.]{1,160}))?",
+    re.ASCII,
+)
+
+
+def is_detail(text: str) -> bool:
+    """Whether ``text`` is a detail as the service writes it; what an operator wrote there may be anything."""
+    found = _DETAIL.fullmatch(text)
+    return found is not None and (found["path"] is None or is_known_path(found["path"]))

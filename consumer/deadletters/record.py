@@ -3,7 +3,9 @@
 1. Reading never fails: an operator's own message, half a payload or a header of another type reads
    as "not known" (None), and every command copes with that.
 2. The payload is read leniently, because what died as invalid still has a deadline to meet.
-3. A record holds ids, codes, dates and sizes; never any other value of the payload.
+3. A record holds ids, codes, dates and sizes; never any other value of the payload, nor of a header that is
+   not what we would have written.
+4. The reason is that of the queue: where somebody moved a dead letter to is what is meant with it.
 """
 
 import hashlib
@@ -13,9 +15,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from consumer.deadletters.masking import is_detail
 from consumer.delivery import Delivery
 from consumer.envelope import Payload, unwrap, unwrap_structured
-from consumer.history import DETAIL, LAST_FAILURE, REASON, STATUS, history
+from consumer.history import DETAIL, LAST_FAILURE, STATUS, history
 from consumer.outcome import Reason
 from schemas.dates import instant
 
@@ -23,15 +26,21 @@ from schemas.dates import instant
 DEADLINE: Final = timedelta(hours=24)
 #: Sorts behind every real deadline.
 NO_DEADLINE: Final = float("inf")
+#: For a detail that is none of ours: an operator's own header of that name may hold anything.
+FOREIGN_DETAIL: Final = "(not ours)"
+V2_ID: Final = "journey_id"
+V3_ID: Final = "operator_journey_id"
 _LONGEST_ID = 256
+#: No journey is nested deeper than six levels; what recursion can not get to the bottom of is no payload.
+_DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """One dead letter. Dates are aware, in UTC; what it does not tell is None.
 
-    ``reason`` is its own word, or the name of its queue when it has none (the broker moved it);
-    ``start`` and so ``deadline`` come from the payload; ``delivery_count`` is the broker's.
+    ``reason`` is that of its queue; ``start`` and so ``deadline`` come from the payload;
+    ``delivery_count`` is the broker's.
     """
 
     reason: str
@@ -85,12 +94,12 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
     headers = delivery.headers
     past = history(delivery)
     payload = payload_of(delivery)
-    detail, reason, status = headers.get(DETAIL), headers.get(REASON), headers.get(STATUS)
+    status = headers.get(STATUS)
     return Record(
-        reason=reason if isinstance(reason, str) else queue_reason,
+        reason=queue_reason,
         message_id=_short(delivery.message_id),
         journey_id=_journey_id(payload),
-        detail=detail if isinstance(detail, str) else None,
+        detail=_detail(headers.get(DETAIL)),
         status=status if type(status) is int else None,
         attempts=past.attempts,
         replays=past.replays,
@@ -111,14 +120,22 @@ def payload_bytes(delivery: Delivery) -> bytes | None:
 
 
 def payload_of(delivery: Delivery) -> Any:
-    """The payload as JSON, None when it is none."""
+    """The payload as JSON, None when it is none, or nested deeper than anybody can look."""
     body = payload_bytes(delivery)
     if body is None:
         return None
     try:
-        return json.loads(body)
+        payload = json.loads(body)
     except (ValueError, RecursionError):
         return None
+    may_be_deep = body.count(b"{") + body.count(b"[") > _DEEPEST
+    return None if may_be_deep and is_too_deep(payload) else payload
+
+
+def is_too_deep(value: Any, levels: int = _DEEPEST) -> bool:
+    """Whether JSON is nested deeper than ``levels``."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(is_too_deep(each, levels - 1) for each in inner)
 
 
 def fingerprint(delivery: Delivery) -> str:
@@ -129,14 +146,26 @@ def fingerprint(delivery: Delivery) -> str:
     return digest.hexdigest()
 
 
-def _journey_id(payload: Any) -> str | None:
-    """v2's ``journey_id``; else v3's ``operator_journey_id``."""
+def ids_of(payload: Any) -> dict[str, str]:
+    """What a payload calls itself in either version, the id of the journey first.
+
+    v2 calls the journey ``journey_id``, and ``operator_journey_id`` is its trip; v3, which alone has a
+    ``start`` at the root, calls the journey ``operator_journey_id``.
+    """
     if not isinstance(payload, dict):
+        return {}
+    names = (V3_ID, V2_ID) if "start" in payload else (V2_ID, V3_ID)
+    return {name: value for name in names if isinstance(value := payload.get(name), str) and value}
+
+
+def _journey_id(payload: Any) -> str | None:
+    return _short(next(iter(ids_of(payload).values()), None))
+
+
+def _detail(value: Any) -> str | None:
+    if value is None:
         return None
-    for name in ("journey_id", "operator_journey_id"):
-        if isinstance(value := payload.get(name), str) and value:
-            return _short(value)
-    return None
+    return value if isinstance(value, str) and is_detail(value) else FOREIGN_DETAIL
 
 
 def _start(payload: Any) -> datetime | None:
