@@ -108,7 +108,9 @@ async def act_on(
         raise failure
     if sweep.tally.trouble is not None:
         raise ConsumerError(sweep.tally.trouble)
-    return _STOPPED if signals else 0
+    if signals:
+        return _STOPPED
+    return 1 if sweep.tally.missed else 0
 
 
 @contextmanager
@@ -152,6 +154,7 @@ def _tell(args: argparse.Namespace, sweep: Sweep, seconds: float | None) -> None
             "selected": tally.selected,
             "skipped": dict(tally.skipped),
             "outcomes": dict(tally.outcomes),
+            "missed": tally.missed,
             "dry_run": args.dry_run,
             "trouble": tally.trouble,
         }

@@ -48,10 +48,15 @@ class Hand:
         )
         self._packer = Packer()
         self._ready: deque[Dead | _Packed] = deque()
+        self._ready_bytes = 0
 
     def __len__(self) -> int:
         """How many may go now."""
         return len(self._ready)
+
+    def has_batch(self, least: int) -> bool:
+        """Whether ``least`` may go now, or fewer that are so large that no more should come to them."""
+        return len(self._ready) >= least or self._ready_bytes >= BATCH_BYTES
 
     def take_in(self, batch: Sequence[Dead]) -> None:
         """These came."""
@@ -65,17 +70,23 @@ class Hand:
                 packed = self._packer.pack(dead.delivery)
                 held = _Packed(packed, dead.tap, dead.queue_reason)
                 self._window.offer(urgency, held, len(packed) + _BOOKKEEPING_BYTES)
-        self._ready += self._window.release()
+        self._release(self._window.release())
 
     def no_more(self) -> None:
         """Nothing more is coming: all that is held may go."""
-        self._ready += self._window.drain()
+        self._release(self._window.drain())
+
+    def _release(self, released: Sequence[Dead | _Packed]) -> None:
+        self._ready += released
+        self._ready_bytes += sum(map(_size, released))
 
     def take_out(self, most: int) -> list[Dead]:
         """Up to ``most`` of those that may go, or ``BATCH_BYTES``, the nearest deadline first."""
         batch, size = list[Dead](), 0
         while self._ready and len(batch) < most and size < BATCH_BYTES:
-            batch.append(self._unpacked(self._ready.popleft()))
+            held = self._ready.popleft()
+            self._ready_bytes -= _size(held)
+            batch.append(self._unpacked(held))
             size += len(batch[-1].delivery.body)
         return batch
 
@@ -84,3 +95,7 @@ class Hand:
             return held
         delivery = self._packer.unpack(held.packed)
         return Dead(read(delivery, held.queue_reason), delivery, held.tap, held.queue_reason)
+
+
+def _size(held: Dead | _Packed) -> int:
+    return len(held.delivery.body) if isinstance(held, Dead) else len(held.packed)

@@ -5,7 +5,8 @@
 2. Acting goes from the nearest deadline to the farthest. A dead letter is acknowledged only after the
    action said that it may go; whatever interrupts it, the others stay in their queue.
 3. Memory is bounded by ``MOST_BYTES``, whatever the queues hold; what waits for its turn is packed.
-4. What died after the sweep began is left alone: nothing goes round twice in one sweep.
+4. What died after the look is left alone: nothing goes round twice in one sweep. When that was is told
+   by the clock of whoever wrote the dead letters, which may be ahead of ours.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 from consumer.broker.tap import Tap
@@ -30,6 +31,8 @@ MOST_BYTES = 32 * 1024 * 1024
 #: A pass ends after this time, well before RabbitMQ takes back what is held too long (30 minutes).
 PASS_SECONDS = 600.0
 KEEP_ALIVE_SECONDS = 5.0
+#: Clocks are not farther apart than this: a later death is no date at all.
+_CLOCKS_APART = timedelta(hours=1)
 
 Taps = Mapping[str, Callable[[], Tap]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
@@ -58,11 +61,15 @@ Act = Callable[[Sequence[Dead]], Awaitable[Acted]]
 
 @dataclass(slots=True)
 class Tally:
-    """What a sweep has found and done so far; ``looking`` until all have been seen once."""
+    """What a sweep has found and done so far; ``looking`` until all have been seen once.
+
+    ``missed`` were selected, and were not there any more when their turn came.
+    """
 
     looking: bool = True
     waiting: int = 0
     selected: int = 0
+    missed: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     trouble: str | None = None
@@ -110,7 +117,8 @@ class Sweep:
         self._skip = skip
         self._most_bytes = MOST_BYTES if most_bytes is None else most_bytes
         self._there: Counter[str] = Counter()
-        self._stay: set[str] = set()
+        self._stay: Counter[str] = Counter()
+        self._latest_death = self._began
         self._stopping = False
         self.tally = Tally()
 
@@ -127,6 +135,8 @@ class Sweep:
             tally.waiting += 1
             if tally.waiting % BATCH == 0:
                 on_seen(tally)
+            if record.died is not None and record.died <= self._began + _CLOCKS_APART:
+                self._latest_death = max(self._latest_death, record.died)
             if self._selection.matches(record, self._began):
                 skipped = self._skip(record, delivery)
                 if skipped is None:
@@ -158,20 +168,25 @@ class Sweep:
             if not done:
                 break
             expected = without(expected, done)
+        if not self._over(limit):
+            self.tally.missed = max(0, self.tally.selected - self.tally.acted)
         return self.tally
 
     def _over(self, limit: int | None) -> bool:
         tally = self.tally
         return self._stopping or tally.trouble is not None or (limit is not None and tally.acted >= limit)
 
-    def _is_wanted(self, dead: Dead) -> bool:
+    def _is_wanted(self, dead: Dead, stayed: Counter[str]) -> bool:
+        """Whether to act on it; ``stayed`` are those of earlier passes that this pass has not met yet."""
         record = dead.record
-        return (
-            self._selection.matches(record, self._began)
-            and self._skip(record, dead.delivery) is None
-            and (record.died is None or record.died < self._began)
-            and not (self._stay and fingerprint(dead.delivery) in self._stay)
-        )
+        if not self._selection.matches(record, self._began) or self._skip(record, dead.delivery) is not None:
+            return False
+        if record.died is not None and self._latest_death < record.died <= self._began + _CLOCKS_APART:
+            return False
+        if stayed and stayed[key := fingerprint(dead.delivery)]:
+            stayed[key] -= 1
+            return False
+        return True
 
     async def _pass(
         self,
@@ -184,6 +199,7 @@ class Sweep:
         """One way through all queues; returns the urgencies of what was acted upon."""
         most = None if limit is None else limit - self.tally.acted
         hand = Hand(expected, most=most, most_bytes=self._most_bytes)
+        stayed = self._stay.copy()
         ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[Tap]()
         under_way = _UnderWay(open_taps)
 
@@ -195,7 +211,7 @@ class Sweep:
                 show(self.tally)
 
         async def act_on_ready(least: int) -> None:
-            while len(hand) >= least:
+            while len(hand) and hand.has_batch(least):
                 await settle()
                 if self._over(limit) or time.monotonic() >= ends_at:
                     return
@@ -214,7 +230,7 @@ class Sweep:
                     taken = await asyncio.to_thread(_take, tap, reason, BATCH)
                     if not taken:
                         break
-                    wanted = [dead for dead in taken if self._is_wanted(dead)]
+                    wanted = [dead for dead in taken if self._is_wanted(dead, stayed)]
                     await asyncio.to_thread(hand.take_in, wanted)
                     await act_on_ready(pace.batch)
             hand.no_more()
@@ -236,7 +252,7 @@ class Sweep:
                 gone.setdefault(dead.tap, []).append(dead.delivery)
                 self._there[dead.queue_reason] -= 1
             else:
-                self._stay.add(fingerprint(dead.delivery))
+                self._stay[fingerprint(dead.delivery)] += 1
         for tap, deliveries in gone.items():
             await asyncio.to_thread(tap.acknowledge, deliveries)
 

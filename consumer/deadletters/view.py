@@ -156,12 +156,13 @@ def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     """The end of a sweep: what became of how many."""
     if tally.looking:
         return f"stopped after a look at {tally.waiting:,} dead letters; nothing was done"
-    width = max(
-        (len(f"{count:,}") for count in (*tally.outcomes.values(), *tally.skipped.values())), default=1
-    )
+    counts = (*tally.outcomes.values(), *tally.skipped.values(), tally.selected - tally.acted)
+    width = max(len(f"{count:,}") for count in counts)
     lines = [f"  {count:>{width},}  {name}" for name, count in sorted(tally.outcomes.items())]
     lines += [f"  {count:>{width},}  skipped: {name}" for name, count in sorted(tally.skipped.items())]
-    left = tally.selected - tally.acted
+    left = tally.selected - tally.acted - tally.missed
+    if tally.missed:
+        lines.append(f"  {tally.missed:>{width},}  gone when their turn came: somebody else has them")
     if left > 0:
         lines.append(f"  {left:>{width},}  {'selected, nothing done' if dry_run else 'not come to'}")
     return "\n".join(

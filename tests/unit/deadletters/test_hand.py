@@ -39,6 +39,18 @@ def test_what_waited_comes_out_as_it_went_in() -> None:
     assert {(each.tap, each.queue_reason) for each in out} == {(TAP, "rejected")}
 
 
+def test_a_batch_is_enough_in_number_or_in_bytes() -> None:
+    """What is due is handed on before it is more than a batch may be."""
+    every = [dead(number, size=3_000_000) for number in range(4)]
+    hand = Hand([each.record.urgency for each in every], most=None, most_bytes=10**9)
+    hand.take_in(every[:2])
+    assert (hand.has_batch(2), hand.has_batch(3)) == (True, False)
+    hand.take_in(every[2:3])
+    assert hand.has_batch(1_000), "9 MB"
+    hand.take_out(1)
+    assert not hand.has_batch(1_000)
+
+
 def test_what_unpacks_to_much_comes_out_a_few_at_a_time() -> None:
     """Megabytes of spaces wait as a few kilobytes; all of them at once would not fit."""
     large = [dead(number, size=2_000_000) for number in range(20)]

@@ -35,6 +35,7 @@ class Queue:
         self.at_least: list[int] = []
         self.headers: dict[str, object] = {}
         self.broken_after: int | None = None
+        self.message_id: str | None = None
         self.batch = 1_000
 
     def __call__(self) -> "Queue":
@@ -54,7 +55,9 @@ class Queue:
         most = min(most, self.batch)
         taken, self._untaken = self._untaken[:most], self._untaken[most:]
         return [
-            Delivery(self.messages[name], headers=self.headers, properties={"message_id": name})
+            Delivery(
+                self.messages[name], headers=self.headers, properties={"message_id": self.message_id or name}
+            )
             for name in taken
         ]
 
@@ -161,13 +164,91 @@ async def test_each_pass_waits_for_what_the_one_before_gave_back() -> None:
     assert queue.at_least == [0, 4, 3, 2, 1]
 
 
+class DyingAgain(Queue):
+    """After the look all have died a second later than before: they were replayed meanwhile."""
+
+    def __call__(self) -> "DyingAgain":
+        self.headers = {"x-last-failure": (NOW + timedelta(seconds=len(self.journal))).isoformat()}
+        super().__call__()
+        return self
+
+
 async def test_what_died_meanwhile_is_left_alone() -> None:
     """A journey that was replayed and died again during the sweep does not go round."""
-    queue = Queue(1, 2)
-    queue.headers = {"x-last-failure": (NOW + timedelta(seconds=1)).isoformat()}
+    queue = DyingAgain(1, 2)
     tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
-    assert tally.acted == 0
+    assert (tally.acted, tally.missed) == (0, 2)
     assert len(queue.messages) == 2
+
+
+@pytest.mark.parametrize("ahead", [timedelta(seconds=5), timedelta(minutes=50), timedelta(days=4000)])
+async def test_who_wrote_them_may_have_another_clock(ahead: timedelta) -> None:
+    """A death in the future by our clock was before the look all the same; one far away is no date."""
+    queue = Queue(1, 2)
+    queue.headers = {"x-last-failure": (NOW + ahead).isoformat()}
+    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    assert (tally.acted, tally.missed) == (2, 0)
+
+
+class Shared(Queue):
+    """After the look somebody else takes the most urgent."""
+
+    def __call__(self) -> "Shared":
+        if self.journal:
+            self.messages.pop("0-1", None)
+        super().__call__()
+        return self
+
+
+async def test_what_somebody_else_took_is_told() -> None:
+    """A replay is not done when some of what was selected was not there any more."""
+    queue = Shared(1, 2, 3)
+    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    assert (tally.acted, tally.missed) == (2, 1)
+    assert "1  gone when their turn came" in show_tally(tally)
+    assert "not come to" not in show_tally(tally)
+
+
+async def test_a_limit_misses_nothing() -> None:
+    """What a limit leaves out is not come to, and not gone."""
+    queue = Queue(1, 2, 3)
+    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"), limit=2)
+    assert (tally.acted, tally.missed) == (2, 0)
+    assert "1  not come to" in show_tally(tally)
+
+
+async def test_twins_are_acted_upon_once_each() -> None:
+    """Two of the same bytes and id are two dead letters, also over several passes and when they stay."""
+    queue, met = Queue(4, 3, 2, 1), list[float]()
+    queue.batch = 1
+    twin = queue.messages["0-4"]
+    queue.messages = {"a": twin, "b": twin, **dict(list(queue.messages.items())[1:])}
+    queue.message_id = "the same"
+
+    async def refuse(batch: Sequence[Dead]) -> Acted:
+        met.extend((dead.record.urgency - NOW.timestamp()) / 3600 for dead in batch)
+        return Acted([Result("rejected", gone=False)] * len(batch))
+
+    tally = await sweep(queue, most_bytes=1).run(refuse)
+    assert met == [1, 2, 3, 4, 4]
+    assert (tally.outcomes, tally.missed) == ({"rejected": 5}, 0)
+
+
+async def test_large_ones_that_are_due_are_not_collected() -> None:
+    """In order, and so large that a few are as much as may be held: they go as they come."""
+    queue = Queue(*range(1, 41))
+    queue.messages = {name: body + b" " * 2_000_000 for name, body in queue.messages.items()}
+    queue.batch = 2
+    most = 0
+
+    async def act(batch: Sequence[Dead]) -> Acted:
+        nonlocal most
+        most = max(most, len(queue.messages) - len(queue._untaken))
+        return Acted([Result("replayed", gone=True)] * len(batch))
+
+    tally = await sweep(queue).run(act)
+    assert tally.outcomes == {"replayed": 40}
+    assert most <= 12, "two batches of 8 MiB, and what is being read"
 
 
 async def test_stopping_ends_after_the_batch_under_way() -> None:
