@@ -16,9 +16,10 @@ from typing import Any
 
 from consumer.commands.dead_letters_run import act_on, add_audit, add_common, taps, utc_now, version_of
 from consumer.config import Settings
-from consumer.deadletters.edit import MendedFile, Mender, Pipe, ToEdited
+from consumer.deadletters.edit import ToEdited
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.journal import LineFile, export_line
+from consumer.deadletters.mend import MendedFile, Mender, Pipe
 from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.sweep import Act, Skip, Sweep, look
@@ -87,18 +88,23 @@ def _open_editor(file: Path) -> None:
 
 async def _export(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
     """Write what is selected to a new file, the ``--limit`` most urgent; returns how many."""
-    now, count, size = utc_now(), 0, 0
+    now, count, size, written = utc_now(), 0, 0, set[str]()
     queues = taps(args, settings, selection)
     expected = [] if args.limit is None else await Sweep(queues, selection, now=lambda: now).survey()
     is_one = nearest(expected, args.limit or 0)
-    with LineFile(path, fresh=True) as file:
+    with LineFile(path, fresh=True, private=True) as file:
         lines: list[dict[str, Any]] = []
 
         def see(record: Record, delivery: Delivery) -> None:
             nonlocal count, size
             if selection.matches(record, now) and (args.limit is None or is_one(record.urgency)):
-                count, size = count + 1, size + record.size
-                lines.append(export_line(record, delivery, now))
+                count += 1
+                line = export_line(record, delivery, now)
+                if line["key"] in written:
+                    return  # its twin: one line mends both
+                written.add(line["key"])
+                lines.append(line)
+                size += record.size
                 if size >= _EXPORT_BYTES:
                     file.write(lines)
                     lines.clear()

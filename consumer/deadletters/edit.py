@@ -2,37 +2,31 @@
 
 1. The original stays in its queue until the mended copy is confirmed: no file is ever the only copy.
 2. A payload that our validation still refuses, or that is about another journey, is not sent.
-3. What changed is told by field paths in the header ``x-edited`` and in the audit line, never by values.
+3. Nothing is sent before its audit line is written; one that was then not confirmed has a second line.
+4. What changed is told by field paths in the header ``x-edited`` and in the audit line, never by values.
 """
 
 import asyncio
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import schemas
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.journal import LineFile, audit_line, export_line
+from consumer.deadletters.headers import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY
+from consumer.deadletters.journal import LineFile, audit_line
 from consumer.deadletters.masking import is_known_key
-from consumer.deadletters.record import fingerprint, payload_of
+from consumer.deadletters.mend import Mender
+from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, payload_of
 from consumer.deadletters.replay import STAYED, Publisher, again, confirmed, trouble_of
 from consumer.deadletters.sweep import Acted, Result
 from consumer.errors import ConsumerError
 from consumer.messages import Outgoing
 
-EDITED: Final = "x-edited"
 _LONGEST_NOTE = 200
 _MISSING: Final = object()
-
-
-class Mender(Protocol):
-    """Gives back the mended payloads of a batch by key; what it leaves out stays as it is."""
-
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
-        """Mend. Raises ConsumerError; nothing of the batch is then touched."""
 
 
 class ToEdited:
@@ -59,7 +53,7 @@ class ToEdited:
         self.refusals: list[str] = []
 
     async def __call__(self, batch: Sequence[Dead]) -> Acted:
-        """Mend, validate, publish with confirms, write down what changed."""
+        """Mend, validate, write down what changed, publish with confirms. Raises ConsumerError."""
         mended = await self._mend(batch)
         results = [Result("left as it is", gone=False)] * len(batch)
         sent: list[tuple[int, Outgoing, str]] = []
@@ -68,7 +62,7 @@ class ToEdited:
             if key not in mended:
                 continue
             before, after = payload_of(dead.delivery), mended[key]
-            note = ", ".join(changes(before, after))
+            note = note_of(changes(before, after))
             refusal = "unchanged" if not note else self._refusal(dead, after)
             if refusal is not None:
                 results[index] = Result(refusal, gone=False)
@@ -76,16 +70,29 @@ class ToEdited:
                 results[index] = Result("would be sent", gone=False)
             else:
                 sent.append((index, self._outgoing(dead, after, note), note))
+        await self._write_down("edited", batch, [(index, note) for index, _, note in sent])
         failures = await confirmed(self._publisher, [outgoing for _, outgoing, _ in sent])
-        lines, now = [], self._now()
+        unconfirmed = []
         for (index, _, note), failure in zip(sent, failures, strict=True):
             results[index] = Result(STAYED, gone=False) if failure else Result("edited and sent", gone=True)
-            if failure is None:
-                dead = batch[index]
-                lines.append(audit_line("edited", dead.record, fingerprint(dead.delivery), now, changed=note))
+            if failure is not None:
+                unconfirmed.append((index, note))
+        trouble = trouble_of(failures)
+        try:
+            await self._write_down("edit not confirmed", batch, unconfirmed)
+        except ConsumerError as error:
+            trouble = f"{trouble}; {error}"
+        return Acted(results, trouble)
+
+    async def _write_down(self, action: str, batch: Sequence[Dead], which: Sequence[tuple[int, str]]) -> None:
+        """An audit line for each of ``which``: index in the batch, and what changed. Raises ConsumerError."""
+        now = self._now()
+        lines = [
+            audit_line(action, batch[index].record, fingerprint(batch[index].delivery), now, changed=note)
+            for index, note in which
+        ]
         if lines:
             await asyncio.to_thread(self._audit.write, lines)
-        return Acted(results, trouble_of(failures))
 
     def _refusal(self, dead: Dead, after: Any) -> str | None:
         verdict = schemas.validate(self._version, encode(after))
@@ -95,18 +102,26 @@ class ToEdited:
             where = f" at {first.path}" if first.path else ""
             self.refusals.append(f"{known or dead.record.message_id or '?'}: {first.code}{where}")
             return "still invalid"
-        if known is not None and verdict.journey_id != known:
+        if not self._is_same(payload_of(dead.delivery), verdict.journey_id):
             return "about another journey"
         return None
 
+    def _is_same(self, before: Any, journey_id: str) -> bool:
+        """Whether a mended journey has the id that it had, or has one for the first time."""
+        ids = ids_of(before)
+        known = ids.get(V2_ID if self._version == "v2" else V3_ID)
+        return journey_id == known if known is not None else not ids or journey_id in ids.values()
+
     def _outgoing(self, dead: Dead, after: Any, note: str) -> Outgoing:
         copy = again(dead.delivery, self._queue)
+        # The mended body is plain JSON, whatever it was packed in.
         properties = {k: v for k, v in copy.properties.items() if k != "content_encoding"}
+        headers = {k: v for k, v in copy.headers.items() if k != "compression"}
         return dataclasses.replace(
             copy,
             body=encode(after),
-            headers={**copy.headers, EDITED: note[:_LONGEST_NOTE]},
-            properties={**properties, "content_type": "application/json"},  # out of its CloudEvent, if any
+            headers={**headers, EDITED: note},
+            properties={**properties, "content_type": "application/json"},
         )
 
 
@@ -114,101 +129,30 @@ def encode(payload: Any) -> bytes:
     """The payload as it is sent. What JSON has no word for becomes a body that validation refuses."""
     try:
         return json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except ValueError:  # NaN, or half a surrogate pair
+    except (ValueError, RecursionError):  # NaN, half a surrogate pair, nested without end
         return b""
+
+
+def note_of(paths: Iterable[str]) -> str:
+    """The paths in one line of some 200 characters; empty when there are none."""
+    note = ""
+    for path in dict.fromkeys(paths):
+        longer = f"{note}, {path}" if note else path
+        if len(longer) > _LONGEST_NOTE:
+            return f"{note}, {AND_MORE}" if note else AND_MORE
+        note = longer
+    return note
 
 
 def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """The paths at which the two differ, outermost first; a key that nobody knows is not named."""
     if type(before) is type(after) and isinstance(before, dict):
         for key in dict.fromkeys((*before, *after)):
-            name = key if is_known_key(key) else "(unknown key)"
+            name = key if is_known_key(key) else UNKNOWN_KEY
             inner = f"{path}.{name}" if path else name
             yield from changes(before.get(key, _MISSING), after.get(key, _MISSING), inner)
     elif type(before) is type(after) and isinstance(before, list) and len(before) == len(after):
         for index, (one, other) in enumerate(zip(before, after, strict=True)):
             yield from changes(one, other, f"{path}.{index}" if path else str(index))
     elif type(before) is not type(after) or before != after:
-        yield path or "(everything)"
-
-
-# --- menders --------------------------------------------------------------------------------
-
-
-class MendedFile:
-    """Payloads out of a file that was exported and mended; only where each line begins is kept in memory.
-
-    Raises ConsumerError for a line that is not as it was exported.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offsets: dict[str, int] = {}
-        with path.open("rb") as file:
-            while True:
-                offset, line = file.tell(), file.readline()
-                if not line:
-                    break
-                if line.strip():
-                    key, _ = _mended(line, f"{path} at byte {offset}")
-                    self._offsets[key] = offset
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    @property
-    def keys(self) -> KeysView[str]:
-        """Of which dead letters there is a line."""
-        return self._offsets.keys()
-
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
-        """The payloads of these."""
-        mended = {}
-        with self._path.open("rb") as file:
-            for dead in batch:
-                key = fingerprint(dead.delivery)
-                if key in self._offsets:
-                    file.seek(self._offsets[key])
-                    found, payload = _mended(file.readline(), str(self._path))
-                    if found == key and payload is not _MISSING:
-                        mended[key] = payload
-        return mended
-
-
-class Pipe:
-    """Payloads through a shell command: JSON Lines in, JSON Lines out, once for each batch."""
-
-    def __init__(self, command: str, now: Callable[[], datetime]) -> None:
-        self._command = command
-        self._now = now
-
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
-        """Mend by the command; a line that it does not write stays as it is."""
-        now = self._now()
-        lines = [json.dumps(export_line(dead.record, dead.delivery, now)) for dead in batch]
-        process = await asyncio.create_subprocess_shell(
-            self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-        )
-        try:
-            written, _ = await process.communicate("".join(f"{line}\n" for line in lines).encode())
-        except asyncio.CancelledError:
-            process.kill()
-            await process.wait()
-            raise
-        if process.returncode:
-            raise ConsumerError(f"the command ended with {process.returncode}; nothing of its batch was sent")
-        mended = dict(
-            _mended(line, f"line {number} of the command's output")
-            for number, line in enumerate(written.splitlines(), 1)
-            if line.strip()
-        )
-        return {key: payload for key, payload in mended.items() if payload is not _MISSING}
-
-
-def _mended(line: bytes, where: str) -> tuple[str, Any]:
-    """The key and the payload of a line. Raises ConsumerError, which quotes nothing of it."""
-    try:
-        read = json.loads(line)
-        return str(read["key"]), read.get("payload", _MISSING)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ConsumerError(f"{where} is not a JSON object with a key and a payload") from None
+        yield path or EVERYTHING
