@@ -59,6 +59,7 @@ def _overview() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 it failed, 2 unusable as asked."""
+    _open_what_is_closed()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = _overview().parse_args(arguments[:1]).command
     module = cast("Command", importlib.import_module(f"consumer.commands.{name.replace('-', '_')}"))
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"journey-consumer: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
     except BrokenPipeError:  # the reader of our output left; nothing of ours is wrong
+        _forget_output()
         return EXIT_FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -89,6 +91,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return 130
+
+
+def _open_what_is_closed() -> None:
+    """Let standard streams that we were started without lead nowhere.
+
+    Otherwise the next file or connection would take their place, and receive what is printed. Python has
+    None for them, and keeps it in ``sys.__stdout__`` and ``sys.__stderr__``.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8")
 
 
 def _forget_output() -> None:

@@ -57,7 +57,7 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
             if args.archive is None:
                 yield Discard(why=args.why, audit=audit, archive=None, now=utc_now)
                 return
-            with LineFile(args.archive) as archive:
+            with LineFile(args.archive, private=True) as archive:
                 yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
     return asyncio.run(act_on(args, sweep, "discarding", discarder))

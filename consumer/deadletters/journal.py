@@ -9,6 +9,7 @@ import base64
 import getpass
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -26,11 +27,19 @@ from consumer.errors import ConsumerError
 class LineFile:
     """JSON Lines appended to a file, or to ``fallback`` (standard output); a context manager.
 
-    ``fresh``: the file must not exist yet.
+    ``fresh``: the file must not exist yet. ``private``: what goes in is for its owner alone.
     """
 
-    def __init__(self, path: Path | None, *, fresh: bool = False, fallback: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        fresh: bool = False,
+        private: bool = False,
+        fallback: TextIO | None = None,
+    ) -> None:
         self._path = path
+        self._private = private
         self._fallback = fallback
         self._flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if fresh else os.O_APPEND)
         self._descriptor: int | None = None
@@ -42,6 +51,15 @@ class LineFile:
                 self._descriptor = os.open(self._path, self._flags, 0o600)
             except OSError as error:
                 raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+            found = os.fstat(self._descriptor)
+            if (
+                self._private
+                and stat.S_ISREG(found.st_mode)
+                and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+            ):
+                os.close(self._descriptor)
+                self._descriptor = None
+                raise ConsumerError(f"{self._path} is open to others than its owner: chmod 600 it first")
             self._torn = _is_torn(self._path)
         return self
 
@@ -57,6 +75,8 @@ class LineFile:
         text = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines)
         if self._descriptor is None:
             stream = self._fallback or sys.stdout
+            if (sys.__stderr__ if stream is sys.stderr else sys.__stdout__) is None:
+                raise ConsumerError("the audit lines need --audit FILE where the output is closed")
             try:
                 stream.write(text)
                 stream.flush()

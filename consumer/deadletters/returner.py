@@ -104,14 +104,17 @@ class Returner:
             await self._token_changed.wait()
             self._token_changed.clear()
             self._successes_before = around.successes()
-            rounds, pause = 0, min(FIRST_ROUND_SECONDS, self._round_seconds)
+            rounds, pause, told = 0, min(FIRST_ROUND_SECONDS, self._round_seconds), ""
             while rounds < ROUNDS:
                 try:
                     await self._return(around)
                     # Behind an outage or fresh ones they wait for as long as it takes.
                     rounds += not (around.paused() or around.busy())
+                    told = ""
                 except BrokerError as error:
-                    log.info("dead letters can not be returned now", extra={"reason": str(error)})
+                    if str(error) != told:  # it may last: a queue that was deleted, a permission
+                        told = str(error)
+                        log.info("dead letters can not be returned now", extra={"reason": told})
                 except Exception:
                     rounds += 1
                     log.exception("dead letters could not be returned; this is tried again")

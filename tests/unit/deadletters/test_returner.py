@@ -13,6 +13,7 @@ from consumer.deadletters import returner
 from consumer.deadletters.returner import Returner, Surroundings
 from consumer.deadletters.sweep import Taps
 from consumer.delivery import Delivery
+from consumer.errors import BrokerError
 from consumer.metrics import Metrics
 from tests.waiting import await_until
 
@@ -134,3 +135,34 @@ async def test_a_bug_in_it_does_not_end_the_service(
     assert not task.done()
     task.cancel()
     assert "this is tried again" in caplog.text
+
+
+async def test_a_lasting_refusal_is_logged_once(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue that somebody deleted for good is one line, not one a minute; another reason is a new one."""
+    asked = 0
+
+    def refused(_reasons: Sequence[str]) -> Taps:
+        nonlocal asked
+        asked += 1
+        raise BrokerError("the queue does not exist" if asked <= 20 else "not permitted")
+
+    nobody: Any = None
+    one = Returner(
+        taps=refused,
+        publisher=nobody,
+        queue="q",
+        metrics=Metrics(registry),
+        now=lambda: NOW,
+        returning=True,
+        per_second=1,
+        look_seconds=0,
+        round_seconds=0.001,
+    )
+    caplog.set_level("INFO", logger="journey_consumer.returner")
+    task = asyncio.create_task(one.run(QUIET))
+    await await_until(lambda: asked > 30)
+    task.cancel()
+    told = [getattr(record, "reason", None) for record in caplog.records]
+    assert told == ["the queue does not exist", "not permitted"]
