@@ -14,7 +14,8 @@ from consumer.deadletters.discard import Discard
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.journal import LineFile
 from consumer.deadletters.record import Record, fingerprint
-from consumer.deadletters.sweep import Act, Sweep
+from consumer.deadletters.sweep import Sweep
+from consumer.deadletters.underway import Act
 from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError
 

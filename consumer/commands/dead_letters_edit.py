@@ -22,7 +22,8 @@ from consumer.deadletters.journal import LineFile, export_line
 from consumer.deadletters.mend import MendedFile, Mender, Pipe
 from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
-from consumer.deadletters.sweep import Act, Skip, Sweep, look
+from consumer.deadletters.sweep import Skip, Sweep, look
+from consumer.deadletters.underway import Act
 from consumer.deadletters.view import printable
 from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError, ConsumerError

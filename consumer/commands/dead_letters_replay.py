@@ -20,7 +20,8 @@ from consumer.deadletters.direct import ToRegistry
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.record import Record
 from consumer.deadletters.replay import ToQueue
-from consumer.deadletters.sweep import Act, Sweep
+from consumer.deadletters.sweep import Sweep
+from consumer.deadletters.underway import Act
 from consumer.delivery import Delivery
 from consumer.pacing import Pacer
 from consumer.publishing import Target, connect

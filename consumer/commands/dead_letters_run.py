@@ -19,7 +19,8 @@ from consumer.assembly import topology_of
 from consumer.config import Settings
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.sources import taps_of
-from consumer.deadletters.sweep import Act, Sweep, Taps
+from consumer.deadletters.sweep import Sweep, Taps
+from consumer.deadletters.underway import Act
 from consumer.deadletters.view import Meter, show_tally
 from consumer.errors import ConsumerError
 from consumer.publishing import dialer_of

@@ -16,7 +16,7 @@ from consumer.answer import Fault, Reply
 from consumer.classify import classify, rate_limit
 from consumer.credentials import TokenSource
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.sweep import Acted, Result
+from consumer.deadletters.underway import Acted, Result
 from consumer.outcome import (
     AlreadyRegistered,
     Early,

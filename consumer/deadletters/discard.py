@@ -10,7 +10,7 @@ from datetime import datetime
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.journal import LineFile, archive_line, audit_line
 from consumer.deadletters.record import fingerprint
-from consumer.deadletters.sweep import Acted, Result
+from consumer.deadletters.underway import Acted, Result
 
 DISCARDED = "discarded"
 

@@ -21,7 +21,7 @@ from consumer.deadletters.masking import is_known_key
 from consumer.deadletters.mend import Mender
 from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, payload_of
 from consumer.deadletters.replay import STAYED, Publisher, again, confirmed, trouble_of
-from consumer.deadletters.sweep import Acted, Result
+from consumer.deadletters.underway import Acted, Result
 from consumer.errors import ConsumerError
 from consumer.messages import Outgoing
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.sweep import Acted, Result
+from consumer.deadletters.underway import Acted, Result
 from consumer.delivery import Delivery
 from consumer.errors import PublishError
 from consumer.history import history, replay_headers

@@ -20,7 +20,8 @@ from consumer.deadletters.filters import Range, Selection
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.record import NO_DEADLINE, Record, read
 from consumer.deadletters.replay import Publisher, ToQueue
-from consumer.deadletters.sweep import Acted, Result, Sweep, Taps
+from consumer.deadletters.sweep import Sweep, Taps
+from consumer.deadletters.underway import Acted, Result, in_thread
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
@@ -155,7 +156,7 @@ class Returner:
                 return Acted([Result("waits", gone=False)] * len(batch), "the service is busy")
             return await self._to_queue(batch)
 
-        taps = await asyncio.to_thread(self._taps, [Reason.UNAUTHORIZED])
+        taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
         sweep = Sweep(taps, selection, now=self._now, skip=skip, most_bytes=MOST_BYTES)
         tally = await sweep.run(act, limit=1 if probing else None, rate=self._per_second)
         if tally.selected or tally.skipped:
@@ -179,8 +180,8 @@ class Returner:
         gauges = self._metrics.dead_letters_oldest_deadline
         while True:
             try:
-                taps = await asyncio.to_thread(self._taps, ())
-                nearest = await asyncio.to_thread(_nearest, taps, self._now().timestamp())
+                taps = await in_thread(self._taps, ())
+                nearest = await in_thread(_nearest, taps, self._now().timestamp())
                 for reason, urgency in nearest.items():
                     gauges[reason].set(0 if urgency is None or urgency == NO_DEADLINE else urgency)
             except BrokerError as error:

@@ -9,54 +9,32 @@
    by the clock of whoever wrote the dead letters, which may be ahead of ours.
 """
 
-import asyncio
 import time
 from array import array
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from consumer.broker.tap import Tap
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.hand import Dead, Hand
 from consumer.deadletters.order import without
 from consumer.deadletters.record import Record, fingerprint, read
+from consumer.deadletters.underway import Act, Acted, Pace, UnderWay, alive, in_thread
 from consumer.delivery import Delivery
 
-BATCH = 1_000
+_READ_AT_ONCE = 1_000
 #: Held for their turn at once, packed: some 100,000 journeys.
 MOST_BYTES = 32 * 1024 * 1024
 #: A pass ends after this time, well before RabbitMQ takes back what is held too long (30 minutes).
 PASS_SECONDS = 600.0
-KEEP_ALIVE_SECONDS = 5.0
 #: Clocks are not farther apart than this: a later death is no date at all.
 _CLOCKS_APART = timedelta(hours=1)
 
 Taps = Mapping[str, Callable[[], Tap]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
 Skip = Callable[[Record, Delivery], str | None]
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What became of one dead letter: a word for the summary, and whether it leaves its queue."""
-
-    outcome: str
-    gone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Acted:
-    """The results of a batch, in its order; ``trouble`` is why the sweep should end now."""
-
-    results: Sequence[Result]
-    trouble: str | None = None
-
-
-Act = Callable[[Sequence[Dead]], Awaitable[Acted]]
 
 
 @dataclass(slots=True)
@@ -88,13 +66,13 @@ async def look(
     for reason, make in taps.items():
         tap = make()
         try:
-            await asyncio.to_thread(tap.open)
-            while not stopping() and (batch := await asyncio.to_thread(_take, tap, reason, BATCH)):
+            await in_thread(tap.open)
+            while not stopping() and (batch := await in_thread(_take, tap, reason, _READ_AT_ONCE)):
                 counts[reason] += len(batch)
                 for dead in batch:
                     see(dead.record, dead.delivery)
         finally:
-            await asyncio.to_thread(tap.close)
+            await in_thread(tap.close)
     return counts
 
 
@@ -133,7 +111,7 @@ class Sweep:
 
         def see(record: Record, delivery: Delivery) -> None:
             tally.waiting += 1
-            if tally.waiting % BATCH == 0:
+            if tally.waiting % _READ_AT_ONCE == 0:
                 on_seen(tally)
             if record.died is not None and record.died <= self._began + _CLOCKS_APART:
                 self._latest_death = max(self._latest_death, record.died)
@@ -162,7 +140,7 @@ class Sweep:
         """
         expected = await self.survey(show)
         show(self.tally)
-        pace = _Pace(rate)
+        pace = Pace(rate)
         while expected and not self._over(limit):
             done = await self._pass(expected, act, limit, pace, show)
             if not done:
@@ -193,7 +171,7 @@ class Sweep:
         expected: Sequence[float],
         act: Act,
         limit: int | None,
-        pace: "_Pace",
+        pace: Pace,
         show: Callable[[Tally], None],
     ) -> list[float]:
         """One way through all queues; returns the urgencies of what was acted upon."""
@@ -201,7 +179,7 @@ class Sweep:
         hand = Hand(expected, most=most, most_bytes=self._most_bytes)
         stayed = self._stay.copy()
         ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[Tap]()
-        under_way = _UnderWay(open_taps)
+        under_way = UnderWay(open_taps)
 
         async def settle() -> None:
             batch, acted = await under_way.end()
@@ -217,7 +195,7 @@ class Sweep:
                     return
                 size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
                 batch = hand.take_out(size)
-                await _alive(pace.wait(len(batch)), open_taps)
+                await alive(pace.wait(len(batch)), open_taps)
                 under_way.begin(batch, act)  # the next batch is read meanwhile
 
         try:
@@ -225,13 +203,13 @@ class Sweep:
                 tap = make()
                 open_taps.append(tap)
                 # What the look, or the last pass, gave back may take a moment to be there again.
-                self._there[reason] = await asyncio.to_thread(tap.open, self._there[reason])
+                self._there[reason] = await in_thread(tap.open, self._there[reason])
                 while not self._over(limit) and time.monotonic() < ends_at:
-                    taken = await asyncio.to_thread(_take, tap, reason, BATCH)
+                    taken = await in_thread(_take, tap, reason, _READ_AT_ONCE)
                     if not taken:
                         break
                     wanted = [dead for dead in taken if self._is_wanted(dead, stayed)]
-                    await asyncio.to_thread(hand.take_in, wanted)
+                    await in_thread(hand.take_in, wanted)
                     await act_on_ready(pace.batch)
             hand.no_more()
             await act_on_ready(1)
@@ -239,7 +217,7 @@ class Sweep:
         finally:
             await under_way.cancel()
             for tap in open_taps:
-                await asyncio.to_thread(tap.close)
+                await in_thread(tap.close)
         return done
 
     async def _settle(self, batch: Sequence[Dead], acted: Acted) -> None:
@@ -254,63 +232,8 @@ class Sweep:
             else:
                 self._stay[fingerprint(dead.delivery)] += 1
         for tap, deliveries in gone.items():
-            await asyncio.to_thread(tap.acknowledge, deliveries)
-
-
-class _UnderWay:
-    """The one batch that is being acted upon."""
-
-    def __init__(self, taps: Sequence[Tap]) -> None:
-        self._taps = taps
-        self._batch: Sequence[Dead] = ()
-        self._acting: asyncio.Future[Acted] | None = None
-
-    def begin(self, batch: Sequence[Dead], act: Act) -> None:
-        """Start acting on ``batch``."""
-        self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
-
-    async def end(self) -> tuple[Sequence[Dead], Acted]:
-        """Wait for the batch; an empty one when none is under way."""
-        batch, acting = self._batch, self._acting
-        self._batch, self._acting = (), None
-        return (batch, await _alive(acting, self._taps)) if acting is not None else ((), Acted(()))
-
-    async def cancel(self) -> None:
-        """Give up on the batch, if one is still under way."""
-        if self._acting is not None:
-            self._acting.cancel()
-            await asyncio.gather(self._acting, return_exceptions=True)
-
-
-class _Pace:
-    """At most ``rate`` a second, in batches that last a fifth of a second."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
-        self._due = 0.0
-        self.batch = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
-
-    async def wait(self, count: int) -> None:
-        if self._rate is None:
-            return
-        now = time.monotonic()
-        await asyncio.sleep(max(0.0, self._due - now))
-        self._due = max(self._due, now) + count / self._rate
+            await in_thread(tap.acknowledge, deliveries)
 
 
 def _take(tap: Tap, reason: str, most: int) -> list[Dead]:
     return [Dead(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
-
-
-async def _alive(work: Awaitable[T], taps: Sequence[Tap]) -> T:
-    """Wait for ``work``, and answer the heartbeats of what is held meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        while not (await asyncio.wait({task}, timeout=KEEP_ALIVE_SECONDS))[0]:
-            for tap in taps:
-                await asyncio.to_thread(tap.keep_alive)
-    except BaseException:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        raise
-    return task.result()

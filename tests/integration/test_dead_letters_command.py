@@ -226,7 +226,8 @@ def test_a_rate_is_kept(broker: Broker) -> None:
 def test_more_than_may_be_held_goes_in_passes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many lanes and many passes: still in order, none twice, the memory bounded."""
     monkeypatch.setattr("consumer.broker.tap.WINDOW", 70)
-    monkeypatch.setattr("consumer.deadletters.sweep.BATCH", 50)
+    monkeypatch.setattr("consumer.deadletters.sweep._READ_AT_ONCE", 50)
+    monkeypatch.setattr("consumer.deadletters.underway.BATCH", 50)
     monkeypatch.setattr("consumer.deadletters.sweep.MOST_BYTES", 100 * 350)
     ages = [round(each / 50, 2) for each in range(50, 1050)]
     random.Random(3).shuffle(ages)

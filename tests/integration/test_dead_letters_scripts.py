@@ -99,6 +99,7 @@ def test_one_json_document_each(broker: Broker, tmp_path: Any) -> None:
         "selected": 5,
         "skipped": {},
         "outcomes": {"edited and sent": 2},
+        "missed": 0,
         "dry_run": False,
         "trouble": None,
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,8 @@ import pytest
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.replay import ToQueue
-from consumer.deadletters.sweep import Acted, Result, Sweep, Tally
+from consumer.deadletters.sweep import Sweep, Tally
+from consumer.deadletters.underway import Acted, Result
 from consumer.deadletters.view import show_tally
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
@@ -249,6 +251,26 @@ async def test_large_ones_that_are_due_are_not_collected() -> None:
     tally = await sweep(queue).run(act)
     assert tally.outcomes == {"replayed": 40}
     assert most <= 12, "two batches of 8 MiB, and what is being read"
+
+
+class Slow(Queue):
+    """Takes its time to connect."""
+
+    def open(self, at_least: int = 0) -> int:
+        """Connect, a moment later."""
+        time.sleep(0.2)
+        return super().open(at_least)
+
+
+async def test_who_is_cancelled_while_it_connects_leaves_nothing_open() -> None:
+    """A thread can not be interrupted: what it opens in the end is closed, and not before."""
+    queue = Slow(1)
+    task = asyncio.create_task(sweep(queue).survey())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert queue.journal == ["open", "close"]
 
 
 async def test_stopping_ends_after_the_batch_under_way() -> None:
