@@ -7,18 +7,23 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes
 SOURCE := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 ARGS   ?=
+# Debian 13 has RabbitMQ 4.0 and the Erlang that it wants; the tests start it from there, whatever is installed.
+RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format coverage bench lock clean
+.PHONY: help demo test test-rabbitmq4 check format coverage bench lock clean
 
 help: ## List what can be made
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## Watch the main job on embedded parts, in about a minute
 	@$(BIN)/journey-consumer demo $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests (ARGS="-k name" for some); says what it skipped and why
 	@$(BIN)/pytest $(ARGS)
+
+test-rabbitmq4: $(VENV)/.dev $(RABBITMQ4)/usr/lib/rabbitmq ## Run the tests of the real broker on RabbitMQ 4 (root, debootstrap)
+	@TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/pytest $(or $(ARGS),tests/integration)
 
 check: $(VENV)/.dev ## Run the linters, the type checker and the import contracts
 	$(BIN)/ruff check .
@@ -48,6 +53,13 @@ lock: $(VENV)-lock/.uv ## Renew the pinned dependencies from pyproject.toml
 clean: ## Remove the environments and all caches
 	rm -rf $(VENV) $(VENV)-lock build dist htmlcov .coverage* .*_cache .hypothesis .import_linter_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RABBITMQ4)/usr/lib/rabbitmq:
+	@echo "make: installing RabbitMQ 4 into $(RABBITMQ4)"
+	@mkdir -p $(dir $(RABBITMQ4))
+	@log=$$(mktemp) && rm -rf $(RABBITMQ4).new && \
+		{ debootstrap --variant=minbase --include=rabbitmq-server trixie $(RABBITMQ4).new >$$log 2>&1 || \
+		{ tail -5 $$log >&2; exit 1; }; } && rm -rf $(RABBITMQ4) && mv $(RABBITMQ4).new $(RABBITMQ4) && rm $$log
 
 # --- how the environments come to be ---------------------------------------------------
 

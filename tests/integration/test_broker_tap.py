@@ -10,6 +10,7 @@ from consumer.broker.dial import Dialer
 from consumer.broker.tap import AmqpTap
 from consumer.errors import BrokerError
 from tests.broker import Broker
+from tests.ledger import TOPOLOGY, Ledger
 from tests.waiting import wait_until
 
 
@@ -91,3 +92,18 @@ def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
         repeat()
     tap.close()
     assert wait_until(lambda: vhost.depth("q").ready == 10)
+
+
+def test_no_number_of_looks_loses_one(vhost: Broker) -> None:
+    """Each counts as a delivery, and RabbitMQ 4 gives up after 20 unless told otherwise; ours are told."""
+    Ledger(vhost).declare()
+    queue = TOPOLOGY.dead_letter_queue("invalid")
+    bodies = [b"%d" % number for number in range(200)]
+    vhost.publish(queue, *bodies)
+    for look in range(50):
+        tap = AmqpTap(Dialer([vhost.url]), queue)
+        assert tap.open(at_least=200) == 200, look
+        assert [each.body for each in tap.take(200)] == bodies, look
+        tap.close()
+    assert wait_until(lambda: vhost.depth(queue).ready == 200)
+    assert {message.delivery_count for message in vhost.messages(queue)} == {50}

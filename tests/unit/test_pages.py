@@ -21,7 +21,15 @@ GUARANTEES = ROOT / "docs" / "guarantees.md"
 DECISIONS = ROOT / "docs" / "decisions"
 ALL = pages.pages()
 # Names in capitals that are no settings of ours.
-FOREIGN = {"HTTPS_PROXY", "BASE_IMAGE", "BROKER_PORT_5672_TCP", "CATALOGUE", "COMMAND", "FILE"}
+FOREIGN = {
+    "HTTPS_PROXY",
+    "BASE_IMAGE",
+    "BROKER_PORT_5672_TCP",
+    "CATALOGUE",
+    "COMMAND",
+    "FILE",
+    "TEST_RABBITMQ_ROOT",
+}
 
 
 @pytest.mark.parametrize("page", ALL, ids=lambda page: str(page.relative_to(ROOT)))

@@ -222,7 +222,7 @@ def options(parser: argparse.ArgumentParser) -> set[str]:
 
 def targets() -> set[str]:
     """Return the targets of the Makefile that have a description."""
-    return set(re.findall(r"^([a-z-]+):.*## ", (pages.ROOT / "Makefile").read_text(), re.MULTILINE))
+    return set(re.findall(r"^([a-z0-9-]+):.*## ", (pages.ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_the_commands_of_the_pages_are_found() -> None:
