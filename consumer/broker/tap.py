@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import kombu
+from amqp import spec
 
 from consumer.broker.acks import AckLedger
 from consumer.broker.dial import Dialer, hang_up
 from consumer.broker.survey import queue_facts, why
-from consumer.broker.virtual import RawMessage, delivery_of, transport_options
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 
@@ -50,7 +49,13 @@ class Tap(Protocol):
         """Take up to ``most`` messages or ``BATCH_BYTES``, none when none is left. Raises BrokerError."""
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Remove these from the queue for good. Raises BrokerError."""
+        """Remove these from the queue; ``finish`` tells whether it was heard. Raises BrokerError."""
+
+    def finish(self) -> None:
+        """Wait until the broker has removed what was acknowledged; nothing can be taken any more.
+
+        Raises BrokerError: then some, or all, of it may be in the queue again.
+        """
 
     def keep_alive(self) -> None:
         """Answer the broker's heartbeats; to be called every few seconds while nothing else is."""
@@ -124,7 +129,7 @@ class AmqpTap:
         return batch
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Remove these, and wait until the broker has heard it."""
+        """Remove these from the queue."""
         try:
             for delivery in deliveries:
                 self._lanes[delivery.channel].settle(delivery.tag)
@@ -132,6 +137,17 @@ class AmqpTap:
                 lane.write_acks()
         except Dialer.ERRORS as error:
             raise BrokerError(f"acknowledging to {self._queue!r} failed: {why(error)}") from error
+
+    def finish(self) -> None:
+        """Wait until the broker has removed what was acknowledged; nothing can be taken any more."""
+        self._closing = True  # what is still on its way is not wanted
+        try:
+            for lane in self._lanes:
+                lane.await_commits()
+        except Dialer.ERRORS as error:
+            raise BrokerError(
+                f"the end of {self._queue!r} was not heard: some of it may be there again: {why(error)}"
+            ) from error
 
     def keep_alive(self) -> None:
         """Answer the broker's heartbeats; to be called every few seconds while nothing else is."""
@@ -196,6 +212,9 @@ class _Lane:
 
     In transaction mode, because a quorum queue then takes all acknowledgements of a commit as one command.
     Hundreds of single ones it takes in portions, and drops the rest when the channel closes.
+
+    The answer to a commit is waited for at the end only: it comes behind all deliveries that are on their
+    way, thousands of large ones perhaps, which would have to be held meanwhile.
     """
 
     def __init__(
@@ -206,6 +225,7 @@ class _Lane:
         self.tag = f"dead-letters.{number:06d}"
         self._number = number
         self._on_message = on_message
+        self._committed = False
         self.channel = connection.channel()
         self.channel.tx_select()
         self.channel.basic_qos(0, WINDOW, a_global=False)
@@ -222,7 +242,13 @@ class _Lane:
             return
         for tag, multiple in self.ledger.collect(everything=True):
             self.channel.basic_ack(tag, multiple=multiple)
-        self.channel.tx_commit()
+        self.channel.send_method(spec.Tx.Commit)
+        self._committed = True
+
+    def await_commits(self) -> None:
+        """Wait until all commits are answered."""
+        if self._committed:
+            self.channel.basic_qos(0, WINDOW, a_global=False)  # answered after them, and changes nothing
 
     def _receive(self, message: Any) -> None:
         self.held += 1
@@ -232,65 +258,3 @@ class _Lane:
 
 def _on_cancel(_consumer_tag: str) -> None:
     raise ConnectionAbortedError("consumer cancelled by the broker")
-
-
-class VirtualTap:
-    """The same for kombu's transports without AMQP."""
-
-    def __init__(self, url: str, queue: str) -> None:
-        self._url = url
-        self._queue = queue
-        self._left = 0
-        self._link: Any = None
-
-    def open(self, at_least: int = 0) -> int:  # noqa: ARG002 these give back at once
-        """Connect; returns how many messages wait."""
-        try:
-            self._link = kombu.Connection(self._url, transport_options=transport_options(self._url))
-            self._channel = self._link.channel()
-            self._channel.Message = RawMessage
-            self._channel.do_restore = False  # kombu would print what it cannot give back
-            self._left = self.waiting()
-        except Exception as error:  # each transport raises its own library's errors
-            raise BrokerError(f"the queue {self._queue!r} can not be read: {type(error).__name__}") from error
-        return self._left
-
-    def waiting(self) -> int:
-        """How many messages wait now; the tap must be open."""
-        return int(self._channel.queue_declare(self._queue, passive=True).message_count)
-
-    def take_all(self) -> list[Delivery]:
-        """Take what waits now, whenever it came."""
-        self._left = self.waiting()
-        taken = list[Delivery]()
-        while batch := self.take(self._left):
-            taken += batch
-        return taken
-
-    def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages or ``BATCH_BYTES``."""
-        batch: list[Delivery] = []
-        size = 0
-        while len(batch) < min(most, self._left) and size < BATCH_BYTES:
-            message = self._channel.basic_get(self._queue)
-            if message is None:
-                break
-            batch.append(delivery_of(message))
-            size += len(batch[-1].body)
-        self._left -= len(batch)
-        return batch
-
-    def acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Remove these for good."""
-        for delivery in deliveries:
-            self._channel.basic_ack(delivery.tag)
-
-    def keep_alive(self) -> None:
-        """These transports have no heartbeats that we would have to answer."""
-
-    def close(self) -> None:
-        """Give back what is not acknowledged, and disconnect."""
-        if self._link is not None:
-            self._channel.qos.restore_unacked()
-            self._channel.close()
-            self._link.release()

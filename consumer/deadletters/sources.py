@@ -12,7 +12,8 @@ from typing import Any
 
 from consumer.broker.dial import Dialer, is_amqp
 from consumer.broker.survey import NotPermittedError, can_ask, differences, queue_facts, why
-from consumer.broker.tap import AmqpTap, Tap, VirtualTap
+from consumer.broker.tap import AmqpTap, Tap
+from consumer.broker.virtual_tap import VirtualTap
 from consumer.deadletters.sweep import Taps
 from consumer.errors import BrokerError
 from consumer.topology import QueueSpec, Topology

@@ -214,6 +214,7 @@ class Sweep:
             hand.no_more()
             await act_on_ready(1)
             await settle()
+            await in_thread(_finish, open_taps)
         finally:
             await under_way.cancel()
             for tap in open_taps:
@@ -237,3 +238,8 @@ class Sweep:
 
 def _take(tap: Tap, reason: str, most: int) -> list[Dead]:
     return [Dead(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
+
+
+def _finish(taps: Sequence[Tap]) -> None:
+    for tap in taps:
+        tap.finish()

@@ -20,8 +20,8 @@ from prometheus_client import CollectorRegistry
 
 from consumer import samples
 from consumer.assembly import Assembled, assemble
-from consumer.broker.tap import VirtualTap
 from consumer.broker.virtual import VirtualLink
+from consumer.broker.virtual_tap import VirtualTap
 from consumer.config import load
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.replay import ToQueue

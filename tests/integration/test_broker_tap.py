@@ -67,7 +67,7 @@ def test_a_batch_is_bounded_in_bytes(vhost: Broker) -> None:
     assert taken == bodies
 
 
-@pytest.mark.parametrize("act", ["take", "acknowledge", "keep_alive"])
+@pytest.mark.parametrize("act", ["take", "acknowledge", "keep_alive", "finish"])
 def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
     """Whatever is done next; closing is quiet, and what was not acknowledged is in its queue again."""
     vhost.declare("q")
@@ -75,10 +75,13 @@ def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
     tap = AmqpTap(Dialer([vhost.url]), "q")
     tap.open()
     taken = [] if act == "take" else tap.take(5)  # otherwise all ten may have arrived already
+    if act == "finish":
+        tap.acknowledge(taken[:1])
     assert vhost.close_connections() == 1
     actions = {
         "take": lambda: tap.take(10),
-        "acknowledge": lambda: tap.acknowledge(taken),
+        "acknowledge": lambda: tap.acknowledge(taken) or tap.finish(),
+        "finish": tap.finish,
         "keep_alive": tap.keep_alive,
     }
 
@@ -91,7 +94,7 @@ def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
     with pytest.raises(BrokerError, match="'q'"):
         repeat()
     tap.close()
-    assert wait_until(lambda: vhost.depth("q").ready == 10)
+    assert wait_until(lambda: vhost.depth("q").ready == (9 if act == "finish" else 10))
 
 
 def test_no_number_of_looks_loses_one(vhost: Broker) -> None:
@@ -107,3 +110,30 @@ def test_no_number_of_looks_loses_one(vhost: Broker) -> None:
         tap.close()
     assert wait_until(lambda: vhost.depth(queue).ready == 200)
     assert {message.delivery_count for message in vhost.messages(queue)} == {50}
+
+
+def test_acknowledging_does_not_read_ahead(vhost: Broker) -> None:
+    """What is on its way meanwhile stays on its way, however large: only one batch is ever held."""
+    vhost.declare("q")
+    vhost.publish("q", *(b"%02d" % number + bytes(1_000_000) for number in range(40)))
+    tap, taken = AmqpTap(Dialer([vhost.url]), "q"), list[bytes]()
+    assert tap.open() == 40
+    while batch := tap.take(1_000):
+        taken += (each.body[:2] for each in batch)
+        tap.acknowledge(batch)
+        assert sum(len(each.body) for each in tap._taken) <= module.BATCH_BYTES
+    tap.close()
+    assert taken == [b"%02d" % number for number in range(40)]
+    assert vhost.depth("q").total == 0
+
+
+def test_what_was_acknowledged_is_gone_also_when_little_was_read(vhost: Broker) -> None:
+    """Closing early: the acknowledged ones are gone, all others are back, in their order."""
+    vhost.declare("q")
+    vhost.publish("q", *(b"%03d" % number + bytes(100_000) for number in range(200)))
+    tap = AmqpTap(Dialer([vhost.url]), "q")
+    tap.open()
+    tap.acknowledge(tap.take(5))
+    tap.close()
+    assert wait_until(lambda: vhost.depth("q").ready == 195)
+    assert [each.body[:3] for each in vhost.messages("q")] == [b"%03d" % number for number in range(5, 200)]

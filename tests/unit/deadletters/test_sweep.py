@@ -70,6 +70,9 @@ class Queue:
             self.journal.append(f"ack {delivery.message_id}")
             del self.messages[delivery.message_id]
 
+    def finish(self) -> None:
+        """Nothing is on its way."""
+
     def keep_alive(self) -> None:
         """Nothing to keep."""
 
