@@ -95,8 +95,11 @@ class _Channel(pyamqp.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.auto_decode = False
+        self.on_commit_ok: Callable[[], None] | None = None
 
     def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> Any:
+        if method_sig == spec.Tx.CommitOk and self.on_commit_ok is not None:
+            self.on_commit_ok()  # for who sent it and did not wait: py-amqp would drop it
         try:
             return super().dispatch_method(method_sig, payload, content)
         except UnicodeDecodeError:

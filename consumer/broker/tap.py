@@ -29,6 +29,8 @@ IDLE_SECONDS = 2.0
 #: somebody else has it.
 GIVEN_BACK_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.02
+#: An answer of the broker, or the next delivery before it, takes no longer.
+COMMIT_SECONDS = 30.0
 #: A batch ends with the message that exceeds this.
 BATCH_BYTES = 8 * 1024 * 1024
 #: Most that one lane holds.
@@ -135,15 +137,16 @@ class AmqpTap:
                 self._lanes[delivery.channel].settle(delivery.tag)
             for lane in self._lanes:
                 lane.write_acks()
+            self._await_commits()
         except Dialer.ERRORS as error:
             raise BrokerError(f"acknowledging to {self._queue!r} failed: {why(error)}") from error
 
     def finish(self) -> None:
         """Wait until the broker has removed what was acknowledged; nothing can be taken any more."""
-        self._closing = True  # what is still on its way is not wanted
+        self._closing, self._taken_bytes = True, 0  # what is still on its way is not wanted
+        self._taken.clear()
         try:
-            for lane in self._lanes:
-                lane.await_commits()
+            self._await_commits()
         except Dialer.ERRORS as error:
             raise BrokerError(
                 f"the end of {self._queue!r} was not heard: some of it may be there again: {why(error)}"
@@ -179,6 +182,19 @@ class AmqpTap:
             hang_up(self._connection, politely=politely)
             self._connection = None
 
+    def _await_commits(self) -> None:
+        """Wait until the commits are answered, but take no more than a batch in meanwhile.
+
+        The answer comes behind all deliveries that are on their way: thousands of large ones, perhaps.
+        """
+        held, patient_until = -1, 0.0
+        while any(lane.unanswered for lane in self._lanes) and self._taken_bytes < BATCH_BYTES:
+            if (now_held := sum(lane.held for lane in self._lanes)) != held:
+                held, patient_until = now_held, time.monotonic() + COMMIT_SECONDS
+            self._connection.drain_events(timeout=max(0.01, patient_until - time.monotonic()))
+            if time.monotonic() > patient_until:  # heartbeats alone are no answer
+                raise TimeoutError
+
     def _waiting(self) -> int:
         facts = queue_facts(self._connection, self._queue)
         if facts is None:
@@ -212,9 +228,6 @@ class _Lane:
 
     In transaction mode, because a quorum queue then takes all acknowledgements of a commit as one command.
     Hundreds of single ones it takes in portions, and drops the rest when the channel closes.
-
-    The answer to a commit is waited for at the end only: it comes behind all deliveries that are on their
-    way, thousands of large ones perhaps, which would have to be held meanwhile.
     """
 
     def __init__(
@@ -225,8 +238,9 @@ class _Lane:
         self.tag = f"dead-letters.{number:06d}"
         self._number = number
         self._on_message = on_message
-        self._committed = False
+        self.unanswered = 0
         self.channel = connection.channel()
+        self.channel.on_commit_ok = self._on_commit_ok
         self.channel.tx_select()
         self.channel.basic_qos(0, WINDOW, a_global=False)
         self.channel.basic_consume(queue, self.tag, callback=self._receive, on_cancel=_on_cancel)
@@ -243,12 +257,10 @@ class _Lane:
         for tag, multiple in self.ledger.collect(everything=True):
             self.channel.basic_ack(tag, multiple=multiple)
         self.channel.send_method(spec.Tx.Commit)
-        self._committed = True
+        self.unanswered += 1
 
-    def await_commits(self) -> None:
-        """Wait until all commits are answered."""
-        if self._committed:
-            self.channel.basic_qos(0, WINDOW, a_global=False)  # answered after them, and changes nothing
+    def _on_commit_ok(self) -> None:
+        self.unanswered -= 1
 
     def _receive(self, message: Any) -> None:
         self.held += 1

@@ -62,7 +62,7 @@ def kill_in_the_middle(broker: Broker, queue: str, *args: str) -> int:
 
 def test_a_replay_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegistry) -> None:
     """At full speed: what was confirmed and not acknowledged goes twice, everything else once."""
-    expected = put(broker, UNAUTHORIZED, *map(journey, range(1_300)), **REFUSED)
+    expected = put(broker, UNAUTHORIZED, *map(journey, range(4_000)), **REFUSED)
     args = ["replay", "--reason", "unauthorized"]
     twice = kill_in_the_middle(broker, UNAUTHORIZED, *args)
     assert typed(broker, *args).returncode == 0
