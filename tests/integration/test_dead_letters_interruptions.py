@@ -5,6 +5,7 @@ Each test ends at the Registry: every journey is accepted there once, and nothin
 
 import contextlib
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,27 @@ def test_an_edit_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegistr
     assert typed(broker, "edit", "--pipe", MEND).returncode == 0
     wait_until(lambda: broker.depth(INVALID).total == 0, 10, "the rest is sent")
     assert registered_once(broker, run, sandbox, expected) == twice
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_replay_that_was_stopped(
+    broker: Broker, run: Run, sandbox: LocalRegistry, number: signal.Signals
+) -> None:
+    """It ends after its batch: nothing lies in both queues, so that the Registry sees each once."""
+    expected = put(broker, UNAUTHORIZED, *map(journey, range(300)), **REFUSED)
+    args = ["replay", "--reason", "unauthorized"]
+    with started(broker, *args, "--rate", "100") as process:
+        wait_until(lambda: broker.depth(QUEUE).total > 0, 30, "it moves")
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    moved, left = set(ids(broker, QUEUE)), set(ids(broker, UNAUTHORIZED))
+    assert f"{len(moved):>3}  replayed" in said
+    assert moved
+    assert left
+    assert not moved & left
+    assert typed(broker, *args).returncode == 0
+    assert registered_once(broker, run, sandbox, expected) == 0
 
 
 def test_a_broker_restart(own_vhost: Broker, run: Run, sandbox: LocalRegistry, tmp_path: Path) -> None:
