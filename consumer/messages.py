@@ -12,6 +12,8 @@ from typing import Any
 from consumer.delivery import Delivery
 
 PERSISTENT = 2
+#: The ``PublishError`` of a message whose properties no frame can hold; ``bare`` is what can be sent.
+UNENCODABLE = "unencodable"
 
 #: Property -> header that keeps it. ``expiration`` would let a dead letter vanish; ``user_id`` must
 #: equal the publishing user or the broker closes the channel.
@@ -35,6 +37,10 @@ class Outgoing:
     properties: Mapping[str, Any]
 
 
+#: What is kept of headers that are too much for a frame: each header, and all of them; bytes.
+_SMALL_HEADER, _SMALL_HEADERS = 512, 16 * 1024
+
+
 def copy_of(delivery: Delivery, *, exchange: str, routing_key: str, headers: Mapping[str, Any]) -> Outgoing:
     """The delivery's body, properties and ``headers`` (already extended), safe to publish."""
     properties = {k: v for k, v in delivery.properties.items() if k not in _DROPPED_PROPERTIES}
@@ -48,3 +54,20 @@ def copy_of(delivery: Delivery, *, exchange: str, routing_key: str, headers: Map
         if value is not None:
             kept.setdefault(header, value)
     return Outgoing(exchange, routing_key, delivery.body, kept, properties)
+
+
+def bare(outgoing: Outgoing) -> Outgoing:
+    """The same message with only small ``x-`` headers, in their order, and the properties that name it.
+
+    For headers that were read from the wire but that no frame can hold again: the body counts.
+    """
+    headers, left = dict[str, Any](), _SMALL_HEADERS
+    for name, value in outgoing.headers.items():
+        if name.startswith("x-") and isinstance(value, str | int):
+            size = len(name.encode("utf-8", "replace")) + len(str(value).encode("utf-8", "replace"))
+            if size <= min(_SMALL_HEADER, left):
+                headers[name] = value
+                left -= size
+    names = ("delivery_mode", "message_id", "content_type")
+    properties = {k: v for k, v in outgoing.properties.items() if k in names and isinstance(v, str | int)}
+    return Outgoing(outgoing.exchange, outgoing.routing_key, outgoing.body, headers, properties)

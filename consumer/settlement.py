@@ -20,7 +20,7 @@ from consumer.errors import PublishError
 from consumer.fate import Fate
 from consumer.history import dead_letter_headers, delay_headers, return_headers
 from consumer.logs import SettlementLog
-from consumer.messages import Outgoing, copy_of
+from consumer.messages import UNENCODABLE, Outgoing, bare, copy_of
 from consumer.metrics import Metrics
 from consumer.outcome import (
     Acknowledge,
@@ -150,8 +150,8 @@ class Settler:
             try:
                 await future
             except PublishError as error:
-                if str(error) == "unencodable":
-                    outgoing = _bare(outgoing)
+                if str(error) == UNENCODABLE:
+                    outgoing = bare(outgoing)
                     continue
                 failures += 1
                 delay = min(PUBLISH_RETRY_CAP_SECONDS, PUBLISH_RETRY_BASE_SECONDS * 2 ** min(failures, 8))
@@ -220,14 +220,3 @@ class Settler:
         if fate.history.replays:
             self._metrics.replays[name].inc()
         self._on_settled(delivery, fate, name)
-
-
-def _bare(outgoing: Outgoing) -> Outgoing:
-    """The same message with only the headers that we wrote and the properties that name it.
-
-    For headers that were read from the wire but that no frame can hold again: the body counts.
-    """
-    headers = {k: v for k, v in outgoing.headers.items() if k.startswith("x-") and isinstance(v, str | int)}
-    names = ("delivery_mode", "message_id", "content_type")
-    properties = {k: v for k, v in outgoing.properties.items() if k in names and isinstance(v, str | int)}
-    return Outgoing(outgoing.exchange, outgoing.routing_key, outgoing.body, headers, properties)

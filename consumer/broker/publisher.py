@@ -27,7 +27,7 @@ from consumer.broker.declare import ensure
 from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
 from consumer.broker.wakeup import Wakeup
 from consumer.errors import BrokerError, PublishError
-from consumer.messages import Outgoing
+from consumer.messages import UNENCODABLE, Outgoing
 from consumer.metrics import Metrics
 from consumer.topology import Topology
 
@@ -39,6 +39,10 @@ SHORT_LIFE_SECONDS = 5.0
 TICK_SECONDS = 1.0
 #: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
 WINDOW = 1_000
+#: All properties but the headers: a dozen of 256 bytes.
+_OTHER_PROPERTIES = 4_000
+#: Of a header frame: type, channel, size, class, weight, length of the body, end.
+_FRAME_OVERHEAD = 20
 #: What py-amqp raises for headers and properties that no frame can hold.
 ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError)
 
@@ -199,6 +203,7 @@ class AmqpPublisher:
             request.sent_at = time.monotonic()
             tag = self._unconfirmed.sent(request)
             try:
+                _check_size(message, channel.connection.frame_max)
                 channel.basic_publish(
                     message,
                     outgoing.exchange,
@@ -209,7 +214,7 @@ class AmqpPublisher:
             except ENCODING_ERRORS:
                 # Raised while packing, before a byte was written: this message's fault alone.
                 self._unconfirmed.unsent(tag)
-                self._resolve([(request, "unencodable")])
+                self._resolve([(request, UNENCODABLE)])
 
     def _read_all(self, connection: Any) -> None:
         try:
@@ -279,6 +284,23 @@ class AmqpPublisher:
         while not self._closing and (left := until - time.monotonic()) > 0:
             self._wakeup.wait(left)
         return min(failures + 1, 10)
+
+
+def _check_size(message: Message, frame_max: int) -> None:
+    """Raise FrameSyntaxError when all properties together are more than the one frame that must hold them.
+
+    What the broker took from a publisher may be too much with our headers; py-amqp sends it, and the broker
+    answers by ending the connection (501), with everything that is unconfirmed on it.
+    """
+    headers = message.properties["application_headers"]
+    if all(isinstance(value, str | int) for value in headers.values()):
+        characters = sum(len(name) + len(str(value)) for name, value in headers.items())
+        if (
+            4 * characters + 16 * len(headers) + _OTHER_PROPERTIES < frame_max
+        ):  # a microsecond, the usual case
+            return
+    if len(message._serialize_properties()) > frame_max - _FRAME_OVERHEAD:  # noqa: SLF001 it has no other
+        raise FrameSyntaxError("properties larger than a frame")
 
 
 def _resolve_on_loop(results: list[Result]) -> None:

@@ -15,7 +15,7 @@ from consumer.deadletters.underway import Acted, Result
 from consumer.delivery import Delivery
 from consumer.errors import PublishError
 from consumer.history import history, replay_headers
-from consumer.messages import Outgoing, copy_of
+from consumer.messages import UNENCODABLE, Outgoing, bare, copy_of
 
 REPLAYED = "replayed"
 STAYED = "not confirmed"
@@ -49,7 +49,19 @@ class ToQueue:
 
 
 async def confirmed(publisher: Publisher, messages: Sequence[Outgoing]) -> list[str | None]:
-    """Publish; returns for each message why it was not confirmed, or None."""
+    """Publish; returns for each message why it was not confirmed, or None.
+
+    One whose headers no frame holds any more, with those that we add, goes without what is too much.
+    """
+    failures = await _each_confirmed(publisher, messages)
+    again_bare = [index for index, failure in enumerate(failures) if failure == UNENCODABLE]
+    second = await _each_confirmed(publisher, [bare(messages[index]) for index in again_bare])
+    for index, failure in zip(again_bare, second, strict=True):
+        failures[index] = failure
+    return failures
+
+
+async def _each_confirmed(publisher: Publisher, messages: Sequence[Outgoing]) -> list[str | None]:
     results = await asyncio.gather(*map(publisher.submit, messages), return_exceptions=True)
     failures: list[str | None] = []
     for result in results:

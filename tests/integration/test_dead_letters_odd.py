@@ -96,6 +96,20 @@ def test_where_it_lies_is_its_reason(broker: Broker) -> None:
     assert ids(broker, QUEUE) == ["j-1"]
 
 
+def test_headers_that_fill_a_frame_stop_no_replay(broker: Broker) -> None:
+    """With a count of replays they are more than a frame: that one goes without, all others as they are."""
+    broker.publish(UNAUTHORIZED, samples.encode(journey(0)), headers={"big": "x" * 131_000})
+    put(broker, UNAUTHORIZED, *map(journey, range(1, 50)), **REFUSED, mine="kept")
+    told = typed(broker, "replay", "--reason", "unauthorized")
+    assert told.returncode == 0, told.stderr
+    messages = broker.messages(QUEUE)
+    assert sorted(json.loads(each.body)["operator_journey_id"] for each in messages) == sorted(
+        f"j-{number}" for number in range(50)
+    )
+    assert all(each.headers["x-replays"] == 1 for each in messages)
+    assert sum(each.headers.get("mine") == "kept" for each in messages) == 49
+
+
 # --- mending --------------------------------------------------------------------------------
 
 

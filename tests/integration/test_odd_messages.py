@@ -79,6 +79,32 @@ def test_unreadable_properties_cost_the_properties_only(
     assert service.value("redelivered_total") == 0
 
 
+def test_headers_that_fill_a_frame_stop_nobody(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+    """With the headers that we add they are more than a frame: they are left behind, and nothing is cut."""
+    ledger = Ledger(vhost)
+    ledger.declare()
+    for number, name in enumerate(("big", "x-big")):
+        body = b'{"journey_id": "%d"}' % number
+        headers = {name: "x" * 131_000, "x-trace": "abc"}
+        vhost.publish(TOPOLOGY.queue, body, headers=headers, message_id=f"big-{number}")
+        ledger.note(f"big-{number}", body)
+    ledger.publish(ledger.invalid(20))
+    ledger.publish(20)
+    service = run(vhost)
+    ledger.await_settled()
+    account = ledger.balance(sandbox)
+    assert (len(account.registered), len(account.dead["invalid"])) == (20, 22)
+    large = [
+        each for each in vhost.messages(INVALID_QUEUE) if each.properties["message_id"].startswith("big")
+    ]
+    for letter in large:
+        assert letter.headers["x-reason"] == "invalid"
+        assert letter.headers["x-trace"] == "abc"
+        assert not {"big", "x-big"} & letter.headers.keys()
+    assert service.value("reconnects_total", connection="publish") == 0
+    assert service.value("publish_failures_total", kind="unencodable") == 2
+
+
 def test_a_name_that_is_not_text_costs_the_name_only(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
     """A routing key that is not UTF-8 neither stops the queue nor burns the neighbours' deliveries."""
     ledger = Ledger(vhost)

@@ -5,11 +5,12 @@ from decimal import Decimal
 from typing import Any
 
 import amqp
+from amqp.basic_message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.delivery import Delivery
-from consumer.messages import copy_of
+from consumer.messages import Outgoing, bare, copy_of
 
 BASIC = 60  # the AMQP class of the properties
 
@@ -110,3 +111,22 @@ def test_the_delivery_stays_as_it_was() -> None:
     came = Delivery(body=b"{}", headers={"CC": ["x"]}, properties={"user_id": "guest", "priority": 4})
     copy_of(came, exchange="", routing_key="q", headers=came.headers)
     assert (came.headers, came.properties) == ({"CC": ["x"]}, {"user_id": "guest", "priority": 4})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(("mine", "x-a", "x-é", "x-b", "x-c")) | st.integers(0, 200).map(lambda n: f"x-{n}"),
+        st.sampled_from(["short", "é" * 300, "y" * 400, "z" * 131_000, 7, 2.5, [1], {"a": 1}, None]),
+        max_size=200,
+    )
+)
+def test_what_is_bare_fits_any_frame(headers: dict[str, Any]) -> None:
+    """Small headers are kept, as many as fit; the body and what names the message always."""
+    properties = {"message_id": "m", "content_type": "application/json", "delivery_mode": 2, "type": "t"}
+    found = bare(Outgoing("e", "k", b"body", headers, properties))
+    assert (found.exchange, found.routing_key, found.body) == ("e", "k", b"body")
+    assert found.properties.keys() == {"message_id", "content_type", "delivery_mode"}
+    message = Message(found.body, application_headers=dict(found.headers), **found.properties)
+    assert len(message._serialize_properties()) < 20_000
+    assert all(headers[name] == value for name, value in found.headers.items())
+    assert bare(found) == found
