@@ -55,7 +55,10 @@ _UNREADABLE: tuple[type[Exception], ...] = (
     OSError,
     struct.error,
     LookupError,
+    RecursionError,
 )
+#: No publisher needs more; what is nested deeper could not be written, copied or compared again.
+_DEEPEST_HEADER = 32
 
 
 def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], Any]:
@@ -71,6 +74,16 @@ def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], A
             return on_frame((kind, channel, payload[:_HEADER_FIXED_BYTES] + _REPLACEMENT))
 
     return tolerant
+
+
+def bounded(headers: dict[str, Any] | None) -> dict[str, Any]:
+    """``headers`` as read from the wire, or the note that nobody could follow their nesting."""
+    return dict(UNREADABLE_PROPERTIES) if headers and _is_deep(headers, _DEEPEST_HEADER) else headers or {}
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deep(each, levels - 1) for each in inner if isinstance(each, dict | list))
 
 
 def _readable(arguments: bytes) -> bytes:

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from consumer.broker.declare import ensure
-from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
+from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Complaint, Dialer, bounded, hang_up
 from consumer.broker.frames import FrameReader
 from consumer.broker.subscription import Mode, Subscription
 from consumer.delivery import Delivery
@@ -246,7 +246,7 @@ class AmqpIntake:
         info = message.delivery_info
         tag = info["delivery_tag"]
         properties = dict(message.properties)
-        headers = properties.pop("application_headers", None) or {}
+        headers = bounded(properties.pop("application_headers", None))
         body = message.body or b""  # py-amqp gives "" for an empty body
         self._channels_by_number[number].ledger.delivered(tag)
         self._on_delivery(

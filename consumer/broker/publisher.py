@@ -44,7 +44,7 @@ _OTHER_PROPERTIES = 4_000
 #: Of a header frame: type, channel, size, class, weight, length of the body, end.
 _FRAME_OVERHEAD = 20
 #: What py-amqp raises for headers and properties that no frame can hold.
-ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError)
+ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError, RecursionError)
 
 
 class _Reconnect(Exception):  # noqa: N818 a signal within this file

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from amqp import spec
 
 from consumer.broker.acks import AckLedger
-from consumer.broker.dial import Dialer, hang_up
+from consumer.broker.dial import CLOSE_TIMEOUT_SECONDS, Dialer, bounded, hang_up
 from consumer.broker.survey import queue_facts, why
 from consumer.delivery import Delivery
 from consumer.errors import BrokerError
@@ -30,7 +30,7 @@ IDLE_SECONDS = 2.0
 GIVEN_BACK_SECONDS = 5.0
 _LOOK_AGAIN_SECONDS = 0.02
 #: An answer of the broker, or the next delivery before it, takes no longer.
-COMMIT_SECONDS = 30.0
+ANSWER_SECONDS = 30.0
 #: A batch ends with the message that exceeds this.
 BATCH_BYTES = 8 * 1024 * 1024
 #: Most that one lane holds.
@@ -84,12 +84,16 @@ class AmqpTap:
         self._taken_bytes = 0
         self._closing = False
         self._connection: Any = None
+        self._sock: Any = None
 
     def open(self, at_least: int = 0) -> int:
         """Connect; returns how many messages wait, after a moment's patience for ``at_least``."""
         patient_until = time.monotonic() + GIVEN_BACK_SECONDS
         try:
             self._connection = self._dialer.dial("dead letters")
+            # Every answer is waited for with a bound: a broker may be there, and say nothing any more.
+            self._sock = self._connection.sock
+            self._sock.settimeout(ANSWER_SECONDS)
             while (waiting := self._waiting()) < at_least and time.monotonic() < patient_until:
                 time.sleep(_LOOK_AGAIN_SECONDS)
         except Dialer.ERRORS as error:
@@ -171,6 +175,7 @@ class AmqpTap:
         self._closing = True
         politely = False
         try:
+            self._sock.settimeout(CLOSE_TIMEOUT_SECONDS)
             for lane in self._lanes:  # none may be given what another one gives back
                 lane.channel.basic_cancel(lane.tag)
             for lane in self._lanes:
@@ -190,7 +195,7 @@ class AmqpTap:
         held, patient_until = -1, 0.0
         while any(lane.unanswered for lane in self._lanes) and self._taken_bytes < BATCH_BYTES:
             if (now_held := sum(lane.held for lane in self._lanes)) != held:
-                held, patient_until = now_held, time.monotonic() + COMMIT_SECONDS
+                held, patient_until = now_held, time.monotonic() + ANSWER_SECONDS
             self._connection.drain_events(timeout=max(0.01, patient_until - time.monotonic()))
             if time.monotonic() > patient_until:  # heartbeats alone are no answer
                 raise TimeoutError
@@ -211,7 +216,7 @@ class AmqpTap:
         self._taken.append(
             Delivery(
                 body=body,
-                headers=properties.pop("application_headers", None) or {},
+                headers=bounded(properties.pop("application_headers", None)),
                 properties=properties,
                 exchange=info["exchange"],
                 routing_key=info["routing_key"],

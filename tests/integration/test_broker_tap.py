@@ -152,3 +152,33 @@ def test_an_end_that_was_not_heard_is_told(vhost: Broker) -> None:
             tap.finish()
         tap.close()
     assert wait_until(lambda: vhost.depth("q").ready in {59, 60})
+
+
+@pytest.mark.parametrize("act", ["take", "acknowledge", "finish", "close"])
+def test_a_broker_that_says_nothing_is_not_waited_for(
+    vhost: Broker, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    """The connection stands, and no answer comes: each call ends with an error in words, closing quietly."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(module, "CLOSE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "WINDOW", 5)
+    vhost.declare("q")
+    vhost.publish("q", *(b"%d" % number for number in range(10)))
+    with Proxy("127.0.0.1", vhost.node.port) as proxy:
+        tap = AmqpTap(Dialer([vhost.url_at(proxy.port)]), "q")
+        tap.open()
+        taken = tap.take(5)
+        proxy.blackhole()
+        before = time.monotonic()
+        if act == "take":
+            with pytest.raises(BrokerError, match="no answer in time"):  # it opens another lane
+                tap.take(5)
+        elif act != "close":
+            with pytest.raises(BrokerError, match="no answer in time"):
+                tap.acknowledge(taken)
+            if act == "finish":
+                with pytest.raises(BrokerError, match="no answer in time"):
+                    tap.finish()
+        tap.close()
+        assert time.monotonic() - before < 10
+    assert wait_until(lambda: vhost.depth("q").ready == 10, 20)

@@ -34,6 +34,14 @@ class _Tampered(amqp.Message):
 _AGES_AWAY = b"T" + (1_790_000_000_000).to_bytes(8, "big")  # milliseconds where AMQP wants seconds
 
 
+def _nested(levels: int) -> bytes:
+    """Properties that are one header, a table in a table in a table ..."""
+    table = b""
+    for _ in range(levels):
+        table = b"\x01nF" + len(table).to_bytes(4, "big") + table
+    return (1 << 13).to_bytes(2, "big") + len(table).to_bytes(4, "big") + table
+
+
 def _tampered(vhost: Broker, body: bytes, what: str, message_id: str) -> None:
     more: dict[str, Any] = {"content_type": "application/json", "delivery_mode": 2, "message_id": message_id}
     if what == "content type that is not UTF-8":
@@ -49,13 +57,23 @@ def _tampered(vhost: Broker, body: bytes, what: str, message_id: str) -> None:
         seconds = int(datetime(2026, 11, 23, tzinfo=UTC).timestamp()).to_bytes(8, "big")
         serialize = message._serialize_properties
         message._serialize_properties = lambda: serialize().replace(b"T" + seconds, _AGES_AWAY)
+    elif what.startswith("headers"):
+        levels = int(what.split()[-2])
+        message._serialize_properties = lambda: _nested(levels)
     with vhost.channel() as channel:
         channel.confirm_select()
         channel.basic_publish_confirm(message, routing_key=QUEUE)
 
 
 @pytest.mark.parametrize(
-    "what", ["content type that is not UTF-8", "reply-to that is not UTF-8", "timestamp in milliseconds"]
+    "what",
+    [
+        "content type that is not UTF-8",
+        "reply-to that is not UTF-8",
+        "timestamp in milliseconds",
+        "headers nested 400 deep",
+        "headers nested 1500 deep",
+    ],
 )
 def test_unreadable_properties_cost_the_properties_only(
     run: Run, vhost: Broker, sandbox: LocalRegistry, what: str
