@@ -216,15 +216,17 @@ def assemble(
         hold_limit_seconds=settings.hold_limit_seconds,
         **observer,
     )
+    safe_taps = SafeTaps(dialer_of(settings), urls[0], topology, unverified=settings.dead_letters_unverified)
     returner = Returner(
-        taps=SafeTaps(dialer_of(settings), urls[0], topology, unverified=settings.dead_letters_unverified),
+        taps=safe_taps,
+        shared=safe_taps.shared,
         publisher=publisher,
         queue=topology.queue,
         metrics=metrics,
         now=now,
-        returning=settings.dead_letters_return_unauthorized,
+        # On other transports what is looked at is in nobody's queue: a crash would lose all of it.
+        returning=settings.dead_letters_return_unauthorized and is_amqp(urls[0]),
         per_second=settings.dead_letters_return_per_second,
-        # On other transports looking means taking and putting back: not for the sake of a metric.
         look_seconds=settings.dead_letters_look_seconds if is_amqp(urls[0]) else 0,
     )
     service = Service(

@@ -71,14 +71,28 @@ class SafeTaps:
     def __init__(
         self, dialer: Callable[[], Dialer], url: str, topology: Topology, *, unverified: bool
     ) -> None:
+        self._topology = topology
+        self._shared: set[str] = set()
         self._taps_of = partial(
-            taps_of, dialer, url, topology, unverified=unverified, leave_out=self._leave_out
+            taps_of,
+            dialer,
+            url,
+            topology,
+            unverified=unverified,
+            leave_out=self._leave_out,
+            on_shared=self._shared.add,
         )
         self._told: set[str] = set()
 
     def __call__(self, reasons: Collection[str]) -> Taps:
         """The queues of ``reasons`` (none: all). Raises BrokerError."""
+        for reason in reasons or self._topology.dead_letter_reasons:
+            self._shared.discard(self._topology.dead_letter_queue(reason))
         return self._taps_of(reasons)
+
+    def shared(self, reason: str) -> bool:
+        """Whether somebody, perhaps we ourselves, was reading the queue of ``reason`` when it was found."""
+        return self._topology.dead_letter_queue(reason) in self._shared
 
     def _leave_out(self, unsafe: UnsafeQueueError) -> bool:
         reason = str(unsafe)

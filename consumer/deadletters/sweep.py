@@ -67,7 +67,7 @@ async def look(
         tap = make()
         try:
             await in_thread(tap.open)
-            while not stopping() and (batch := await in_thread(_take, tap, reason, _READ_AT_ONCE)):
+            while not stopping() and (batch := await in_thread(take, tap, reason, _READ_AT_ONCE)):
                 counts[reason] += len(batch)
                 for dead in batch:
                     see(dead.record, dead.delivery)
@@ -205,7 +205,7 @@ class Sweep:
                 # What the look, or the last pass, gave back may take a moment to be there again.
                 self._there[reason] = await in_thread(tap.open, self._there[reason])
                 while not self._over(limit) and time.monotonic() < ends_at:
-                    taken = await in_thread(_take, tap, reason, _READ_AT_ONCE)
+                    taken = await in_thread(take, tap, reason, _READ_AT_ONCE)
                     if not taken:
                         break
                     wanted = [dead for dead in taken if self._is_wanted(dead, stayed)]
@@ -236,7 +236,8 @@ class Sweep:
             await in_thread(tap.acknowledge, deliveries)
 
 
-def _take(tap: Tap, reason: str, most: int) -> list[Dead]:
+def take(tap: Tap, reason: str, most: int) -> list[Dead]:
+    """Take up to ``most`` dead letters of the queue of ``reason``. Blocking; raises BrokerError."""
     return [Dead(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
 
 

@@ -107,9 +107,10 @@ CATALOGUE: tuple[Instrument, ...] = (
     _gauge(
         "dead_letters_oldest_deadline_timestamp_seconds",
         "The nearest deadline among the dead letters of a reason that can still be saved (of the lost ones "
-        "when none can), as of the last look; 0: none.",
+        "when none can), as of the last look; 0: none, NaN: nobody could look.",
         "Less than a few hours ahead: mend the cause and replay now. In the past: all that was seen is lost.",
         reason=(*_REASONS, "delivery-limit"),
+        initial=nan,
     ),
     _counter(
         "events_total",
@@ -259,7 +260,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     _gauge(
         "token_accepted",
         "1 when the Registry accepted the token at its last use, 0 when not; NaN before the first use.",
-        "0: put a valid token in place; consumption resumes by itself, then replay the dead letters.",
+        "0: put a valid token in place; consumption resumes by itself, and so do unauthorized dead letters.",
         initial=nan,
     ),
     _gauge(

@@ -71,16 +71,11 @@ class _Maker:
         self._registry.register(_Exposed(made))
         return made, entry
 
-    def _children(self, kind: type[_M], name: str) -> dict[str, _M]:
-        made, entry = self._made(kind, name)
-        (values,) = entry.labels.values()
-        return {value: made.labels(value) for value in values}
-
     def counter(self, name: str) -> Counter:
         return self._made(Counter, name)[0]
 
     def counters(self, name: str) -> dict[str, Counter]:
-        return self._children(Counter, name)
+        return _children(*self._made(Counter, name))
 
     def counter_pairs(self, name: str) -> dict[tuple[str, str], Counter]:
         made, entry = self._made(Counter, name)
@@ -96,7 +91,11 @@ class _Maker:
         return made
 
     def gauges(self, name: str) -> dict[str, Gauge]:
-        return self._children(Gauge, name)
+        made, entry = self._made(Gauge, name)
+        gauges = _children(made, entry)
+        for gauge in gauges.values():
+            gauge.set(entry.initial)
+        return gauges
 
     def histogram(self, name: str) -> Histogram:
         return self._made(Histogram, name)[0]
@@ -104,6 +103,12 @@ class _Maker:
     def finish(self) -> None:
         if self._left:
             raise TypeError(f"in the catalogue but not built: {', '.join(self._left)}")
+
+
+def _children(made: _M, entry: Instrument) -> dict[str, _M]:
+    """Each child by the value of the one label."""
+    (values,) = entry.labels.values()
+    return {value: made.labels(value) for value in values}
 
 
 class Metrics:

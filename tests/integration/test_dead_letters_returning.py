@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -164,7 +164,11 @@ class Counting(AmqpPublisher):
 
 @asynccontextmanager
 async def returning(
-    broker: Broker, busy: Callable[[], bool], *, per_second: float
+    broker: Broker,
+    busy: Callable[[], bool],
+    *,
+    per_second: float,
+    shared: Callable[[str], bool] = lambda _reason: False,
 ) -> AsyncIterator[Counting]:
     """A returner at work on ``broker``, after a token that was accepted at once; its publisher."""
     metrics = Metrics(CollectorRegistry())
@@ -180,6 +184,7 @@ async def returning(
         per_second=per_second,
         look_seconds=0,
         round_seconds=0.2,
+        shared=shared,
     )
     accepted = itertools.count()
     around = Surroundings(paused=lambda: False, busy=busy, successes=lambda: next(accepted))
@@ -255,3 +260,48 @@ async def test_two_at_once_share_them(broker: Broker, monkeypatch: pytest.Monkey
     assert sorted(ids(broker, QUEUE)) == sorted(expected)
     assert one.given + other.given == len(expected)
     assert min(one.given, other.given) > 0, "one of them had nothing to do"
+
+
+async def test_none_are_held_for_long(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person, or the look for the metric, finds those that still wait, between two rounds."""
+    monkeypatch.setattr(returner, "HOLD_SECONDS", 0.5)
+    bury(broker, range(40))
+
+    def seen() -> bool:
+        depth = broker.depth(UNAUTHORIZED)
+        return depth.unacked == 0 and 0 < depth.ready < 40
+
+    async with returning(broker, lambda: False, per_second=20):
+        await await_until(seen, 20, "some have returned, and the others lie in their queue")
+        await await_until(lambda: broker.depth(QUEUE).total == 40, 20, "all return")
+
+
+async def test_another_clock_leaves_none_behind(broker: Broker) -> None:
+    """By a replica's clock that is ahead they died after the token was loaded; they return all the same.
+
+    One that has returned, and died again since, waits for the next token.
+    """
+    ahead = {**REFUSED, "x-last-failure": (datetime.now(UTC) + timedelta(seconds=20)).isoformat()}
+    put(broker, UNAUTHORIZED, *map(journey, range(5)), **ahead)
+    put(broker, UNAUTHORIZED, journey(9), **ahead, **{"x-replays": 1})
+    async with returning(broker, lambda: False, per_second=1000):
+        await await_until(lambda: broker.depth(QUEUE).total == 5, 20, "they return")
+        await await_until(lambda: broker.depth(UNAUTHORIZED) == (1, 0), 20, "one stays")
+    assert ids(broker, UNAUTHORIZED) == ["j-9"]
+
+
+async def test_what_another_one_holds_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rounds another replica keeps them: when it is gone they return."""
+    monkeypatch.setattr(returner, "ROUNDS", 2)
+    asked, others = 0, True
+
+    def shared(_reason: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return others
+
+    async with returning(broker, lambda: False, per_second=1000, shared=shared):
+        await await_until(lambda: asked > 10, 20, "many rounds")
+        bury(broker, range(5))
+        others = False
+        await await_until(lambda: broker.depth(QUEUE).total == 5, 20, "they return")

@@ -156,3 +156,27 @@ async def test_the_broker_is_the_urls(url: str, intake: type, publisher: type, c
     await service._publisher.close()
     await service._intake.close()
     await service._close_registry()
+
+
+@pytest.mark.parametrize(
+    ("url", "returning"), [("amqp://localhost", True), ("redis://localhost", False), ("memory://", False)]
+)
+async def test_dead_letters_return_by_themselves_where_that_is_safe(
+    url: str,
+    returning: bool,  # noqa: FBT001
+    clock: FakeClock,
+) -> None:
+    """On transports where what is taken is in nobody's queue a crash would lose all that was looked at."""
+    made = assemble(
+        settings(broker_url=url, registry_token="t"),
+        Metrics(CollectorRegistry()),
+        Output(io.StringIO()),
+        clock=clock,
+        now=clock.now,
+    )
+    service = made.service
+    assert service._returner is not None
+    assert service._returner._returning is returning
+    await service._publisher.close()
+    await service._intake.close()
+    await service._close_registry()

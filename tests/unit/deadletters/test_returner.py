@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -95,7 +96,7 @@ async def test_the_nearest_that_can_be_saved_is_told(
     """What is lost hides nothing that can still be saved; it is told when there is nothing else."""
     taps: Any = {"invalid": lambda: Queue(*queue)}
     task = asyncio.create_task(looking(registry, lambda _reasons: taps).run(QUIET))
-    await await_until(lambda: registry.get_sample_value(GAUGE, {"reason": "invalid"}))
+    await await_until(lambda: not math.isnan(registry.get_sample_value(GAUGE, {"reason": "invalid"}) or 0.0))
     task.cancel()
     value = registry.get_sample_value(GAUGE, {"reason": "invalid"})
     assert value is not None
@@ -166,3 +167,76 @@ async def test_a_lasting_refusal_is_logged_once(
     task.cancel()
     told = [getattr(record, "reason", None) for record in caplog.records]
     assert told == ["the queue does not exist", "not permitted"]
+
+
+class Broken(Queue):
+    """One that nobody may read."""
+
+    def open(self) -> int:
+        """Refuse."""
+        raise BrokerError("not permitted")
+
+
+async def test_what_is_wrong_with_one_queue_hides_no_other(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that may not be read is unknown, said once; so is one that was deleted; the others are told."""
+    caplog.set_level("INFO", logger="journey_consumer.returner")
+    taps: Any = {"expired": Broken, "invalid": lambda: Queue(5), "rejected": lambda: Queue(7)}
+    looks = 0
+
+    def found(_reasons: Sequence[str]) -> Taps:
+        nonlocal looks
+        looks += 1
+        if looks > 5:
+            taps.pop("rejected", None)
+        found: Taps = taps
+        return found
+
+    def value(reason: str) -> float:
+        number = registry.get_sample_value(GAUGE, {"reason": reason})
+        assert number is not None
+        return number
+
+    task = asyncio.create_task(looking(registry, found).run(QUIET))
+    await await_until(lambda: hours_left(value("rejected")) == pytest.approx(7))
+    await await_until(lambda: looks > 10)
+    task.cancel()
+    assert hours_left(value("invalid")) == pytest.approx(5)
+    assert math.isnan(value("expired"))
+    assert math.isnan(value("rejected"))
+    assert math.isnan(value("forbidden"))
+    assert [getattr(record, "reason", None) for record in caplog.records] == ["not permitted"]
+
+
+@pytest.mark.parametrize(("seen", "expected"), [((), 3), ((5,), 3), ((2,), 2)])
+async def test_what_others_hold_is_not_forgotten(
+    registry: CollectorRegistry, seen: tuple[float, ...], expected: float
+) -> None:
+    """A look while somebody holds some sees the rest: what was known before may still be there."""
+    looks = 0
+
+    def found(_reasons: Sequence[str]) -> Taps:
+        nonlocal looks
+        looks += 1
+        taps: Any = {"unauthorized": lambda: Queue(3) if looks == 1 else Queue(*seen)}
+        return taps  # type: ignore[no-any-return]
+
+    nobody: Any = None
+    one = Returner(
+        taps=found,
+        publisher=nobody,
+        queue="q",
+        metrics=Metrics(registry),
+        now=lambda: NOW,
+        returning=False,
+        per_second=1,
+        look_seconds=0.01,
+        shared=lambda _reason: looks > 1,
+    )
+    task = asyncio.create_task(one.run(QUIET))
+    await await_until(lambda: looks > 5)
+    task.cancel()
+    value = registry.get_sample_value(GAUGE, {"reason": "unauthorized"})
+    assert value is not None
+    assert hours_left(value) == pytest.approx(expected)
