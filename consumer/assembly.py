@@ -199,7 +199,11 @@ def assemble(
     if settings.events_exchange and is_amqp(urls[0]):
         # A connection of its own, whose troubles are nobody else's; so are its metrics.
         link = AmqpPublisher(
-            dialer=dialer_of(settings)(), topology=None, declare=False, metrics=Metrics(CollectorRegistry())
+            dialer=dialer_of(settings)(),
+            topology=None,
+            declare=False,
+            metrics=Metrics(CollectorRegistry()),
+            purpose="outcome events",
         )
         background.append(link)
         events = Events(

@@ -3,7 +3,9 @@
 1. Ids, codes and the Registry's own date; never a value of the payload.
 2. Fire and forget: published on a connection of its own, so that an exchange that is missing, full or slow
    neither delays nor endangers settlement. What can not be published is dropped, and counted.
-3. An event is made after its delivery was acknowledged: a crash in between loses it. A delivery that comes
+3. An event that is consumed as if it were a journey makes no event: a binding that leads back would
+   otherwise never come to an end.
+4. An event is made after its delivery was acknowledged: a crash in between loses it. A delivery that comes
    again makes an event of the same id again.
 """
 
@@ -24,6 +26,8 @@ from consumer.outcome import Acknowledge, DeadLetter, Registered
 
 TYPE_PREFIX: Final = "journey-consumer.journey."
 CONTENT_TYPE: Final = "application/cloudevents+json"
+#: Tells an event from a journey.
+MARK: Final = "x-outcome-event"
 #: Events that wait for their confirm; beyond that they are dropped.
 MOST_WAITING: Final = 10_000
 
@@ -56,6 +60,8 @@ class Events:
 
     def settled(self, delivery: Delivery, fate: Fate, outcome: str) -> None:
         """A delivery was settled with the final fate ``outcome``; never raises, never waits."""
+        if MARK in delivery.headers:
+            return
         if self._waiting >= MOST_WAITING:
             self._metrics.events["dropped"].inc()
             return
@@ -63,9 +69,9 @@ class Events:
         event = event_of(delivery, fate, outcome, source=self._source, now=self._now())
         body = json.dumps(event, separators=(",", ":")).encode()
         properties = {"content_type": CONTENT_TYPE, "delivery_mode": PERSISTENT}
-        self._publisher.submit(Outgoing(self._exchange, outcome, body, {}, properties)).add_done_callback(
-            self._ended
-        )
+        self._publisher.submit(
+            Outgoing(self._exchange, outcome, body, {MARK: True}, properties)
+        ).add_done_callback(self._ended)
 
     def _ended(self, future: "asyncio.Future[None]") -> None:
         self._waiting -= 1

@@ -54,7 +54,8 @@ class _Reconnect(Exception):  # noqa: N818 a signal within this file
 class AmqpPublisher:
     """Confirmed, mandatory, persistent publishes. Start with ``start``, end with ``close``.
 
-    Without a ``topology`` no queue is declared or verified: whoever publishes knows where to.
+    Without a ``topology`` no queue is declared or verified: whoever publishes knows where to. ``purpose``
+    names the connection at the broker and in the log.
     """
 
     delay_queues = True
@@ -67,8 +68,10 @@ class AmqpPublisher:
         declare: bool,
         metrics: Metrics,
         confirm_timeout_seconds: float = 30.0,
+        purpose: str = "publish",
     ) -> None:
         self._dialer = dialer
+        self._purpose = purpose
         self._topology = topology
         self._declare = declare
         self._metrics = metrics
@@ -128,7 +131,7 @@ class AmqpPublisher:
         while not self._closing:
             try:
                 connection = self._dialer.dial(
-                    "publish", on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
+                    self._purpose, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
                 )
             except Dialer.ERRORS as error:
                 complaint.tell(error)
@@ -144,7 +147,10 @@ class AmqpPublisher:
             except BrokerError as error:
                 complaint.tell(error)
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
-                log.warning("publish connection lost", extra={"reason": type(error).__name__})
+                log.warning(
+                    "publish connection lost",
+                    extra={"connection": self._purpose, "reason": type(error).__name__},
+                )
             finally:
                 self._open_channel = False
                 self._metrics.broker_connected["publish"].set(0)

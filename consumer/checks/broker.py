@@ -104,6 +104,14 @@ def _topology(connection: Any, settings: Settings) -> Iterator[Finding]:
             if found
             else fail("queues", text + "does not exist: whoever publishes declares it, we only bind to it")
         )
+    if settings.events_exchange is not None:
+        found = survey.exchange_exists(connection, settings.events_exchange)
+        text = f"the exchange {settings.events_exchange!r} for outcome events "
+        yield (
+            ok("queues", text + "exists")
+            if found
+            else warn("queues", text + "does not exist: no event will reach anybody")
+        )
     yield from _main_queue(connection, topology, settings)
     yield from _support(connection, topology, settings)
     yield from _permissions(connection, topology, settings)
@@ -178,7 +186,8 @@ def _permissions(connection: Any, topology: Topology, settings: Settings) -> Ite
     queue, exchange = topology.queue, topology.dead_letter_exchange
     if survey.queue_facts(connection, queue) is not None and not survey.may_consume(connection, queue):
         lacking.append(f"read from the queue {queue!r}")
-    for name in ("", exchange):
+    events = (settings.events_exchange,) if settings.events_exchange is not None else ()
+    for name in ("", exchange, *events):
         if (name == "" or survey.exchange_exists(connection, name)) and not survey.may_publish(
             connection, name
         ):

@@ -138,6 +138,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[set[str], str]]:
         )
     if s.broker_routing_key and not s.broker_exchange:
         yield {"BROKER_EXCHANGE", "BROKER_ROUTING_KEY"}, "BROKER_ROUTING_KEY needs BROKER_EXCHANGE"
+    if s.events_exchange and s.events_exchange in {s.broker_exchange, f"{s.broker_queue}.dead-letter"}:
+        yield (
+            {"EVENTS_EXCHANGE", "BROKER_EXCHANGE", "BROKER_QUEUE"},
+            "EVENTS_EXCHANGE leads to our own queues: events would be taken for journeys or dead letters",
+        )
     for base, cap in (
         ("RETRY_BACKOFF_BASE_SECONDS", "RETRY_BACKOFF_CAP_SECONDS"),
         ("BREAKER_PROBE_SECONDS", "BREAKER_PROBE_CAP_SECONDS"),
@@ -173,6 +178,8 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield f"REGISTRY_RATE_PER_MINUTE exceeds what the Registry allows ({REGISTRY_LIMIT_PER_MINUTE})"
     if urlsplit(s.registry_url).scheme == "http" and not addresses.is_loopback(s.registry_url):
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
+    if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
+        yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"
     if s.broker_ca_file and not any(urlsplit(url).scheme == "amqps" for url in s.broker_urls):

@@ -200,6 +200,20 @@ def test_the_operators_exchange_must_be_there(check: Check) -> None:
     assert check(BROKER_EXCHANGE="amq.topic")[0] == 0
 
 
+def test_the_exchange_of_outcome_events(check: Check, vhost: Broker) -> None:
+    """Missing it costs events only; whoever may not write to it is told."""
+    declare(vhost)
+    code, lines = check(EVENTS_EXCHANGE="outcomes")
+    assert code == 0
+    assert any(
+        "queues the exchange 'outcomes' for outcome events does not exist" in line for line in lines
+    )
+    with vhost.user(write="operator.*|amq.default") as url:
+        code, lines = check(BROKER_URL=url, EVENTS_EXCHANGE="amq.topic")
+    assert code == 1
+    assert "FAIL permissions this user may not write to the exchange 'amq.topic'" in lines
+
+
 @pytest.mark.parametrize(
     ("permissions", "expected"),
     [

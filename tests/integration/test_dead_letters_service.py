@@ -154,3 +154,20 @@ def test_events_that_go_nowhere_endanger_nothing(vhost: Broker, run: Run, sandbo
     assert service.value("reconnects_total", connection="publish") == 0
     service.terminate()
     assert len(ledger.balance(sandbox).registered) == 50
+
+
+def test_events_that_lead_back_come_to_an_end(vhost: Broker, run: Run) -> None:
+    """An exchange that is bound to our own queue by hand: each journey makes an event, no event does."""
+    ledger = Ledger(vhost)
+    ledger.declare()
+    with vhost.channel() as channel:
+        channel.exchange_declare("outcomes", "topic", durable=True, auto_delete=False)
+        channel.queue_bind(ledger.topology.queue, "outcomes", "#")
+    service = run(vhost, events_exchange="outcomes")
+    ledger.publish(5)
+    wait_until(lambda: service.value("events_total", result="published") == 5, 20, "all are told")
+    invalid = ledger.topology.dead_letter_queue("invalid")
+    wait_until(lambda: vhost.depth(invalid).ready == 5, 20, "the events are no journeys")
+    ledger.await_settled()
+    assert service.value("events_total", result="published") == 5
+    service.terminate()

@@ -383,6 +383,8 @@ def test_a_proxy_is_an_http_address(url: str) -> None:
         ({"BROKER_QUEUE": "é" * 111}, "BROKER_QUEUE is too long"),
         ({"BROKER_QUEUE": "a\tb"}, "BROKER_QUEUE is too long, empty or holds control characters"),
         ({"BROKER_CA_FILE": "/nowhere"}, "BROKER_CA_FILE names a file"),
+        ({"BROKER_EXCHANGE": "x", "EVENTS_EXCHANGE": "x"}, "EVENTS_EXCHANGE leads to our own queues"),
+        ({"BROKER_QUEUE": "q", "EVENTS_EXCHANGE": "q.dead-letter"}, "EVENTS_EXCHANGE leads to our own"),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(environ: dict[str, str], sentence: str) -> None:
@@ -407,6 +409,7 @@ def test_the_prefetch_follows_the_concurrency() -> None:
         ({"REGISTRY_RATE_PER_MINUTE": "20001"}, "REGISTRY_RATE_PER_MINUTE exceeds"),
         ({"BROKER_EXCHANGE": "x", "BROKER_DECLARE": "false"}, "BROKER_EXCHANGE has no effect"),
         ({"BROKER_CA_FILE": __file__}, "BROKER_CA_FILE has no effect"),
+        ({"EVENTS_EXCHANGE": "x", "BROKER_URL": "redis://localhost"}, "EVENTS_EXCHANGE has no effect"),
         ({"DRAIN_TIMEOUT_SECONDS": "5"}, "DRAIN_TIMEOUT_SECONDS is shorter"),
         ({"BROKER_QUEU": "x"}, "BROKER_QUEU is not a setting: did you mean BROKER_QUEUE?"),
         ({"registry_url": "x"}, "registry_url is not a setting: did you mean REGISTRY_URL?"),

@@ -85,3 +85,14 @@ async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch)
         return registry.get_sample_value("journey_consumer_events_total", {"result": result})
 
     assert (value("published"), value("unrouted"), value("dropped")) == (1, 1, 3)
+
+
+async def test_an_event_that_comes_back_makes_no_event() -> None:
+    """A binding of the operator's that leads back to our queue would otherwise never come to an end."""
+    publisher = Publisher()
+    told = Events(publisher, exchange="e", queue="q", metrics=Metrics(CollectorRegistry()), now=lambda: NOW)
+    told.settled(Delivery(b"{}"), FATES["invalid"], "invalid")
+    ((first, future),) = publisher.sent
+    told.settled(Delivery(first.body, headers=first.headers), FATES["invalid"], "invalid")
+    assert len(publisher.sent) == 1
+    future.set_result(None)
