@@ -59,7 +59,7 @@ def _overview() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 it failed, 2 unusable as asked."""
-    _open_what_is_closed()
+    _prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = _overview().parse_args(arguments[:1]).command
     module = cast("Command", importlib.import_module(f"consumer.commands.{name.replace('-', '_')}"))
@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _open_what_is_closed() -> None:
-    """Let standard streams that we were started without lead nowhere.
+def _prepare_streams() -> None:
+    """Let standard streams that we were started without lead nowhere, and take any letter.
 
     Otherwise the next file or connection would take their place, and receive what is printed. Python has
     None for them, and keeps it in ``sys.__stdout__`` and ``sys.__stderr__``.
@@ -108,6 +108,9 @@ def _open_what_is_closed() -> None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an id may hold letters that the terminal has not
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_output() -> None:

@@ -25,7 +25,7 @@ from consumer.deadletters.journal import LineFile, audit_line, body_of
 from consumer.deadletters.listing import Listing
 from consumer.deadletters.masking import masked
 from consumer.deadletters.overview import Overview
-from consumer.deadletters.record import Record, fingerprint, payload_of
+from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
 from consumer.deadletters.sweep import look
 from consumer.deadletters.view import show_one, show_overview, show_records, stdout_console
 from consumer.delivery import Delivery
@@ -121,8 +121,8 @@ def selection_of(args: argparse.Namespace) -> Selection:
         reasons=frozenset(args.reason),
         details=tuple(getattr(args, "detail", ())),
         statuses=frozenset(getattr(args, "status", ())),
-        journey_ids=frozenset(getattr(args, "journey", ())),
-        message_ids=frozenset(getattr(args, "message", ())),
+        journey_ids=frozenset(map(shortened, getattr(args, "journey", ()))),
+        message_ids=frozenset(map(shortened, getattr(args, "message", ()))),
         age=getattr(args, "age", None) or open_range,
         left=getattr(args, "left", None) or open_range,
     )
@@ -175,10 +175,10 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
 
 
 def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    now, found = datetime.now(UTC), list[tuple[Record, Delivery]]()
+    now, found, wanted = datetime.now(UTC), list[tuple[Record, Delivery]](), shortened(args.id)
 
     def see(record: Record, delivery: Delivery) -> None:
-        if args.id in (record.journey_id, record.message_id, fingerprint(delivery)):
+        if wanted in (record.journey_id, record.message_id, fingerprint(delivery)):
             found.append((record, delivery))
 
     asyncio.run(look(taps(args, settings, selection), see))

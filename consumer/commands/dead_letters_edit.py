@@ -153,6 +153,7 @@ def _mend(
                     audit=audit,
                     now=utc_now,
                     dry_run=args.dry_run,
+                    patience_seconds=settings.broker_confirm_timeout_seconds,
                 )
                 yield act
             for refusal in act.refusals:

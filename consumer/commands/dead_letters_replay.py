@@ -16,10 +16,10 @@ from consumer.commands.dead_letters_run import (
     version_of,
 )
 from consumer.config import Settings
-from consumer.deadletters.direct import ToRegistry
+from consumer.deadletters.direct import DONE, ToRegistry, batch_size
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.record import Record
-from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.replay import REPLAYED, ToQueue
 from consumer.deadletters.sweep import Sweep
 from consumer.deadletters.underway import Act
 from consumer.delivery import Delivery
@@ -55,7 +55,11 @@ def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) 
     sweep = Sweep(taps(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return dry_run(args, sweep)
-    return asyncio.run(act_on(args, sweep, "replaying", lambda: _replayer(args, settings)))
+    batch = None
+    if args.to == "registry":
+        batch = batch_size(settings.registry_rate_per_minute, settings.registry_concurrency)
+    code = asyncio.run(act_on(args, sweep, "replaying", lambda: _replayer(args, settings), batch=batch))
+    return code or (0 if sweep.tally.outcomes.keys() <= {REPLAYED, *DONE} else 1)
 
 
 @asynccontextmanager
@@ -63,7 +67,8 @@ async def _replayer(args: argparse.Namespace, settings: Settings) -> AsyncIterat
     if args.to == "queue":
         publisher = await connect(settings, Target("", settings.broker_queue))
         try:
-            yield ToQueue(publisher, settings.broker_queue)
+            patience = settings.broker_confirm_timeout_seconds
+            yield ToQueue(publisher, settings.broker_queue, patience_seconds=patience)
         finally:
             await publisher.close()
         return

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Literal, TextIO, cast
 
 from consumer.assembly import topology_of
+from consumer.broker.dial import is_amqp
+from consumer.broker.promises import promises
 from consumer.config import Settings
 from consumer.deadletters.filters import Selection
 from consumer.deadletters.sources import taps_of
@@ -61,7 +63,8 @@ def positive_rate(text: str) -> float:
 
 def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> Taps:
     """The dead-letter queues that ``selection`` is about."""
-    # A dead letter's own reason may differ from its queue's only when an operator moved it by hand.
+    if not is_amqp(settings.broker_urls[0]):
+        print(f"careful, if this is killed: {promises(settings.broker_urls[0])}", file=sys.stderr)  # noqa: T201
     return taps_of(
         lambda: dialer_of(settings),
         settings.broker_urls[0],
@@ -89,7 +92,12 @@ def utc_now() -> datetime:
 
 
 async def act_on(
-    args: argparse.Namespace, sweep: Sweep, verb: str, actor: Callable[[], AbstractAsyncContextManager[Act]]
+    args: argparse.Namespace,
+    sweep: Sweep,
+    verb: str,
+    actor: Callable[[], AbstractAsyncContextManager[Act]],
+    *,
+    batch: int | None = None,
 ) -> int:
     """Run the sweep with a progress bar, stoppable; say how it went, also when it ends with an error."""
     started, failure = time.monotonic(), None
@@ -97,7 +105,7 @@ async def act_on(
         try:
             async with actor() as act:
                 with Meter(verb, args.limit) as meter:
-                    await sweep.run(act, limit=args.limit, rate=args.rate, show=meter.show)
+                    await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=meter.show)
         except asyncio.CancelledError:
             if not signals:
                 raise

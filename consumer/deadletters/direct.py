@@ -16,7 +16,7 @@ from consumer.answer import Fault, Reply
 from consumer.classify import classify, rate_limit
 from consumer.credentials import TokenSource
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.underway import Acted, Result
+from consumer.deadletters.underway import BATCH, Acted, Result
 from consumer.outcome import (
     AlreadyRegistered,
     Early,
@@ -34,6 +34,8 @@ from consumer.parse import parse
 
 #: So many in a row say that it is not the journey's fault.
 MOST_FAILURES_IN_A_ROW = 10
+#: Longer than this nobody waits at a terminal, with dead letters in hand.
+MOST_HOLD_SECONDS = 90.0
 _TRIES = 3
 _THROTTLED_SECONDS = 60.0
 _CONCERNS_ALL = (Unauthorized, Forbidden, Unavailable, Throttled)
@@ -84,18 +86,25 @@ class ToRegistry:
             for _ in range(_TRIES):
                 if self._trouble is not None:
                     return outcome
-                await self._wait_for_leave()
+                if not await self._may_go():
+                    return outcome
                 outcome = await self._submit(ready.body)
                 if not isinstance(outcome, Throttled | Unavailable):
                     break
             self._learn(outcome)
             return outcome
 
-    async def _wait_for_leave(self) -> None:
-        while True:
+    async def _may_go(self) -> bool:
+        """Wait for the pace; False when there is no sense in waiting."""
+        while self._trouble is None:
+            held = self._pacer.held_for(time.monotonic())
+            if held > MOST_HOLD_SECONDS:
+                self._trouble = f"the Registry asks to wait for {held:,.0f} s: run this again after that"
+                break
             await asyncio.sleep(self._pacer.reserve(time.monotonic()))
             if self._pacer.held_for(time.monotonic()) <= 0.0:
-                return
+                return self._trouble is None
+        return False
 
     async def _submit(self, body: bytes) -> Outcome:
         token = await self._tokens.token()
@@ -136,6 +145,19 @@ class ToRegistry:
 
 def _result(outcome: Outcome | None) -> Result:
     return Result(_word(outcome), gone=isinstance(outcome, Registered | AlreadyRegistered))
+
+
+#: What is done with.
+DONE = frozenset({"registered", "already registered"})
+
+
+def batch_size(rate_per_minute: float, concurrency: int) -> int:
+    """How many to take at once: what five seconds of the pace, and a few rounds of requests, can do.
+
+    None of a batch is acknowledged before all of it has an outcome, and the broker takes back what it was
+    not heard of for long.
+    """
+    return max(1, min(BATCH, int(rate_per_minute / 60 * 5), 4 * concurrency))
 
 
 def _word(outcome: Outcome | None) -> str:

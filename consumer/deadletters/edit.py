@@ -42,6 +42,7 @@ class ToEdited:
         audit: LineFile,
         now: Callable[[], datetime],
         dry_run: bool = False,
+        patience_seconds: float | None = None,
     ) -> None:
         self._mend = mend
         self._publisher = publisher
@@ -50,6 +51,7 @@ class ToEdited:
         self._audit = audit
         self._now = now
         self._dry_run = dry_run
+        self._patience = patience_seconds
         self.refusals: list[str] = []
 
     async def __call__(self, batch: Sequence[Dead]) -> Acted:
@@ -71,7 +73,7 @@ class ToEdited:
             else:
                 sent.append((index, self._outgoing(dead, after, note), note))
         await self._write_down("edited", batch, [(index, note) for index, _, note in sent])
-        failures = await confirmed(self._publisher, [outgoing for _, outgoing, _ in sent])
+        failures = await confirmed(self._publisher, [outgoing for _, outgoing, _ in sent], self._patience)
         unconfirmed = []
         for (index, _, note), failure in zip(sent, failures, strict=True):
             results[index] = Result(STAYED, gone=False) if failure else Result("edited and sent", gone=True)

@@ -41,8 +41,10 @@ class LineFile:
         self._path = path
         self._private = private
         self._fallback = fallback
-        self._flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if fresh else os.O_APPEND)
+        # Without O_NONBLOCK a pipe that nobody reads would be waited for, by a process that hears no signal.
+        self._flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | (os.O_EXCL if fresh else os.O_APPEND)
         self._descriptor: int | None = None
+        self._is_file = True
         self._torn = False
 
     def __enter__(self) -> Self:
@@ -51,12 +53,10 @@ class LineFile:
                 self._descriptor = os.open(self._path, self._flags, 0o600)
             except OSError as error:
                 raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
-            found = os.fstat(self._descriptor)
-            if (
-                self._private
-                and stat.S_ISREG(found.st_mode)
-                and found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-            ):
+            os.set_blocking(self._descriptor, True)
+            mode = os.fstat(self._descriptor).st_mode
+            self._is_file = stat.S_ISREG(mode)
+            if self._private and self._is_file and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 os.close(self._descriptor)
                 self._descriptor = None
                 raise ConsumerError(f"{self._path} is open to others than its owner: chmod 600 it first")
@@ -89,7 +89,8 @@ class LineFile:
             left = memoryview(text.encode())
             while left:
                 left = left[os.write(self._descriptor, left) :]
-            os.fsync(self._descriptor)
+            if self._is_file:  # a terminal or a pipe has no disk
+                os.fsync(self._descriptor)
         except OSError as error:
             raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
 

@@ -131,9 +131,19 @@ def is_known_path(path: str) -> bool:
     return all(part in _KNOWN_KEYS or re.fullmatch(r"\d{1,2}", part, re.ASCII) for part in path.split("."))
 
 
+#: What our codes are made of. A test reads them out of the source.
+_CODE_WORDS = frozenset(
+    """
+    access after allowed ambiguous api bad base64 batch before cloudevent cloudevents complex compressed
+    connect data deep empty end ends file format future http in integer is json key keys large long many
+    missing nested no not of other out pool protocol range read refused result short start text timeout
+    tls token too type unknown unusable utf8 value version without wrong
+    """.split()  # noqa: SIM905 - seventy words, one below the other, would only be longer
+)
 #: As ``classify`` and ``schemas`` write them: a code, perhaps the broken terms, perhaps the field's path.
 _DETAIL = re.compile(
-    r"(?:-?\d{3,5}|(?!\w*\d{4})[a-z]\w{0,39}|[A-Z][A-Za-z]{2,30}Error)"
+    r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|"
+    r"JsonWebTokenError|TokenExpiredError|NotBeforeError|SyntaxError|PayloadTooLargeError)"
     r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
     r"(?: at (?P<path>[a-z0-9_.]{1,160}))?",
     re.ASCII,
@@ -143,4 +153,9 @@ _DETAIL = re.compile(
 def is_detail(text: str) -> bool:
     """Whether ``text`` is a detail as the service writes it; what an operator wrote there may be anything."""
     found = _DETAIL.fullmatch(text)
-    return found is not None and (found["path"] is None or is_known_path(found["path"]))
+    if found is None or not (found["path"] is None or is_known_path(found["path"])):
+        return False
+    code = found["code"]
+    return not code[0].islower() or all(
+        part in _CODE_WORDS or re.fullmatch(r"\d{3}", part, re.ASCII) for part in code.split("_")
+    )

@@ -20,6 +20,9 @@ from consumer.deadletters.record import fingerprint, is_too_deep
 from consumer.errors import ConsumerError
 
 _MISSING: Final = object()
+#: A command may write so much for what it is given, no more: otherwise it never ends.
+_MOST_TIMES, _MOST_MORE = 4, 4 * 1024 * 1024
+_CHUNK = 64 * 1024
 
 
 class Mender(Protocol):
@@ -90,29 +93,59 @@ class Pipe:
             fingerprint(dead.delivery): json.dumps(export_line(dead.record, dead.delivery, now))
             for dead in batch
         }
-        # In a session of its own: Ctrl-C is for us, who let it end its batch; and all of it can be killed.
-        process = await asyncio.create_subprocess_shell(
-            self._command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            written, _ = await process.communicate("".join(f"{line}\n" for line in lines.values()).encode())
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-            raise
-        if process.returncode:
-            raise ConsumerError(f"the command ended with {process.returncode}; nothing of its batch was sent")
+        written, code = await _run(self._command, "".join(f"{line}\n" for line in lines.values()).encode())
+        if code:
+            raise ConsumerError(f"the command ended with {code}; nothing of its batch was sent")
         mended = dict[str, Any]()
         for number, line in enumerate(written.splitlines(), 1):
             if line.strip():
-                key, payload = _mended(line, f"line {number} of the command's output")
+                where = f"line {number} of the command's output"
+                key, payload = _mended(line, where)
+                if key not in lines:
+                    raise ConsumerError(f"{where} has the key of none that it was given")
                 if mended.setdefault(key, payload) != payload:
-                    raise ConsumerError(f"line {number} of the command's output mends one in a second way")
+                    raise ConsumerError(f"{where} mends one in a second way")
         return {key: payload for key, payload in mended.items() if payload is not _MISSING}
+
+
+async def _run(command: str, text: bytes) -> tuple[bytes, int]:
+    """What a shell command makes of ``text``, and its exit code; killed with all its kind when cancelled."""
+    # In a session of its own: Ctrl-C is for us, who let it end its batch; and all of it can be killed.
+    process = await asyncio.create_subprocess_shell(
+        command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None  # noqa: S101 for the type checker: both are pipes
+    assert process.stdout is not None  # noqa: S101
+    feeding = asyncio.ensure_future(_feed(process.stdin, text))
+    try:
+        written = await _read(process.stdout, _MOST_TIMES * len(text) + _MOST_MORE)
+        return written, await process.wait()
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        # Waiting for its end would also wait for whoever left its session and still holds its output.
+        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 there is no other way
+        raise
+    finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+
+async def _read(stdout: asyncio.StreamReader, most: int) -> bytes:
+    written = bytearray()
+    while chunk := await stdout.read(_CHUNK):
+        written += chunk
+        if len(written) > most:
+            raise ConsumerError(f"the command writes without end: more than {most:,} bytes for one batch")
+    return bytes(written)
+
+
+async def _feed(stdin: asyncio.StreamWriter, text: bytes) -> None:
+    with contextlib.suppress(ConnectionError):  # it may end without reading
+        stdin.write(text)
+        await stdin.drain()
+        stdin.close()
+        await stdin.wait_closed()
 
 
 def _mended(line: bytes, where: str) -> tuple[str, Any]:

@@ -28,6 +28,7 @@ DEADLINE: Final = timedelta(hours=24)
 NO_DEADLINE: Final = float("inf")
 #: For a detail that is none of ours: an operator's own header of that name may hold anything.
 FOREIGN_DETAIL: Final = "(not ours)"
+_STATUSES: Final = range(100, 600)
 V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 _LONGEST_ID = 256
@@ -100,7 +101,7 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
         message_id=_short(delivery.message_id),
         journey_id=_journey_id(payload),
         detail=_detail(headers.get(DETAIL)),
-        status=status if type(status) is int else None,
+        status=status if type(status) is int and status in _STATUSES else None,
         attempts=past.attempts,
         replays=past.replays,
         died=_died(headers),
@@ -209,8 +210,13 @@ def _count(value: Any) -> int:
     return value if type(value) is int and value >= 0 else 0
 
 
+def shortened(text: str) -> str:
+    """An id as records hold it, and as it is asked for."""
+    return text[:_LONGEST_ID]
+
+
 def _short(text: str | None) -> str | None:
-    return None if text is None else text[:_LONGEST_ID]
+    return None if text is None else shortened(text)
 
 
 def _text(moment: datetime | None) -> str | None:

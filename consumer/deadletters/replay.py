@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -19,28 +20,43 @@ from consumer.messages import UNENCODABLE, Outgoing, bare, copy_of
 
 REPLAYED = "replayed"
 STAYED = "not confirmed"
+_LOOK_SECONDS = 0.5
 
 
 class Publisher(Protocol):
     """What replaying needs of the publishing side."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker takes nothing at the moment."""
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
         """Publish; the future ends with the broker's confirm or with ``PublishError``."""
 
 
 class ToQueue:
-    """The action of a sweep that sends dead letters to ``queue``."""
+    """The action of a sweep that sends dead letters to ``queue``.
+
+    ``patience_seconds`` is how long a broker that blocks publishers is waited for; None: as long as it takes.
+    """
 
     def __init__(
-        self, publisher: Publisher, queue: str, *, on_replayed: Callable[[int], None] = lambda _count: None
+        self,
+        publisher: Publisher,
+        queue: str,
+        *,
+        patience_seconds: float | None = None,
+        on_replayed: Callable[[int], None] = lambda _count: None,
     ) -> None:
         self._publisher = publisher
         self._queue = queue
+        self._patience = patience_seconds
         self._on_replayed = on_replayed
 
     async def __call__(self, batch: Sequence[Dead]) -> Acted:
         """Publish all of them, many in flight; what is not confirmed stays."""
-        failures = await confirmed(self._publisher, [again(dead.delivery, self._queue) for dead in batch])
+        messages = [again(dead.delivery, self._queue) for dead in batch]
+        failures = await confirmed(self._publisher, messages, self._patience)
         results = [
             Result(STAYED, gone=False) if failure else Result(REPLAYED, gone=True) for failure in failures
         ]
@@ -48,27 +64,55 @@ class ToQueue:
         return Acted(results, trouble_of(failures))
 
 
-async def confirmed(publisher: Publisher, messages: Sequence[Outgoing]) -> list[str | None]:
+async def confirmed(
+    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None = None
+) -> list[str | None]:
     """Publish; returns for each message why it was not confirmed, or None.
 
     One whose headers no frame holds any more, with those that we add, goes without what is too much.
     """
-    failures = await _each_confirmed(publisher, messages)
+    failures = await _each_confirmed(publisher, messages, patience_seconds)
     again_bare = [index for index, failure in enumerate(failures) if failure == UNENCODABLE]
-    second = await _each_confirmed(publisher, [bare(messages[index]) for index in again_bare])
+    second = await _each_confirmed(publisher, [bare(messages[i]) for i in again_bare], patience_seconds)
     for index, failure in zip(again_bare, second, strict=True):
         failures[index] = failure
     return failures
 
 
-async def _each_confirmed(publisher: Publisher, messages: Sequence[Outgoing]) -> list[str | None]:
-    results = await asyncio.gather(*map(publisher.submit, messages), return_exceptions=True)
+async def _each_confirmed(
+    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None
+) -> list[str | None]:
+    futures = [publisher.submit(message) for message in messages]
+    if patience_seconds is not None:
+        await _while_it_takes_any(publisher, futures, patience_seconds)
     failures: list[str | None] = []
-    for result in results:
-        if result is not None and not isinstance(result, PublishError):
+    for result in await asyncio.gather(*futures, return_exceptions=True):
+        if isinstance(result, asyncio.CancelledError):
+            failures.append("the broker takes nothing at the moment: a memory or disk alarm")
+        elif result is not None and not isinstance(result, PublishError):
             raise result
-        failures.append(None if result is None else str(result))
+        else:
+            failures.append(None if result is None else str(result))
     return failures
+
+
+async def _while_it_takes_any(
+    publisher: Publisher, futures: Sequence["asyncio.Future[None]"], patience_seconds: float
+) -> None:
+    """Wait for them; give up what is left when the broker has taken nothing for so long."""
+    pending, free_at = set(futures), time.monotonic()
+    try:
+        while pending:
+            pending = (await asyncio.wait(pending, timeout=_LOOK_SECONDS))[1]
+            now = time.monotonic()
+            free_at = free_at if publisher.blocked else now
+            if now - free_at >= patience_seconds:
+                return
+    finally:
+        for future in futures:
+            # What was not sent yet never is; what was may be confirmed unheard.
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # looked at, also when we are the ones who were cancelled
 
 
 def trouble_of(failures: Sequence[str | None]) -> str | None:

@@ -132,15 +132,18 @@ class Sweep:
         *,
         limit: int | None = None,
         rate: float | None = None,
+        batch: int | None = None,
         show: Callable[[Tally], None] = lambda _tally: None,
     ) -> Tally:
         """Survey, then act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
+
+        ``batch`` bounds what is acted upon at once (None: 1,000).
 
         Raises BrokerError; what was acted upon by then stays done. Trouble is told in the tally.
         """
         expected = await self.survey(show)
         show(self.tally)
-        pace = Pace(rate)
+        pace = Pace(rate, batch)
         while expected and not self._over(limit):
             done = await self._pass(expected, act, limit, pace, show)
             if not done:

@@ -66,12 +66,13 @@ class UnderWay:
 
 
 class Pace:
-    """At most ``rate`` a second, in batches that last a fifth of a second."""
+    """At most ``rate`` a second, in batches that last a fifth of a second, of ``most`` at most."""
 
-    def __init__(self, rate: float | None) -> None:
+    def __init__(self, rate: float | None, most: int | None = None) -> None:
         self._rate = rate
         self._due = 0.0
-        self.batch = BATCH if rate is None else max(1, min(BATCH, int(rate / 5)))
+        most = BATCH if most is None else most
+        self.batch = most if rate is None else max(1, min(most, int(rate / 5)))
 
     async def wait(self, count: int) -> None:
         """Until ``count`` more may go."""

@@ -205,9 +205,7 @@ def test_the_exchange_of_outcome_events(check: Check, vhost: Broker) -> None:
     declare(vhost)
     code, lines = check(EVENTS_EXCHANGE="outcomes")
     assert code == 0
-    assert any(
-        "queues the exchange 'outcomes' for outcome events does not exist" in line for line in lines
-    )
+    assert any("queues the exchange 'outcomes' for outcome events does not exist" in line for line in lines)
     with vhost.user(write="operator.*|amq.default") as url:
         code, lines = check(BROKER_URL=url, EVENTS_EXCHANGE="amq.topic")
     assert code == 1

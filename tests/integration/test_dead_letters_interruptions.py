@@ -151,3 +151,16 @@ def test_a_lost_connection_tells_how_far_it_came(broker: Broker) -> None:
     assert told["trouble"]
     wait_until(lambda: broker.depth(UNAUTHORIZED).unacked == 0, 10, "the broker takes them back")
     assert 20 <= sum(told["outcomes"].values()) <= broker.depth(QUEUE).ready < 200
+
+
+def test_a_memory_alarm_is_not_waited_out(own_vhost: Broker) -> None:
+    """The broker takes nothing: after the patience for a confirm that is an error, and all stay."""
+    Ledger(own_vhost).declare()
+    put(own_vhost, UNAUTHORIZED, *map(journey, range(20)), **REFUSED)
+    own_vhost.node.set_memory_alarm(on=True)
+    told = typed(own_vhost, "replay", "--json", BROKER_CONFIRM_TIMEOUT_SECONDS="1")
+    assert told.returncode == 1
+    assert "the broker takes nothing at the moment: a memory or disk alarm" in told.stderr
+    assert json.loads(told.stdout)["outcomes"] == {"not confirmed": 20}
+    own_vhost.node.set_memory_alarm(on=False)
+    wait_until(lambda: own_vhost.depth(UNAUTHORIZED) == (20, 0), 20, "they are given back")

@@ -1,9 +1,11 @@
 """Dead letters that nobody thought of: strange headers, twins, packed bodies; and odd ways to ask."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +201,40 @@ def test_a_stray_id_of_the_other_version_can_be_taken_out(broker: Broker) -> Non
     assert ids(broker, QUEUE) == ["j-1"]
 
 
+def test_a_command_that_writes_without_end_is_ended(broker: Broker) -> None:
+    """It is told, nothing is sent, and nothing of it goes on."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    told = typed(broker, "edit", "--pipe", "yes '{}'")
+    assert told.returncode == 1
+    assert "the command writes without end: more than" in told.stderr
+    assert ids(broker, INVALID) == ["j-1"]
+
+
+def test_a_key_that_was_not_given_is_an_error(broker: Broker) -> None:
+    """A command that changes keys would otherwise leave everything as it is, without a word."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    told = typed(broker, "edit", "--pipe", """sed 's/"key": "./"key": "zz/'""")
+    assert told.returncode == 1
+    assert "line 1 of the command's output has the key of none that it was given" in told.stderr
+
+
+def test_who_left_the_session_of_a_pipe_is_not_waited_for(broker: Broker) -> None:
+    """A child that holds the output open for long does not keep the second interrupt waiting."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    process = started(broker, "edit", "--pipe", "(setsid sleep 30 &); sleep 31")
+    shell = psutil.Process(process.pid)
+    wait_until(lambda: len(shell.children(recursive=True)) >= 2, 20, "the pipe runs")
+    began = time.monotonic()
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.wait(20) == 130  # its output stays open: the child has it, too
+    assert time.monotonic() - began < 15
+    for stream in (process.stdout, process.stderr):
+        assert stream is not None
+        stream.close()
+
+
 def test_an_interrupt_ends_every_process_of_a_pipe(broker: Broker) -> None:
     """The first SIGINT lets the command end its batch, the second one kills all of it, not one shell."""
     put(broker, INVALID, broken(1), **BROKEN)
@@ -265,6 +301,42 @@ def test_closed_streams_take_nothing_with_them(broker: Broker, tmp_path: Path) -
     assert told.returncode == 0
     assert len(audit.read_text().splitlines()) == 1
     assert ids(broker, INVALID) == []
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(broker: Broker, tmp_path: Path) -> None:
+    """Opening it would wait for ever, and hear no signal."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    told = typed(broker, "discard", "--reason", "invalid", "--why", "x", "--yes", "--audit", str(fifo))
+    assert told.returncode == 1
+    assert f"{fifo} can not be written" in told.stderr
+    assert ids(broker, INVALID) == ["j-1"]
+
+
+def test_an_audit_trail_without_a_disk_is_one(broker: Broker) -> None:
+    """A terminal or a pipe takes the lines; they are not said to have failed after they were written."""
+    put(broker, INVALID, broken(1), **BROKEN)
+    told = typed(broker, "discard", "--reason", "invalid", "--why", "x", "--yes", "--audit", "/dev/stderr")
+    assert told.returncode == 0
+    assert json.loads(told.stderr)["event"] == "dead letter discarded"
+    assert ids(broker, INVALID) == []
+
+
+def test_letters_that_a_terminal_has_not_are_no_traceback(broker: Broker) -> None:
+    """Ids are the operator's; the output may be of another encoding."""
+    put(broker, INVALID, {**broken(1), "operator_journey_id": "é漢字"}, **BROKEN)
+    for args in (["list"], ["show", "é漢字"], ["summary"]):
+        told = typed(broker, *args, PYTHONIOENCODING="ascii")
+        assert told.returncode == 0, told.stderr
+
+
+def test_a_long_id_is_found(broker: Broker) -> None:
+    """Records hold its beginning; asked for whole it is the same."""
+    long = "j" * 300
+    put(broker, INVALID, {**broken(1), "operator_journey_id": long}, **BROKEN)
+    assert typed(broker, "show", long).returncode == 0
+    assert "1 dead letters" in typed(broker, "summary", "--journey", long).stdout
 
 
 def test_an_archive_that_others_may_read_is_not_added_to(broker: Broker, tmp_path: Path) -> None:

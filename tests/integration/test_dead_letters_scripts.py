@@ -1,6 +1,7 @@
 """``dead-letters`` in a script: exit codes, JSON for machines, how much and how fast; from no queues on."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +209,48 @@ def test_a_rate_straight_to_the_registry(broker: Broker, sandbox: LocalRegistry,
     assert len(sandbox.journeys) == len(times) == 20
     assert times[-1] - times[0] > 1.7
     assert json.loads(straight("--json").stdout)["waiting"] == 0
+
+
+@pytest.mark.parametrize("failing", ["token", "down", "early"])
+def test_nothing_registered_is_not_success(
+    broker: Broker, sandbox: LocalRegistry, straight: Straight, failing: str
+) -> None:
+    """A few that fail are no trouble for others, and yet not done: exit code 1, all where they were."""
+    hours_ago = -2.0 if failing == "early" else 2.0
+    put(broker, UNAUTHORIZED, *(journey(number, hours_ago=hours_ago) for number in range(3)), **REFUSED)
+    if failing == "down":
+        sandbox.faults.maintenance = True
+    told = straight(token="another" if failing == "token" else TOKEN)
+    assert told.returncode == 1
+    assert {"token": "unauthorized", "down": "unavailable", "early": "early"}[failing] in told.stdout
+    wait_until(lambda: broker.depth(UNAUTHORIZED) == (3, 0), 10, "they are given back")
+
+
+def test_a_registry_that_asks_to_wait_for_long_is_not_waited_for(
+    broker: Broker, sandbox: LocalRegistry, straight: Straight
+) -> None:
+    """An error in words; nobody sits at a terminal for so long, with dead letters in hand."""
+    put(broker, UNAUTHORIZED, *map(journey, range(3)), **REFUSED)
+    sandbox.faults.for_next(3, throttle={"retry_after_seconds": 900})
+    told = straight()
+    assert told.returncode == 1
+    assert re.search(r"the Registry asks to wait for (?:900|89\d) s: run this again after that", told.stderr)
+    wait_until(lambda: broker.depth(UNAUTHORIZED) == (3, 0), 10, "they are given back")
+
+
+def test_a_slow_pace_does_not_outlast_the_broker(broker: Broker, sandbox: LocalRegistry) -> None:
+    """Batches are as large as a few seconds: what is registered leaves the queue while the others wait."""
+    put(broker, UNAUTHORIZED, *map(journey, range(12)), **REFUSED)
+    settings = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": TOKEN, "REGISTRY_RATE_PER_MINUTE": "60"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "consumer", "dead-letters", "replay", "--to", "registry"],
+        env=environment(broker, **settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 7, 30, "the first batch is gone")
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
 
 
 def test_what_the_registry_has_already_is_gone_too(

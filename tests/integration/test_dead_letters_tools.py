@@ -166,13 +166,15 @@ def test_straight_to_the_registry(
     monkeypatch.setenv("REGISTRY_URL", sandbox.url)
     monkeypatch.setenv("REGISTRY_TOKEN", TOKEN)
     put(broker, UNAUTHORIZED, journey(1), journey(2), journey(2), broken(3), **REFUSED)
-    assert run("replay", "--to", "registry", "--json") == 0
+    assert run("replay", "--to", "registry", "--json") == 1, "not all of them are registered"
     outcomes = json.loads(capsys.readouterr().out)["outcomes"]
     assert outcomes.pop("invalid") == 1
     assert sum(outcomes.values()) == 3
     assert sorted(sandbox.journeys) == ["j-1", "j-2"]
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (1, 0), 10, "the invalid one is given back")
     assert ids(broker, UNAUTHORIZED) == ["j-3"]
+    put(broker, UNAUTHORIZED, journey(4), **REFUSED)
+    assert run("replay", "--to", "registry", "--journey", "j-4") == 0
 
 
 def test_a_refused_token_ends_it_early(

@@ -1,17 +1,25 @@
 """What may be shown of a dead letter, and that nothing of a person is in it."""
 
+import ast
 import json
+import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer import policy
+from consumer.answer import FaultKind
+from consumer.classify import rules
+from consumer.classify.jsonrpc import HTTP_ERRORS
 from consumer.deadletters.edit import changes, note_of
 from consumer.deadletters.headers import masked_content_type, masked_headers
 from consumer.deadletters.masking import is_detail, masked
 from consumer.topology import Topology
-from schemas import field_paths
+from schemas import field_paths, violations
+from tests.pages import ROOT
 
 NAMES = Topology(queue="journeys", exchange="rides", routing_key="ride.ended").names
 _JSON = st.recursive(
@@ -132,7 +140,20 @@ HEADERS: dict[str, Any] = {
     "x-first-death-reason": "delivery_limit",
     "x-unreadable-properties": True,
 }
-STRANGE = ("+33639981234", "Solène", 639981234, ["Solène"], {"Solène": 1}, b"Sol", 4.8, None, "48.1113")
+STRANGE = (
+    "0612345678",
+    "1.2.Jean-Dupont",
+    "martin",
+    "+33639981234",
+    "Solène",
+    639981234,
+    ["Solène"],
+    {"Solène": 1},
+    b"Sol",
+    4.8,
+    None,
+    "48.1113",
+)
 
 
 def test_our_own_headers_and_the_brokers_are_shown() -> None:
@@ -159,7 +180,9 @@ def test_what_is_not_like_ours_is_masked(headers: dict[str, Any]) -> None:
     shown = masked_headers(headers, NAMES)
     assert len(shown) == len(headers)
     text = json.dumps(shown, ensure_ascii=False)
-    assert not [person for person in ("39981234", "Solène", "48.1113", "x-phone") if person in text]
+    assert not [
+        person for person in ("39981234", "612345", "Dupont", "martin", "Solène", "48.1113") if person in text
+    ]
 
 
 @given(_JSON, _JSON)
@@ -200,6 +223,54 @@ def test_details_are_told_from_anything_else() -> None:
         "1\n",
     ):
         assert not is_detail(other)
+
+
+_OUTCOMES = {
+    *(
+        "Unreadable",
+        "Invalid",
+        "Misconfigured",
+        "Unauthorized",
+        "Unavailable",
+        "Rejected",
+        "Forbidden",
+        "Expired",
+    ),
+    *("DeadLetter", "Violation", "whole"),
+}
+
+
+def _codes_in(source: str) -> Iterator[str]:
+    """Every code that is given to an outcome, a violation or a disposition as a literal."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _OUTCOMES:
+            for argument in node.args:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value
+
+
+def test_every_code_of_ours_is_told() -> None:
+    """Those that stand in the source, in whichever module; otherwise our own details were masked."""
+    codes = {
+        code
+        for folder in ("consumer", "schemas")
+        for path in (ROOT / folder).rglob("*.py")
+        if not {"sandbox", "demo"} & set(path.parts)
+        for code in _codes_in(path.read_text("utf-8"))
+        if re.fullmatch(r"[a-z0-9_]+", code)
+    }
+    assert {"not_json", "cloudevent_bad_base64", "start_after_end", "no_result"} <= codes
+    codes |= (
+        {code for code, _ in violations._WORDS.values()}
+        | set(FaultKind)
+        | {policy._IN_THE_FUTURE, "http_503"}
+    )
+    codes |= (
+        set(rules._BY_DATA) | {str(code) for code in rules._BY_CODE} | {str(code) for code in HTTP_ERRORS}
+    )
+    assert [code for code in sorted(codes) if not is_detail(code)] == []
+    paths = {path for version in ("v2", "v3") for path in field_paths(version)}
+    assert [path for path in sorted(paths) if not is_detail(f"missing at {path}")] == []
 
 
 def test_a_content_type_is_shown_when_it_is_one() -> None:

@@ -18,7 +18,7 @@ from consumer.delivery import Delivery
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DEATH: dict[str, Any] = {
     "x-reason": "rejected",
-    "x-detail": "d",
+    "x-detail": "not_json",
     "x-status": 422,
     "x-attempts": 3,
     "x-replays": 2,
@@ -35,7 +35,7 @@ def test_a_record_knows_what_validation_knows(version: samples.Version) -> None:
     record = read(Delivery(body, headers=DEATH, properties={"message_id": "m"}), "rejected")
     assert (record.journey_id, record.start, record.message_id) == (journey.journey_id, journey.start, "m")
     assert record.deadline == journey.start + timedelta(hours=24)
-    assert (record.reason, record.detail, record.status) == ("rejected", "d", 422)
+    assert (record.reason, record.detail, record.status) == ("rejected", "not_json", 422)
     assert (record.attempts, record.replays) == (3, 2)
     assert record.died == NOW - timedelta(hours=1)
     assert record.is_lost(NOW) is False
@@ -58,6 +58,12 @@ def test_a_detail_that_is_not_ours_is_not_told() -> None:
         "http_503",
     ):
         assert read(Delivery(b"{}", headers={"x-detail": detail}), "invalid").detail == detail
+
+
+def test_a_status_that_is_none_is_not_told() -> None:
+    """A number of any size may stand in an operator's header of that name."""
+    for status in (33612345678, 99, 600, -1, True, "401"):
+        assert read(Delivery(b"{}", headers={"x-status": status}), "invalid").status is None
 
 
 def test_a_date_of_death_before_the_first_day_of_utc() -> None:
