@@ -6,7 +6,7 @@ obstacle (the queue is used as it is), but it takes something from our promises,
 
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from consumer.assembly import topology_of
@@ -97,24 +97,25 @@ def _virtual(settings: Settings) -> Iterator[Finding]:
 def _topology(connection: Any, settings: Settings) -> Iterator[Finding]:
     topology = topology_of(settings)
     if topology.exchange is not None:
-        found = survey.exchange_exists(connection, topology.exchange)
-        text = f"the exchange {topology.exchange!r} "
-        yield (
-            ok("queues", text + "exists")
-            if found
-            else fail("queues", text + "does not exist: whoever publishes declares it, we only bind to it")
+        yield _exchange(
+            connection, topology.exchange, "", fail, "whoever publishes declares it, we only bind to it"
         )
     if settings.events_exchange is not None:
-        found = survey.exchange_exists(connection, settings.events_exchange)
-        text = f"the exchange {settings.events_exchange!r} for outcome events "
-        yield (
-            ok("queues", text + "exists")
-            if found
-            else warn("queues", text + "does not exist: no event will reach anybody")
+        yield _exchange(
+            connection, settings.events_exchange, " for outcome events", warn, "no event will reach anybody"
         )
     yield from _main_queue(connection, topology, settings)
     yield from _support(connection, topology, settings)
     yield from _permissions(connection, topology, settings)
+
+
+def _exchange(
+    connection: Any, name: str, purpose: str, missing: Callable[[str, str], Finding], consequence: str
+) -> Finding:
+    text = f"the exchange {name!r}{purpose}"
+    if survey.exchange_exists(connection, name):
+        return ok("queues", f"{text} exists")
+    return missing("queues", f"{text} does not exist: {consequence}")
 
 
 def _main_queue(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:

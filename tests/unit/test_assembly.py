@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.assembly import assemble, breakers_of, policy_of, tokens_of, topology_of
+from consumer.assembly import Assembled, assemble, breakers_of, policy_of, tokens_of, topology_of
 from consumer.breaker import BreakerState
 from consumer.broker.intake import AmqpIntake
 from consumer.broker.publisher import AmqpPublisher
@@ -130,6 +130,17 @@ async def test_keys_are_read_anew_at_every_exchange(tmp_path: Path) -> None:
     ]
 
 
+def _assembled(url: str, clock: FakeClock) -> Assembled:
+    """The service on this broker."""
+    return assemble(
+        settings(broker_url=url, registry_token="t"),
+        Metrics(CollectorRegistry()),
+        Output(io.StringIO()),
+        clock=clock,
+        now=clock.now,
+    )
+
+
 @pytest.mark.parametrize(
     ("url", "intake", "publisher"),
     [
@@ -141,13 +152,7 @@ async def test_keys_are_read_anew_at_every_exchange(tmp_path: Path) -> None:
 )
 async def test_the_broker_is_the_urls(url: str, intake: type, publisher: type, clock: FakeClock) -> None:
     """AMQP has two connections; another transport is both sides in one."""
-    made = assemble(
-        settings(broker_url=url, registry_token="t"),
-        Metrics(CollectorRegistry()),
-        Output(io.StringIO()),
-        clock=clock,
-        now=clock.now,
-    )
+    made = _assembled(url, clock)
     service = made.service
     assert type(service._intake) is intake
     assert type(service._publisher) is publisher
@@ -167,14 +172,7 @@ async def test_dead_letters_return_by_themselves_where_that_is_safe(
     clock: FakeClock,
 ) -> None:
     """On transports where what is taken is in nobody's queue a crash would lose all that was looked at."""
-    made = assemble(
-        settings(broker_url=url, registry_token="t"),
-        Metrics(CollectorRegistry()),
-        Output(io.StringIO()),
-        clock=clock,
-        now=clock.now,
-    )
-    service = made.service
+    service = _assembled(url, clock).service
     assert service._returner is not None
     assert service._returner._returning is returning
     await service._publisher.close()

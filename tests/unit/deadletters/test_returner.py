@@ -61,18 +61,12 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def looking(registry: CollectorRegistry, taps: Callable[[Sequence[str]], Taps]) -> Returner:
-    """One that looks all the time and returns nothing."""
+def made(registry: CollectorRegistry, taps: Callable[[Sequence[str]], Taps], **how: Any) -> Returner:
+    """One that looks all the time and returns nothing, unless ``how`` says otherwise."""
     nobody: Any = None
+    settings: dict[str, Any] = {"returning": False, "per_second": 1, "look_seconds": 0.01, **how}
     return Returner(
-        taps=taps,
-        publisher=nobody,
-        queue="q",
-        metrics=Metrics(registry),
-        now=lambda: NOW,
-        returning=False,
-        per_second=1,
-        look_seconds=0.01,
+        taps=taps, publisher=nobody, queue="q", metrics=Metrics(registry), now=lambda: NOW, **settings
     )
 
 
@@ -95,7 +89,7 @@ async def test_the_nearest_that_can_be_saved_is_told(
 ) -> None:
     """What is lost hides nothing that can still be saved; it is told when there is nothing else."""
     taps: Any = {"invalid": lambda: Queue(*queue)}
-    task = asyncio.create_task(looking(registry, lambda _reasons: taps).run(QUIET))
+    task = asyncio.create_task(made(registry, lambda _reasons: taps).run(QUIET))
     await await_until(lambda: not math.isnan(registry.get_sample_value(GAUGE, {"reason": "invalid"}) or 0.0))
     task.cancel()
     value = registry.get_sample_value(GAUGE, {"reason": "invalid"})
@@ -119,17 +113,8 @@ async def test_a_bug_in_it_does_not_end_the_service(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(returner, "ROUNDS", 1_000)
-    nobody: Any = None
-    one = Returner(
-        taps=broken,
-        publisher=nobody,
-        queue="q",
-        metrics=Metrics(registry),
-        now=lambda: NOW,
-        returning=returning,
-        per_second=1,
-        look_seconds=0 if returning else 0.01,
-        round_seconds=0.01,
+    one = made(
+        registry, broken, returning=returning, look_seconds=0 if returning else 0.01, round_seconds=0.01
     )
     task = asyncio.create_task(one.run(QUIET))
     await await_until(lambda: asked > 2)
@@ -149,18 +134,7 @@ async def test_a_lasting_refusal_is_logged_once(
         asked += 1
         raise BrokerError("the queue does not exist" if asked <= 20 else "not permitted")
 
-    nobody: Any = None
-    one = Returner(
-        taps=refused,
-        publisher=nobody,
-        queue="q",
-        metrics=Metrics(registry),
-        now=lambda: NOW,
-        returning=True,
-        per_second=1,
-        look_seconds=0,
-        round_seconds=0.001,
-    )
+    one = made(registry, refused, returning=True, look_seconds=0, round_seconds=0.001)
     caplog.set_level("INFO", logger="journey_consumer.returner")
     task = asyncio.create_task(one.run(QUIET))
     await await_until(lambda: asked > 30)
@@ -198,7 +172,7 @@ async def test_what_is_wrong_with_one_queue_hides_no_other(
         assert number is not None
         return number
 
-    task = asyncio.create_task(looking(registry, found).run(QUIET))
+    task = asyncio.create_task(made(registry, found).run(QUIET))
     await await_until(lambda: hours_left(value("rejected")) == pytest.approx(7))
     await await_until(lambda: looks > 10)
     task.cancel()
@@ -222,18 +196,7 @@ async def test_what_others_hold_is_not_forgotten(
         taps: Any = {"unauthorized": lambda: Queue(3) if looks == 1 else Queue(*seen)}
         return taps  # type: ignore[no-any-return]
 
-    nobody: Any = None
-    one = Returner(
-        taps=found,
-        publisher=nobody,
-        queue="q",
-        metrics=Metrics(registry),
-        now=lambda: NOW,
-        returning=False,
-        per_second=1,
-        look_seconds=0.01,
-        shared=lambda _reason: looks > 1,
-    )
+    one = made(registry, found, shared=lambda _reason: looks > 1)
     task = asyncio.create_task(one.run(QUIET))
     await await_until(lambda: looks > 5)
     task.cancel()
