@@ -150,8 +150,8 @@ class Settler:
             try:
                 await future
             except PublishError as error:
-                if str(error) == UNENCODABLE:
-                    outgoing = bare(outgoing)
+                if str(error) == UNENCODABLE and (smaller := bare(outgoing)) != outgoing:
+                    outgoing = smaller
                     continue
                 failures += 1
                 delay = min(PUBLISH_RETRY_CAP_SECONDS, PUBLISH_RETRY_BASE_SECONDS * 2 ** min(failures, 8))

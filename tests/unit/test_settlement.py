@@ -229,6 +229,22 @@ async def test_headers_that_no_frame_holds_are_left_behind() -> None:
 
 
 @travelling
+async def test_what_can_not_be_made_smaller_is_tried_at_a_pace() -> None:
+    """Whatever is wrong with it then: no busy loop, and it goes out as soon as it can."""
+    corridor = Corridor()
+    corridor.link.publish_failures += ["unencodable"] * 3
+    async with corridor.open():
+        delivery = corridor.delivery(headers={"x-trace": "abc"}, properties={"message_id": "m"})
+        began = loop().time()
+        assert await corridor.settler.settle(
+            delivery, fate_of(delivery, DeadLetter(Reason.REJECTED, "x", 400))
+        )
+        assert loop().time() > began
+    (letter,) = corridor.dead("rejected")
+    assert letter.headers["x-trace"] == "abc"
+
+
+@travelling
 async def test_without_delay_queues_the_waiting_is_done_here() -> None:
     """Unacknowledged, within the holding limit; then to the end of our own queue."""
     corridor = Corridor(hold_limit_seconds=200.0)
