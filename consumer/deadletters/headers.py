@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from consumer.deadletters.masking import is_detail, is_known_path, shape_of
+from consumer.deadletters.masking import is_detail, is_known_path, matches, shape_of
+from consumer.deadletters.record import STATUSES
 from consumer.history import (
     ATTEMPTS,
     CONSUMER_VERSION,
@@ -35,23 +36,19 @@ UNKNOWN_KEY, EVERYTHING, AND_MORE = "(unknown key)", "(everything)", "(more)"
 #: No message was tried, or moved, more often; a number above it is none of ours.
 _LARGEST_COUNT: Final = 1_000_000
 
-_Names = Collection[str]
-_Rule = Callable[[Any, _Names], bool]
 
-
-def _is_count(value: Any, _names: _Names) -> bool:
+def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST_COUNT
 
 
-def _is_moment(value: Any, _names: _Names) -> bool:
-    return isinstance(value, datetime) or (
-        isinstance(value, str)
-        and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)", value, re.ASCII)
-        is not None
-    )
+_is_date = matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
 
 
-def _is_edited(value: Any, _names: _Names) -> bool:
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, datetime) or _is_date(value)
+
+
+def _is_edited(value: Any) -> bool:
     return isinstance(value, str) and all(map(_is_changed_path, value.split(", ")))
 
 
@@ -61,62 +58,56 @@ def _is_changed_path(path: str) -> bool:
     return is_known_path(".".join(part for part in path.split(".") if part != UNKNOWN_KEY) or "0")
 
 
-def _matches(pattern: str) -> _Rule:
-    compiled = re.compile(pattern, re.ASCII)
-    return lambda value, _names: isinstance(value, str) and compiled.fullmatch(value) is not None
-
-
-def _is_name(value: Any, names: _Names) -> bool:
-    return isinstance(value, str) and (not value or value in names)
-
-
-def _is_reason(value: Any, _names: _Names) -> bool:
+def _is_reason(value: Any) -> bool:
     return isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT}
 
 
-def _never(_value: Any, _names: _Names) -> bool:
+def _never(_value: Any) -> bool:
     return False
 
 
-_DEATH = _matches("rejected|expired|maxlen|delivery_limit")
+_is_death = matches("rejected|expired|maxlen|delivery_limit")
 
-_SHOWN: Mapping[str, _Rule] = {
+_SHOWN: Mapping[str, Callable[[Any], bool]] = {
     REASON: _is_reason,
-    DETAIL: lambda value, _names: isinstance(value, str) and is_detail(value),
-    STATUS: lambda value, _names: type(value) is int and 100 <= value <= 599,  # noqa: PLR2004
+    DETAIL: lambda value: isinstance(value, str) and is_detail(value),
+    STATUS: lambda value: type(value) is int and value in STATUSES,
     ATTEMPTS: _is_count,
     VISITS: _is_count,
     REPLAYS: _is_count,
     FIRST_FAILURE: _is_moment,
     LAST_FAILURE: _is_moment,
-    CONSUMER_VERSION: _matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
-    ORIGINAL_EXCHANGE: _is_name,
-    ORIGINAL_ROUTING_KEY: _is_name,
+    CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
     EDITED: _is_edited,
-    "x-original-expiration": _matches(r"\d{1,8}"),
+    "x-original-expiration": matches(r"\d{1,8}"),
     "x-original-user-id": _never,
     "x-original-cc": _never,
     "x-original-bcc": _never,
-    "x-unreadable-properties": lambda value, _names: value is True,
+    "x-unreadable-properties": lambda value: value is True,
     "x-delivery-count": _is_count,
     "x-acquired-count": _is_count,
-    "x-first-death-reason": _DEATH,
-    "x-first-death-queue": _is_name,
-    "x-first-death-exchange": _is_name,
-    "x-last-death-reason": _DEATH,
-    "x-last-death-queue": _is_name,
-    "x-last-death-exchange": _is_name,
+    "x-first-death-reason": _is_death,
+    "x-last-death-reason": _is_death,
 }
-_OF_A_DEATH: Mapping[str, _Rule] = {
-    "reason": _DEATH,
-    "queue": _is_name,
-    "exchange": _is_name,
+_OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
+    "reason": _is_death,
     "count": _is_count,
     "time": _is_moment,
 }
+#: Those that hold the name of an exchange or a queue, or a routing key.
+_NAMING = frozenset(
+    {
+        ORIGINAL_EXCHANGE,
+        ORIGINAL_ROUTING_KEY,
+        "x-first-death-queue",
+        "x-first-death-exchange",
+        "x-last-death-queue",
+        "x-last-death-exchange",
+    }
+)
 
 
-def masked_headers(headers: Mapping[str, Any], names: _Names) -> dict[str, Any]:
+def masked_headers(headers: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """``headers`` in the order of their names, ready for JSON; a name that is not ours is not told.
 
     ``names`` are those of exchanges, queues and routing keys that may be shown.
@@ -125,8 +116,10 @@ def masked_headers(headers: Mapping[str, Any], names: _Names) -> dict[str, Any]:
     for name, value in sorted(headers.items()):
         if name == "x-death" and isinstance(value, list):
             shown[name] = [_death(each, names) for each in value]
+        elif name in _NAMING:
+            shown[name] = _name(value, names)
         elif name in _SHOWN:
-            shown[name] = _plain(value) if _SHOWN[name](value, names) else masked_value(value)
+            shown[name] = _plain(value) if _SHOWN[name](value) else masked_value(value)
         else:
             unknown += 1
             shown[f"<header {unknown}>"] = masked_value(value)
@@ -153,14 +146,22 @@ def masked_content_type(content_type: str) -> str:
     return content_type if known else masked_value(content_type)
 
 
-def _death(death: Any, names: _Names) -> Any:
+def _name(value: Any, names: Collection[str]) -> str:
+    return value if isinstance(value, str) and (not value or value in names) else masked_value(value)
+
+
+def _death(death: Any, names: Collection[str]) -> Any:
     if not isinstance(death, Mapping):
         return masked_value(death)
-    return {
-        name: _plain(value) if rule(value, names) else masked_value(value)
-        for name, rule in _OF_A_DEATH.items()
-        if (value := death.get(name)) is not None
-    }
+    told = dict[str, Any]()
+    for name in ("reason", "queue", "exchange", "count", "time"):
+        if (value := death.get(name)) is None:
+            continue
+        if name in {"queue", "exchange"}:
+            told[name] = _name(value, names)
+        else:
+            told[name] = _plain(value) if _OF_A_DEATH[name](value) else masked_value(value)
+    return told
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,8 @@ from typing import Any
 _LARGEST_SHOWN = 10_000_000
 
 
-def _matches(pattern: str) -> Callable[[Any], bool]:
+def matches(pattern: str) -> Callable[[Any], bool]:
+    """Tell whether a value is a text that ``pattern`` matches whole, in ASCII."""
     compiled = re.compile(pattern, re.ASCII)
     return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
 
@@ -27,14 +28,14 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-_DATE = _matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}")
+_DATE = matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}")
 
 #: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
 _SHOWN: Mapping[str, Callable[[Any], bool]] = {
     "journey_id": _is_text,
     "operator_journey_id": _is_text,
     "operator_trip_id": _is_text,
-    "operator_class": _matches(r"\w{1,2}"),
+    "operator_class": matches(r"\w{1,2}"),
     "datetime": _DATE,
     "distance": _is_number,
     "duration": _is_number,
@@ -43,10 +44,10 @@ _SHOWN: Mapping[str, Callable[[Any], bool]] = {
     "contribution": _is_number,
     "amount": _is_number,
     "index": _is_number,
-    "siret": _matches(r"\d{14}"),
-    "type": _matches(r"[a-z]{1,20}"),
-    "specversion": _matches(r"\d\.\d"),
-    "datacontenttype": _matches(r"[a-z]+/[a-z.+-]{1,40}"),
+    "siret": matches(r"\d{14}"),
+    "type": matches(r"[a-z]{1,20}"),
+    "specversion": matches(r"\d\.\d"),
+    "datacontenttype": matches(r"[a-z]+/[a-z.+-]{1,40}"),
 }
 #: Containers whose keys are the contract's own words; elsewhere even a key could be a name.
 _KNOWN_KEYS = frozenset(_SHOWN) | frozenset(

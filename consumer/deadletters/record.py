@@ -28,7 +28,8 @@ DEADLINE: Final = timedelta(hours=24)
 NO_DEADLINE: Final = float("inf")
 #: For a detail that is none of ours: an operator's own header of that name may hold anything.
 FOREIGN_DETAIL: Final = "(not ours)"
-_STATUSES: Final = range(100, 600)
+#: HTTP's.
+STATUSES: Final = range(100, 600)
 V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 _LONGEST_ID = 256
@@ -101,7 +102,7 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
         message_id=_short(delivery.message_id),
         journey_id=_journey_id(payload),
         detail=_detail(headers.get(DETAIL)),
-        status=status if type(status) is int and status in _STATUSES else None,
+        status=status if type(status) is int and status in STATUSES else None,
         attempts=past.attempts,
         replays=past.replays,
         died=_died(headers),

@@ -192,7 +192,7 @@ class Sweep:
                 show(self.tally)
 
         async def act_on_ready(least: int) -> None:
-            while len(hand) and hand.has_batch(least):
+            while hand.has_batch(least):
                 await settle()
                 if self._over(limit) or time.monotonic() >= ends_at:
                     return
