@@ -5,7 +5,7 @@
     ├── BrokerError          the broker refuses something that waiting cannot mend
     └── PublishError         a publish was not confirmed; nothing may be acknowledged
 
-The fate of a single journey is never an exception: see ``consumer.outcome``.
+The fate of a single journey is never an exception: see ``consumer.core.outcome``.
 No message of these errors may hold a value of a payload, a token or a password.
 """
 

@@ -1,7 +1,7 @@
 """The whole corridor in one process, on a travelling clock: real parts between two scripted ends.
 
 The broker is a ``MemoryLink``, the Registry's answers come from a list through the real HTTP edge. Everything
-between is what ``consumer.assembly`` puts there.
+between is what ``consumer.app`` puts there.
 """
 
 import asyncio
@@ -16,23 +16,23 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from consumer import samples
-from consumer.breaker import Breaker, BreakerPolicy
-from consumer.credentials import StaticToken, TokenSource
-from consumer.delivery import Delivery
-from consumer.exposition import Health
-from consumer.fate import Fate
-from consumer.gate import Gate
-from consumer.handler import Handler
+from consumer.core.breaker import Breaker, BreakerPolicy
+from consumer.core.delivery import Delivery
+from consumer.core.outcome import PauseCause
+from consumer.core.policy import Policy
+from consumer.core.rate_limiter import Pacer
+from consumer.core.topology import Topology
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import PREFIX, Metrics
-from consumer.outcome import PauseCause
-from consumer.pacing import Pacer
-from consumer.policy import Policy
-from consumer.registry import Registry
-from consumer.service import Service
-from consumer.settlement import Settler
-from consumer.topology import Topology
+from consumer.publishing import samples
+from consumer.registry.client import Registry
+from consumer.registry.tokens import StaticToken, TokenSource
+from consumer.service.admission import Gate
+from consumer.service.handler import Handler
+from consumer.service.health import Health
+from consumer.service.lifecycle import Service
+from consumer.service.result import Fate
+from consumer.service.settlement import Settler
 from tests.memory_link import MemoryLink
 from tests.travel import loop
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from consumer import samples
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.ledger import TOPOLOGY, Ledger
 from tests.local_registry import LocalRegistry

@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 
 import amqp
 
-from consumer import samples
 from consumer.broker.declare import ensure
-from consumer.outcome import Reason
+from consumer.core.outcome import Reason
+from consumer.core.topology import DELIVERY_LIMIT, Topology
+from consumer.publishing import samples
 from consumer.sandbox import Sandbox
-from consumer.topology import DELIVERY_LIMIT, Topology
 from tests.broker import Broker
 from tests.waiting import wait_until
 

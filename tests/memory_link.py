@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consumer.broker.subscription import Mode
-from consumer.delivery import Delivery
+from consumer.core.delivery import Delivery
+from consumer.core.outgoing import Outgoing
+from consumer.core.topology import Topology
 from consumer.errors import PublishError
-from consumer.messages import Outgoing
-from consumer.topology import Topology
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from consumer.messages import Outgoing
+from consumer.core.outgoing import Outgoing
 
 
 @dataclass(slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
+from consumer.core.topology import QueueSpec, Topology
 from consumer.errors import BrokerError
-from consumer.topology import QueueSpec, Topology
 
 
 def ensure(connection: Any, topology: Topology, *, declare: bool) -> list[str]:

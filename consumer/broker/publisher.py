@@ -23,13 +23,13 @@ from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
+from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
 from consumer.broker.declare import ensure
-from consumer.broker.dial import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
 from consumer.broker.wakeup import Wakeup
+from consumer.core.outgoing import UNENCODABLE, Outgoing
+from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError
-from consumer.messages import UNENCODABLE, Outgoing
 from consumer.metrics import Metrics
-from consumer.topology import Topology
 
 log = logging.getLogger("journey_consumer.publisher")
 

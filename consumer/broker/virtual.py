@@ -20,11 +20,11 @@ import kombu
 from kombu.transport import virtual
 
 from consumer.broker.subscription import Mode
-from consumer.delivery import Delivery
+from consumer.core.delivery import Delivery
+from consumer.core.outgoing import Outgoing
+from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError
-from consumer.messages import Outgoing
 from consumer.metrics import Metrics
-from consumer.topology import Topology
 
 log = logging.getLogger("journey_consumer.virtual")
 

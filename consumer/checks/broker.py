@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from consumer.assembly import topology_of
-from consumer.broker import survey
-from consumer.broker.dial import Dialer, is_amqp
-from consumer.broker.promises import promises
+from consumer.app import topology_of
+from consumer.broker import inspect
+from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.transport_limits import promises
 from consumer.broker.virtual import reach
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
+from consumer.core.topology import QueueSpec, Topology
 from consumer.errors import BrokerError
-from consumer.topology import QueueSpec, Topology
 
 _ERRORS: tuple[type[Exception], ...] = (BrokerError, *Dialer.ERRORS)
 _NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead letter"
@@ -48,9 +48,9 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         try:
             found = _dial(settings, url)
         except Dialer.ERRORS as error:
-            problems.append(f"{shown} can not be used: {survey.why(error)}")
+            problems.append(f"{shown} can not be used: {inspect.why(error)}")
             continue
-        yield ok("broker", f"{shown} reachable, {survey.server(found)}")
+        yield ok("broker", f"{shown} reachable, {inspect.server(found)}")
         yield from _certificate(found)
         if connection is None:
             connection = found
@@ -62,7 +62,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         try:
             yield from _topology(connection, settings)
         except _ERRORS as error:
-            yield fail("broker", survey.why(error))
+            yield fail("broker", inspect.why(error))
         finally:
             connection.collect()
 
@@ -113,14 +113,14 @@ def _exchange(
     connection: Any, name: str, purpose: str, missing: Callable[[str, str], Finding], consequence: str
 ) -> Finding:
     text = f"the exchange {name!r}{purpose}"
-    if survey.exchange_exists(connection, name):
+    if inspect.exchange_exists(connection, name):
         return ok("queues", f"{text} exists")
     return missing("queues", f"{text} does not exist: {consequence}")
 
 
 def _main_queue(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
     name = topology.queue
-    facts = survey.queue_facts(connection, name)
+    facts = inspect.queue_facts(connection, name)
     if facts is None:
         yield _missing(f"the queue {name!r}", settings)
         return
@@ -130,11 +130,11 @@ def _main_queue(connection: Any, topology: Topology, settings: Settings) -> Iter
 
 def _support(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
     exchange = topology.dead_letter_exchange
-    missing = [] if survey.exchange_exists(connection, exchange) else [f"the exchange {exchange!r}"]
+    missing = [] if inspect.exchange_exists(connection, exchange) else [f"the exchange {exchange!r}"]
     waiting = {}
     specs = list(topology.support())
     for spec in specs:
-        facts = survey.queue_facts(connection, spec.name)
+        facts = inspect.queue_facts(connection, spec.name)
         if facts is None:
             missing.append(f"the queue {spec.name!r}")
             continue
@@ -165,7 +165,7 @@ def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterat
     if not settings.broker_declare:
         return
     try:
-        names = survey.differences(connection, spec)
+        names = inspect.differences(connection, spec)
     except BrokerError:
         return  # what is not permitted is said below
     if names:
@@ -180,16 +180,16 @@ def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterat
 
 
 def _permissions(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
-    if not survey.can_ask(connection):
+    if not inspect.can_ask(connection):
         yield warn("permissions", "not checked: this broker is not known to tell them without acting")
         return
     lacking = []
     queue, exchange = topology.queue, topology.dead_letter_exchange
-    if survey.queue_facts(connection, queue) is not None and not survey.may_consume(connection, queue):
+    if inspect.queue_facts(connection, queue) is not None and not inspect.may_consume(connection, queue):
         lacking.append(f"read from the queue {queue!r}")
     events = (settings.events_exchange,) if settings.events_exchange is not None else ()
     for name in ("", exchange, *events):
-        if (name == "" or survey.exchange_exists(connection, name)) and not survey.may_publish(
+        if (name == "" or inspect.exchange_exists(connection, name)) and not inspect.may_publish(
             connection, name
         ):
             shown = repr(name) if name else "'' (amq.default)"
@@ -198,8 +198,8 @@ def _permissions(connection: Any, topology: Topology, settings: Settings) -> Ite
         lacking += [
             f"configure the queue {spec.name!r}"
             for spec in (topology.main, *topology.support())
-            if survey.queue_facts(connection, spec.name) is None
-            and not survey.may_declare(connection, spec.name)
+            if inspect.queue_facts(connection, spec.name) is None
+            and not inspect.may_declare(connection, spec.name)
         ]
     yield from (fail("permissions", f"this user may not {what}") for what in lacking)
     if not lacking:

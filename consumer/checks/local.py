@@ -8,7 +8,8 @@ from pathlib import Path
 
 from consumer.checks.finding import Finding, fail, ok, warn
 from consumer.config import Settings
-from consumer.credentials import StaticToken, UnusableSecretError, read_secret
+from consumer.registry.secret import UnusableSecretError, read_secret
+from consumer.registry.tokens import StaticToken
 
 _FILES = ("registry_token_file", "registry_access_key_file", "registry_secret_key_file")
 _UNUSABLE = {

@@ -12,12 +12,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from consumer.answer import Fault, FaultKind, Reply
-from consumer.assembly import tokens_of
+from consumer.app import tokens_of
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
-from consumer.outcome import Misconfigured, Unauthorized, Unavailable
-from consumer.registry import Registry
+from consumer.core.outcome import Misconfigured, Unauthorized, Unavailable
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.client import Registry
 
 #: The Registry refuses journeys that end in its future: a clock that is ahead sends them too soon, one
 #: that is behind holds them back. Both are tried again, so seconds matter little and minutes do.

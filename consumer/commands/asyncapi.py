@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import schemas
 from consumer import __version__
-from consumer.events import CONTENT_TYPE, TYPE_PREFIX
-from consumer.outcome import Reason
+from consumer.core.outcome import Reason
+from consumer.service.outcome_events import CONTENT_TYPE, TYPE_PREFIX
 
 _AMQP = "0.3.0"  # version of the AMQP 0-9-1 bindings
 _CHANNEL = "journeysCompleted"

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from rich.console import Console
 from rich.text import Text
 
-from consumer.assembly import registry_of
+from consumer.app import registry_of
 from consumer.checks import (
     Finding,
     Level,

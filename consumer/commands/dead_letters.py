@@ -15,22 +15,22 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from consumer.assembly import topology_of
+from consumer.app import topology_of
 from consumer.commands import dead_letters_discard, dead_letters_edit, dead_letters_replay
 from consumer.commands.dead_letters_run import add_audit, positive, taps
 from consumer.config import Settings, load
-from consumer.deadletters.filters import Selection, duration_text, range_of, status_of
+from consumer.core.delivery import Delivery
+from consumer.core.topology import Topology
+from consumer.deadletters.audit import LineFile, audit_line, body_of
 from consumer.deadletters.headers import masked_content_type, masked_headers, revealed_headers
-from consumer.deadletters.journal import LineFile, audit_line, body_of
 from consumer.deadletters.listing import Listing
 from consumer.deadletters.masking import masked
 from consumer.deadletters.overview import Overview
 from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
+from consumer.deadletters.selection import Selection, duration_text, range_of, status_of
 from consumer.deadletters.sweep import look
 from consumer.deadletters.view import show_one, show_overview, show_records, stdout_console
-from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError, ConsumerError
-from consumer.topology import Topology
 
 LISTED = 50
 _OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION", "DEAD_LETTERS_")

@@ -10,13 +10,13 @@ from typing import Any
 
 from consumer.commands.dead_letters_run import act_on, add_audit, add_common, dry_run, taps, utc_now
 from consumer.config import Settings
+from consumer.core.delivery import Delivery
+from consumer.deadletters.audit import LineFile
 from consumer.deadletters.discard import Discard
-from consumer.deadletters.filters import Selection
-from consumer.deadletters.journal import LineFile
 from consumer.deadletters.record import Record, fingerprint
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.deadletters.underway import Act
-from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError
 
 

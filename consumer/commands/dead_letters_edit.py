@@ -16,16 +16,16 @@ from typing import Any
 
 from consumer.commands.dead_letters_run import act_on, add_audit, add_common, taps, utc_now, version_of
 from consumer.config import Settings
+from consumer.core.delivery import Delivery
+from consumer.deadletters.audit import LineFile, export_line
 from consumer.deadletters.edit import ToEdited
-from consumer.deadletters.filters import Selection
-from consumer.deadletters.journal import LineFile, export_line
 from consumer.deadletters.mend import MendedFile, Mender, Pipe
 from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Skip, Sweep, look
 from consumer.deadletters.underway import Act
 from consumer.deadletters.view import printable
-from consumer.delivery import Delivery
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, connect
 

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from consumer.assembly import PACER_BURST, registry_of, tokens_of
+from consumer.app import PACER_BURST, registry_of, tokens_of
 from consumer.commands.dead_letters_run import (
     act_on,
     add_common,
@@ -16,14 +16,14 @@ from consumer.commands.dead_letters_run import (
     version_of,
 )
 from consumer.config import Settings
+from consumer.core.delivery import Delivery
+from consumer.core.rate_limiter import Pacer
 from consumer.deadletters.direct import DONE, ToRegistry, batch_size
-from consumer.deadletters.filters import Selection
 from consumer.deadletters.record import Record
 from consumer.deadletters.replay import REPLAYED, ToQueue
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.deadletters.underway import Act
-from consumer.delivery import Delivery
-from consumer.pacing import Pacer
 from consumer.publishing import Target, connect
 
 MOST_REPLAYS = 5

@@ -15,11 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-from consumer.assembly import topology_of
-from consumer.broker.dial import is_amqp
-from consumer.broker.promises import promises
+from consumer.app import topology_of
+from consumer.broker.connection import is_amqp
+from consumer.broker.transport_limits import promises
 from consumer.config import Settings
-from consumer.deadletters.filters import Selection
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sources import taps_of
 from consumer.deadletters.sweep import Sweep, Taps
 from consumer.deadletters.underway import Act

@@ -9,10 +9,10 @@ import argparse
 import os
 from typing import Any
 
-from consumer.assembly import topology_of
-from consumer.broker import survey
+from consumer.app import topology_of
+from consumer.broker import inspect
+from consumer.broker.connection import Dialer, is_amqp
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer, is_amqp
 from consumer.config import Settings, load
 from consumer.errors import BrokerError, ConfigurationError
 
@@ -31,7 +31,7 @@ def run(_args: argparse.Namespace) -> int:
     try:
         created = ensure(connection, topology_of(settings), declare=True)
     except Dialer.ERRORS as error:
-        raise BrokerError(survey.why(error)) from None
+        raise BrokerError(inspect.why(error)) from None
     finally:
         connection.collect()
     for name in created:
@@ -49,5 +49,5 @@ def _connect(settings: Settings) -> Any:
         try:
             return dialer.dial("declare")
         except Dialer.ERRORS as error:
-            problems.append(f"{shown} can not be used: {survey.why(error)}")
+            problems.append(f"{shown} can not be used: {inspect.why(error)}")
     raise BrokerError("; ".join(problems))

@@ -14,12 +14,12 @@ import sys
 from prometheus_client import CollectorRegistry
 
 from consumer import __version__, logs
-from consumer.assembly import assemble
-from consumer.broker.dial import is_amqp
-from consumer.broker.promises import promises
+from consumer.app import assemble
+from consumer.broker.connection import is_amqp
+from consumer.broker.transport_limits import promises
 from consumer.config import Settings, load, settings_reference
-from consumer.exposition import Exposition
 from consumer.metrics import Metrics
+from consumer.service.http import Exposition
 
 log = logging.getLogger("journey_consumer.run")
 

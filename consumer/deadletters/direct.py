@@ -12,12 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal, Protocol
 
-from consumer.answer import Fault, Reply
-from consumer.classify import classify, rate_limit
-from consumer.credentials import TokenSource
-from consumer.deadletters.hand import Dead
-from consumer.deadletters.underway import BATCH, Acted, Result
-from consumer.outcome import (
+from consumer.core.outcome import (
     AlreadyRegistered,
     Early,
     Forbidden,
@@ -29,8 +24,14 @@ from consumer.outcome import (
     Unauthorized,
     Unavailable,
 )
-from consumer.pacing import Pacer
-from consumer.parse import parse
+from consumer.core.parse import parse
+from consumer.core.rate_limiter import Pacer
+from consumer.core.reply import Fault, Reply
+from consumer.deadletters.hand import Dead
+from consumer.deadletters.underway import BATCH, Acted, Result
+from consumer.registry.classify import classify
+from consumer.registry.rate_limit_headers import rate_limit
+from consumer.registry.tokens import TokenSource
 
 #: So many in a row say that it is not the journey's fault.
 MOST_FAILURES_IN_A_ROW = 10

@@ -7,8 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
+from consumer.deadletters.audit import LineFile, archive_line, audit_line
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.journal import LineFile, archive_line, audit_line
 from consumer.deadletters.record import fingerprint
 from consumer.deadletters.underway import Acted, Result
 

@@ -14,16 +14,16 @@ from datetime import datetime
 from typing import Any, Final
 
 import schemas
+from consumer.core.outgoing import Outgoing
+from consumer.deadletters.audit import LineFile, audit_line
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.headers import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY
-from consumer.deadletters.journal import LineFile, audit_line
 from consumer.deadletters.masking import is_known_key
 from consumer.deadletters.mend import Mender
 from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, payload_of
 from consumer.deadletters.replay import STAYED, Publisher, again, confirmed, trouble_of
 from consumer.deadletters.underway import Acted, Result
 from consumer.errors import ConsumerError
-from consumer.messages import Outgoing
 
 _LONGEST_NOTE = 200
 _MISSING: Final = object()

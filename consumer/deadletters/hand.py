@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consumer.broker.tap import BATCH_BYTES, Tap
+from consumer.broker.queue_reader import BATCH_BYTES, Tap
+from consumer.core.delivery import Delivery
 from consumer.deadletters.order import Window
 from consumer.deadletters.packing import Packer
 from consumer.deadletters.record import Record, read
-from consumer.delivery import Delivery
 
 #: What a packed one costs besides its bytes.
 _BOOKKEEPING_BYTES = 128

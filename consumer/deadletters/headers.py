@@ -10,9 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from consumer.deadletters.masking import is_detail, is_known_path, matches, shape_of
-from consumer.deadletters.record import STATUSES
-from consumer.history import (
+from consumer.core.headers import (
     ATTEMPTS,
     CONSUMER_VERSION,
     DETAIL,
@@ -25,8 +23,10 @@ from consumer.history import (
     STATUS,
     VISITS,
 )
-from consumer.outcome import Reason
-from consumer.topology import DELIVERY_LIMIT
+from consumer.core.outcome import Reason
+from consumer.core.topology import DELIVERY_LIMIT
+from consumer.deadletters.masking import is_detail, is_known_path, matches, shape_of
+from consumer.deadletters.record import STATUSES
 
 #: Which fields a mended dead letter was given other values for; written by ``edit``.
 EDITED: Final = "x-edited"

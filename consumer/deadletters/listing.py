@@ -6,10 +6,10 @@ are let go, and ``len`` says so.
 
 from collections.abc import Iterator
 
+from consumer.core.delivery import Delivery
 from consumer.deadletters.order import Window
 from consumer.deadletters.packing import Packer
 from consumer.deadletters.record import Record
-from consumer.delivery import Delivery
 
 #: Of all packed deliveries together.
 MOST_BYTES = 64 * 1024 * 1024

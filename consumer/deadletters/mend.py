@@ -14,8 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from consumer.deadletters.audit import export_line
 from consumer.deadletters.hand import Dead
-from consumer.deadletters.journal import export_line
 from consumer.deadletters.record import fingerprint, is_too_deep
 from consumer.errors import ConsumerError
 

@@ -9,7 +9,7 @@ import pickle
 import zlib
 from operator import attrgetter
 
-from consumer.delivery import Delivery
+from consumer.core.delivery import Delivery
 
 _FIELDS = tuple(Delivery.__slots__)
 _values = attrgetter(*_FIELDS)

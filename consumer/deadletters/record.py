@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from consumer.core.cloudevents import Payload, unwrap, unwrap_structured
+from consumer.core.delivery import Delivery
+from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, history
+from consumer.core.outcome import Reason
 from consumer.deadletters.masking import is_detail
-from consumer.delivery import Delivery
-from consumer.envelope import Payload, unwrap, unwrap_structured
-from consumer.history import DETAIL, LAST_FAILURE, STATUS, history
-from consumer.outcome import Reason
 from schemas.dates import instant
 
 #: The Registry takes a journey within 24 hours of its start.

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from consumer.core.delivery import Delivery
+from consumer.core.headers import history, replay_headers
+from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.underway import Acted, Result
-from consumer.delivery import Delivery
 from consumer.errors import PublishError
-from consumer.history import history, replay_headers
-from consumer.messages import UNENCODABLE, Outgoing, bare, copy_of
 
 REPLAYED = "replayed"
 STAYED = "not confirmed"

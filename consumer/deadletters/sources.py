@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from consumer.broker.dial import Dialer, is_amqp
-from consumer.broker.survey import NotPermittedError, can_ask, differences, queue_facts, why
-from consumer.broker.tap import AmqpTap, Tap
-from consumer.broker.virtual_tap import VirtualTap
+from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
+from consumer.broker.queue_reader import AmqpTap, Tap
+from consumer.broker.virtual_reader import VirtualTap
+from consumer.core.topology import QueueSpec, Topology
 from consumer.deadletters.sweep import Taps
 from consumer.errors import BrokerError
-from consumer.topology import QueueSpec, Topology
 
 log = logging.getLogger("journey_consumer.dead_letters")
 

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from consumer.broker.tap import Tap
-from consumer.deadletters.filters import Selection
+from consumer.broker.queue_reader import Tap
+from consumer.core.delivery import Delivery
 from consumer.deadletters.hand import Dead, Hand
 from consumer.deadletters.order import without
 from consumer.deadletters.record import Record, fingerprint, read
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.underway import Act, Acted, Pace, UnderWay, alive, in_thread
-from consumer.delivery import Delivery
 
 _READ_AT_ONCE = 1_000
 #: Held for their turn at once, packed: some 100,000 journeys.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from consumer.broker.tap import Tap
+from consumer.broker.queue_reader import Tap
 from consumer.deadletters.hand import Dead
 
 BATCH = 1_000

@@ -18,23 +18,23 @@ from typing import Self, TextIO, cast
 
 from prometheus_client import CollectorRegistry
 
-from consumer import samples
-from consumer.assembly import Assembled, assemble
+from consumer.app import Assembled, assemble
 from consumer.broker.virtual import VirtualLink
-from consumer.broker.virtual_tap import VirtualTap
+from consumer.broker.virtual_reader import VirtualTap
 from consumer.config import load
-from consumer.deadletters.filters import Selection
+from consumer.core.outgoing import PERSISTENT, Outgoing
+from consumer.core.topology import Topology
 from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message
 from consumer.errors import PublishError
-from consumer.handler import utc_now
 from consumer.logs import Output
-from consumer.messages import PERSISTENT, Outgoing
 from consumer.metrics import Metrics
 from consumer.metrics.catalogue import PREFIX
+from consumer.publishing import samples
 from consumer.sandbox import Sandbox
-from consumer.topology import Topology
+from consumer.service.handler import utc_now
 
 BROKER = "memory://"
 QUEUE = "journeys.completed"

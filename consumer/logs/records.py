@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal
 
+from consumer.logs.formatting import Stamp, place, printable, type_name, word
 from consumer.logs.output import Output
-from consumer.logs.words import Stamp, place, printable, type_name, word
 
 LOGGER = "journey_consumer"
 Format = Literal["json", "text"]

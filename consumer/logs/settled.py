@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Callable
 
+from consumer.logs.formatting import Stamp, cut, id_or_null, quoted, word
 from consumer.logs.output import Output
 from consumer.logs.records import Format
-from consumer.logs.words import Stamp, cut, id_or_null, quoted, word
 
 _FLUSH_LINES, _FLUSH_SECONDS = 256, 0.25
 # Outcomes after which nothing is left to do for anybody; the others are dead letters.

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from math import nan
 from typing import Literal
 
-from consumer.answer import FaultKind
-from consumer.breaker import BreakerState
+from consumer.core.breaker import BreakerState
+from consumer.core.outcome import PauseCause, Reason
+from consumer.core.reply import FaultKind
 from consumer.metrics.refusals import REFUSED_FIELDS
-from consumer.outcome import PauseCause, Reason
 
 PREFIX = "journey_consumer_"
 EXACT_STATUSES = (200, 201, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)

@@ -15,11 +15,8 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import Metric
 
 from consumer import __version__
-from consumer.answer import Fault, FaultKind, Reply
-from consumer.breaker import BreakerState
-from consumer.metrics.catalogue import CATALOGUE, EXACT_STATUSES, PREFIX, Instrument
-from consumer.metrics.refusals import refused_field
-from consumer.outcome import (
+from consumer.core.breaker import BreakerState
+from consumer.core.outcome import (
     Early,
     Forbidden,
     Misconfigured,
@@ -30,6 +27,9 @@ from consumer.outcome import (
     Unauthorized,
     Unavailable,
 )
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.metrics.catalogue import CATALOGUE, EXACT_STATUSES, PREFIX, Instrument
+from consumer.metrics.refusals import refused_field
 
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 _FAULTS = frozenset(FaultKind)

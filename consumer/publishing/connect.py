@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.dial import Dialer, is_amqp
+from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.inspect import exchange_exists, queue_facts, why
 from consumer.broker.publisher import AmqpPublisher
-from consumer.broker.survey import exchange_exists, queue_facts, why
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
+from consumer.core.topology import Topology
 from consumer.errors import BrokerError, ConfigurationError
 from consumer.metrics import Metrics
-from consumer.topology import Topology
 
 CONNECT_SECONDS = 10.0
 

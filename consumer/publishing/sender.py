@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.errors import PublishError
-from consumer.messages import PERSISTENT, Outgoing
 from consumer.publishing.connect import Target
 
 MOST_IN_FLIGHT = 1_000

@@ -10,8 +10,8 @@ import random
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-from consumer import samples
 from consumer.errors import ConsumerError
+from consumer.publishing import samples
 
 LONGEST_LINE_BYTES = 32 * 1024 * 1024
 _PIECE_BYTES = 256 * 1024

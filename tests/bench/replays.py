@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
-from consumer import samples
 from consumer.broker.declare import ensure
-from consumer.topology import Topology
+from consumer.core.topology import Topology
+from consumer.publishing import samples
 from tests.bench.work import Result, fill, payloads, process
 from tests.broker import Broker
 

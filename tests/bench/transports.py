@@ -19,8 +19,8 @@ import uvloop
 from pyreqwest.client import ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
 
-from consumer.answer import Reply
-from consumer.registry import Registry
+from consumer.core.reply import Reply
+from consumer.registry.client import Registry
 
 IN_FLIGHT = 64
 TIMEOUT_SECONDS = 10.0

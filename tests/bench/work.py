@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 import amqp
 import psutil
 
-from consumer import samples
+from consumer.publishing import samples
 from tests.broker import Broker
 
 DEADLINE_SECONDS = 600

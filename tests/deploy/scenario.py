@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from consumer import samples
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.deploy.chart import Chart
 from tests.deploy.prometheus import Prometheus

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import consumer
-from consumer import samples
+from consumer.publishing import samples
 from consumer.sandbox import Sandbox
 from tests.broker import Broker
 from tests.deploy.chart import Chart

@@ -5,10 +5,10 @@ import time
 
 import pytest
 
-from consumer.broker import tap as module
-from consumer.broker.dial import Dialer
-from consumer.broker.tap import AmqpTap
-from consumer.delivery import Delivery
+from consumer.broker import queue_reader as module
+from consumer.broker.connection import Dialer
+from consumer.broker.queue_reader import AmqpTap
+from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 from tests.broker import Broker
 from tests.ledger import TOPOLOGY, Ledger

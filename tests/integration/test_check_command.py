@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import trustme
 
-from consumer import cli
+from consumer.broker.connection import Dialer
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer
-from consumer.topology import Topology
+from consumer.commands import cli
+from consumer.core.topology import Topology
 from tests.broker import Broker
 
 QUEUE = "operator.journeys"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from consumer import cli
-from consumer.broker.dial import Dialer
+from consumer.broker.connection import Dialer
+from consumer.commands import cli
 from consumer.deadletters.sources import SafeTaps
 from tests.broker import Broker
 from tests.integration.conftest import Run

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from consumer import cli, samples
+from consumer.broker.connection import Dialer
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer
-from consumer.topology import Topology
+from consumer.commands import cli
+from consumer.core.topology import Topology
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.waiting import wait_until
 
@@ -225,7 +226,7 @@ def test_a_rate_is_kept(broker: Broker) -> None:
 
 def test_more_than_may_be_held_goes_in_passes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many lanes and many passes: still in order, none twice, the memory bounded."""
-    monkeypatch.setattr("consumer.broker.tap.WINDOW", 70)
+    monkeypatch.setattr("consumer.broker.queue_reader.WINDOW", 70)
     monkeypatch.setattr("consumer.deadletters.sweep._READ_AT_ONCE", 50)
     monkeypatch.setattr("consumer.deadletters.underway.BATCH", 50)
     monkeypatch.setattr("consumer.deadletters.sweep.MOST_BYTES", 100 * 350)

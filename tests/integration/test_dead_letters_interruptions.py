@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer import samples
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,

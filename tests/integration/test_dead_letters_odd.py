@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from consumer import samples
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,

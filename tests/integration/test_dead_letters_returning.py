@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.dial import Dialer
+from consumer.broker.connection import Dialer
 from consumer.broker.publisher import AmqpPublisher
-from consumer.broker.tap import AmqpTap
+from consumer.broker.queue_reader import AmqpTap
+from consumer.core.outgoing import Outgoing
 from consumer.deadletters import returner
-from consumer.deadletters.returner import Returner, Surroundings
-from consumer.messages import Outgoing
 from consumer.metrics import Metrics
+from consumer.service.auto_replay import Returner, Surroundings
 from tests.broker import Broker
 from tests.deadletters import QUEUE, REFUSED, UNAUTHORIZED, ids, journey, put
 from tests.integration.conftest import Run
@@ -249,8 +249,8 @@ async def test_no_load_is_too_long_to_wait_for(broker: Broker, monkeypatch: pyte
 
 async def test_two_at_once_share_them(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker gives some to one and some to the other: each dead letter is sent once."""
-    monkeypatch.setattr("consumer.broker.tap.WINDOW", 5)
-    monkeypatch.setattr("consumer.broker.tap.IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("consumer.broker.queue_reader.WINDOW", 5)
+    monkeypatch.setattr("consumer.broker.queue_reader.IDLE_SECONDS", 0.3)
     expected = bury(broker, range(300))
     async with (
         returning(broker, lambda: False, per_second=500) as one,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumer import cli
+from consumer.commands import cli
 from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from consumer import cli, samples
+from consumer.broker.connection import Dialer
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer
+from consumer.commands import cli
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.ledger import TOPOLOGY
 from tests.local_registry import TOKEN, LocalRegistry

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from consumer import cli
+from consumer.broker.connection import Dialer
 from consumer.broker.declare import ensure
-from consumer.broker.dial import Dialer
-from consumer.topology import Topology
+from consumer.commands import cli
+from consumer.core.topology import Topology
 from tests.broker import Broker
 
 QUEUE = "operator.trips"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from consumer import cli
+from consumer.commands import cli
 from consumer.demo import Demo, PlainView, Stage, script
 from consumer.demo.account import Message
 

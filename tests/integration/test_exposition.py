@@ -10,10 +10,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from consumer import exposition
 from consumer.errors import ConfigurationError
-from consumer.exposition import Exposition, Health
 from consumer.metrics import Metrics
+from consumer.service import http as exposition
+from consumer.service.health import Health
+from consumer.service.http import Exposition
 from tests.waiting import wait_until
 
 

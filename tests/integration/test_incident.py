@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from consumer import samples
-from consumer.topology import Topology
+from consumer.core.topology import Topology
+from consumer.publishing import samples
 from tests import pages
 from tests.broker import Broker
 from tests.integration.conftest import Run

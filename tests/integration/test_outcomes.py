@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from consumer import __version__, samples
+from consumer import __version__
+from consumer.publishing import samples
 from consumer.sandbox import Profile
 from consumer.sandbox.faults import Throttle
 from schemas import Refusal, Violation

@@ -4,12 +4,12 @@ import asyncio
 
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.dial import Dialer
-from consumer.broker.intake import AmqpIntake
+from consumer.broker.connection import Dialer
+from consumer.broker.consumer import AmqpIntake
 from consumer.broker.subscription import Mode
-from consumer.delivery import Delivery
+from consumer.core.delivery import Delivery
+from consumer.core.topology import Topology
 from consumer.metrics import Metrics
-from consumer.topology import Topology
 from tests.broker import Broker
 from tests.waiting import await_until
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import schemas
-from consumer import samples
+from consumer.publishing import samples
 from consumer.sandbox import Profile
 from schemas import Journey, Refusal, Version, Violation
 from tests.broker import Broker

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
 
-from consumer.exposition import Exposition, Health
+from consumer.service.health import Health
+from consumer.service.http import Exposition
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import QUEUE, Ledger

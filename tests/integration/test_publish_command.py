@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer import cli
+from consumer.commands import cli
 from tests.broker import Broker
 from tests.waiting import wait_until
 

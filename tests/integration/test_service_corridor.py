@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumer.samples import Version
+from consumer.publishing.samples import Version
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import Ledger

@@ -160,7 +160,7 @@ def test_groups_and_circles_of_exceptions_are_printed() -> None:
 
 @pytest.mark.usefixtures("configured")
 @pytest.mark.parametrize(
-    "name", ["amqp", "kombu.mixins", "httpx", "asyncio", "consumer.registry", "journey_consumerx"]
+    "name", ["amqp", "kombu.mixins", "httpx", "asyncio", "consumer.registry.client", "journey_consumerx"]
 )
 def test_the_texts_of_other_loggers_are_withheld(name: str, stream: Captured) -> None:
     """Libraries log bodies and values; level, name and place are enough to find the line."""

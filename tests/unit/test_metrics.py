@@ -5,10 +5,8 @@ import typing
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from consumer.answer import Fault, FaultKind, Reply
-from consumer.breaker import BreakerState
-from consumer.metrics import CATALOGUE, PREFIX, Instrument, Metrics, retry_reason
-from consumer.outcome import (
+from consumer.core.breaker import BreakerState
+from consumer.core.outcome import (
     AlreadyRegistered,
     Early,
     Expired,
@@ -24,6 +22,8 @@ from consumer.outcome import (
     Unauthorized,
     Unavailable,
 )
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.metrics import CATALOGUE, PREFIX, Instrument, Metrics, retry_reason
 from tests.tools import require_tool
 
 

@@ -6,14 +6,14 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from consumer.broker.intake import RECONNECT_CAP_SECONDS as CONSUME_CAP
-from consumer.broker.promises import _PROMISES
+from consumer.broker.consumer import RECONNECT_CAP_SECONDS as CONSUME_CAP
 from consumer.broker.publisher import RECONNECT_CAP_SECONDS as PUBLISH_CAP
+from consumer.broker.transport_limits import _PROMISES
 from consumer.checks.registry import SKEW_FAIL_SECONDS, SKEW_WARN_SECONDS
 from consumer.config import Settings, described
+from consumer.core.outcome import PauseCause
 from consumer.logs.settled import _FLUSH_SECONDS
 from consumer.metrics import CATALOGUE
-from consumer.outcome import PauseCause
 from tests import pages
 
 ROOT = pages.ROOT

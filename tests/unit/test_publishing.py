@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from consumer.core.outgoing import Outgoing
 from consumer.errors import ConsumerError, PublishError
-from consumer.messages import Outgoing
 from consumer.publishing import Sender, Target, read_lines, sender, source
 
 

@@ -3,12 +3,13 @@
 import re
 from datetime import UTC, datetime
 
-from consumer import history, messages
-from consumer.broker.dial import UNREADABLE_PROPERTIES
+from consumer.broker.connection import UNREADABLE_PROPERTIES
 from consumer.config import Settings
-from consumer.delivery import Delivery
-from consumer.outcome import DeadLetter, Delay, Reason
-from consumer.topology import Topology
+from consumer.core import headers as history
+from consumer.core import outgoing as messages
+from consumer.core.delivery import Delivery
+from consumer.core.outcome import DeadLetter, Delay, Reason
+from consumer.core.topology import Topology
 from tests import pages
 
 PAGE = pages.ROOT / "docs" / "queues.md"

@@ -12,13 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from consumer import cli
-from consumer.answer import Fault, FaultKind, Reply
-from consumer.assembly import breakers_of
-from consumer.breaker import BreakerState
-from consumer.classify import classify
+from consumer.app import breakers_of
+from consumer.commands import cli
 from consumer.config import load
-from consumer.outcome import (
+from consumer.core.breaker import BreakerState
+from consumer.core.outcome import (
     Acknowledge,
     DeadLetter,
     Decision,
@@ -31,7 +29,9 @@ from consumer.outcome import (
     PauseCause,
     RetrySoon,
 )
-from consumer.policy import Policy, Situation, decide, verdict
+from consumer.core.policy import Policy, Situation, decide, verdict
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.classify import classify
 from tests import pages
 
 README = pages.ROOT / "README.md"

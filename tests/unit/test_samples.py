@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 import schemas
-from consumer import samples
+from consumer.publishing import samples
 
 NOW = datetime(2026, 11, 23, 16, 0, tzinfo=UTC)
 Version = Literal["v2", "v3"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from consumer.cli import main
+from consumer.commands.cli import main
 from tests.unit.schemas.payloads import SAMPLES, changed
 
 

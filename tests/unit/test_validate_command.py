@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import schemas
-from consumer.cli import main
+from consumer.commands.cli import main
 from tests.unit.schemas.payloads import SAMPLES, changed, strings
 
 NOW = ["--now", "2026-03-02T12:00:00Z"]

@@ -14,12 +14,12 @@ import kombu
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.dial import Dialer
-from consumer.broker.intake import AmqpIntake
+from consumer.broker.connection import Dialer
+from consumer.broker.consumer import AmqpIntake
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink, transport_options
+from consumer.core.topology import Topology
 from consumer.metrics import Metrics
-from consumer.topology import Topology
 from tests.broker import Broker
 from tests.memory_link import MemoryLink
 from tests.tools import missing, require_tool

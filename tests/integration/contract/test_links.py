@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from consumer.broker.subscription import Mode
-from consumer.delivery import Delivery
+from consumer.core.delivery import Delivery
+from consumer.core.outcome import Reason
+from consumer.core.outgoing import Outgoing, copy_of
 from consumer.errors import PublishError
-from consumer.messages import Outgoing, copy_of
-from consumer.outcome import Reason
 from tests.integration.contract.conftest import PREFETCH, Side
 from tests.waiting import await_until
 

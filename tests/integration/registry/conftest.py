@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from consumer.registry import Registry
+from consumer.registry.client import Registry
 from tests.integration.registry.servers import Connect, Handler, Serve, Server
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trustme
 
-from consumer.registry import Registry
+from consumer.registry.client import Registry
 from tests.waiting import await_until
 
 #: More turns of the loop than a connection needs from the listening socket to its handler.

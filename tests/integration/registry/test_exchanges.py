@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from consumer.answer import Fault, FaultKind, Reply
+from consumer.core.reply import Fault, FaultKind, Reply
 from tests.integration.registry.servers import OK, Connect, Serve, answering, read_request
 from tests.waiting import await_until
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
-from consumer.answer import Fault, FaultKind, Reply
-from consumer.registry import MAX_BODY_BYTES
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.client import MAX_BODY_BYTES
 from tests.integration.registry.servers import (
     OK,
     Connect,

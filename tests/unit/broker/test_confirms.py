@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.broker.confirms import Request, Unconfirmed
-from consumer.messages import Outgoing
+from consumer.core.outgoing import Outgoing
 
 
 def request(body: bytes = b"", key: str = "key", exchange: str = "exchange") -> Request:

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from consumer.breaker import _TRANSITIONS, Breaker, BreakerPolicy, BreakerState
+from consumer.core.breaker import _TRANSITIONS, Breaker, BreakerPolicy, BreakerState
 
 POLICY = BreakerPolicy(threshold=3, probe_base_seconds=2.0, probe_cap_seconds=10.0)
 ALMOST_ONE = 1 - 2**-53

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.outcome import (
+from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
     DeadLetter,
@@ -30,7 +30,7 @@ from consumer.outcome import (
     Unauthorized,
     Unavailable,
 )
-from consumer.policy import Policy, Situation, charges_attempt, decide, verdict
+from consumer.core.policy import Policy, Situation, charges_attempt, decide, verdict
 
 NOW = datetime(2026, 11, 23, 16, tzinfo=UTC)
 POLICY = Policy()

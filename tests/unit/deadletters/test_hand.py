@@ -4,11 +4,11 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from consumer import samples
-from consumer.broker.tap import BATCH_BYTES
+from consumer.broker.queue_reader import BATCH_BYTES
+from consumer.core.delivery import Delivery
 from consumer.deadletters.hand import Dead, Hand
 from consumer.deadletters.record import read
-from consumer.delivery import Delivery
+from consumer.publishing import samples
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TAP: Any = object()

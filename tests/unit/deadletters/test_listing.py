@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core.delivery import Delivery
 from consumer.deadletters.listing import Listing
 from consumer.deadletters.record import Record
-from consumer.delivery import Delivery
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -10,14 +10,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import policy
-from consumer.answer import FaultKind
-from consumer.classify import rules
-from consumer.classify.jsonrpc import HTTP_ERRORS
+from consumer.core import policy
+from consumer.core.reply import FaultKind
+from consumer.core.topology import Topology
 from consumer.deadletters.edit import changes, note_of
 from consumer.deadletters.headers import masked_content_type, masked_headers
 from consumer.deadletters.masking import is_detail, masked
-from consumer.topology import Topology
+from consumer.registry import classify as rules
+from consumer.registry.jsonrpc import HTTP_ERRORS
 from schemas import field_paths, violations
 from tests.pages import ROOT
 

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer import samples
+from consumer.core.delivery import Delivery
 from consumer.deadletters.packing import Packer
-from consumer.delivery import Delivery
+from consumer.publishing import samples
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 #: All that an AMQP table can hold.

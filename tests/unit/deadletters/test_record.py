@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
-from consumer import samples
+from consumer.core.delivery import Delivery
 from consumer.deadletters.overview import MOST_GROUPS, Overview
 from consumer.deadletters.record import FOREIGN_DETAIL, Record, fingerprint, payload_of, read
-from consumer.delivery import Delivery
+from consumer.publishing import samples
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DEATH: dict[str, Any] = {

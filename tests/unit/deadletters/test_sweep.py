@@ -8,17 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumer.deadletters.filters import Selection
+from consumer.core.delivery import Delivery
+from consumer.core.headers import history, replay_headers
+from consumer.core.outgoing import Outgoing
 from consumer.deadletters.hand import Dead
 from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep, Tally
 from consumer.deadletters.underway import Acted, Result
 from consumer.deadletters.view import show_tally
-from consumer.delivery import Delivery
 from consumer.errors import BrokerError
 from consumer.errors import PublishError as Unconfirmed
-from consumer.history import history, replay_headers
-from consumer.messages import Outgoing
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -1,0 +1,176 @@
+"""What a message carries of its own past, in headers that only this program writes.
+
+1. Reading never fails: an operator's header of the same name but another type, negative or
+   absurd, reads as if it were not there, and the next writing replaces it.
+2. What we write is text or whole numbers, and never a value of the payload.
+3. The operator's own headers go along. What would steer the broker goes along only into a dead
+   letter, where it steers nothing: see ``_STEERING``.
+4. Knows nothing of queues or confirms, and not when a journey is dead: that is ``policy``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from consumer.core.delivery import Delivery
+from consumer.core.outcome import DeadLetter, Delay
+
+ATTEMPTS: Final = "x-attempts"
+VISITS: Final = "x-visits"
+FIRST_FAILURE: Final = "x-first-failure"
+LAST_FAILURE: Final = "x-last-failure"
+ORIGINAL_EXCHANGE: Final = "x-original-exchange"
+ORIGINAL_ROUTING_KEY: Final = "x-original-routing-key"
+REPLAYS: Final = "x-replays"
+REASON: Final = "x-reason"
+DETAIL: Final = "x-detail"
+STATUS: Final = "x-status"
+CONSUMER_VERSION: Final = "x-consumer-version"
+
+_MOST = 10_000  # no count of ours gets there
+_LONGEST_SHORTSTR = 255  # bytes: AMQP's bound for the names of exchanges and routing keys
+_LONGEST_DETAIL = 200
+
+# The broker's own marks. ``x-delivery-count`` belongs to one queue's life of the message.
+_BROKERS = frozenset({"x-delivery-count"})
+# On the way round through a delay queue these would steer the broker: ``CC`` and ``BCC`` send a
+# copy straight back to the queues they name, and on an ``x-death`` that names our queue RabbitMQ
+# sees a cycle when the delay ends, and drops the message without a word.
+_STEERING = _BROKERS | {
+    "CC",
+    "BCC",
+    "x-death",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+}
+
+# What a dead letter tells of the life that it ended: a replay starts without it.
+_ONE_LIFE = frozenset(
+    {REASON, DETAIL, STATUS, ATTEMPTS, VISITS, FIRST_FAILURE, LAST_FAILURE, CONSUMER_VERSION}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A message's past. ``first_failure`` is ISO-8601 with a zone; counts are 0 and up."""
+
+    attempts: int = 0
+    visits: int = 0
+    first_failure: str | None = None
+    original_exchange: str = ""
+    original_routing_key: str = ""
+    replays: int = 0
+
+
+def history(delivery: Delivery) -> History:
+    """Read the headers of ``delivery``; one that was never here before has itself as its origin."""
+    headers = delivery.headers
+    exchange = _name(headers.get(ORIGINAL_EXCHANGE))
+    routing_key = _name(headers.get(ORIGINAL_ROUTING_KEY))
+    return History(
+        attempts=_count(headers.get(ATTEMPTS)),
+        visits=_count(headers.get(VISITS)),
+        first_failure=_moment(headers.get(FIRST_FAILURE)),
+        original_exchange=delivery.exchange if exchange is None else exchange,
+        original_routing_key=delivery.routing_key if routing_key is None else routing_key,
+        replays=_count(headers.get(REPLAYS)),
+    )
+
+
+def dead_letter_headers(
+    delivery: Delivery,
+    past: History,
+    disposition: DeadLetter,
+    now: datetime,
+    version: str,
+    *,
+    attempts: int | None = None,
+) -> dict[str, Any]:
+    """Return the headers of the dead letter: the operator's, and why, when and where from.
+
+    ``attempts`` is the total over all visits; by default what the message itself says.
+    """
+    failed_at = _text(now)
+    headers = _kept(delivery.headers, _BROKERS | {STATUS})  # a replayed one may carry an old status
+    if disposition.status is not None:
+        headers[STATUS] = disposition.status
+    return headers | {
+        REASON: str(disposition.reason),
+        DETAIL: disposition.detail[:_LONGEST_DETAIL],
+        ATTEMPTS: past.attempts if attempts is None else attempts,
+        FIRST_FAILURE: past.first_failure or failed_at,
+        LAST_FAILURE: failed_at,
+        ORIGINAL_EXCHANGE: past.original_exchange,
+        ORIGINAL_ROUTING_KEY: past.original_routing_key,
+        CONSUMER_VERSION: version,
+    }
+
+
+def delay_headers(
+    delivery: Delivery, past: History, disposition: Delay, attempts: int, now: datetime
+) -> dict[str, Any]:
+    """Return the headers for the way through a delay queue: one more visit, and why."""
+    headers = return_headers(delivery, past, attempts, now)
+    headers.pop(STATUS, None)
+    if disposition.status is not None:
+        headers[STATUS] = disposition.status
+    return headers | {VISITS: past.visits + 1, DETAIL: disposition.detail[:_LONGEST_DETAIL]}
+
+
+def return_headers(delivery: Delivery, past: History, attempts: int, now: datetime) -> dict[str, Any]:
+    """Return the headers for the way back to the end of our own queue. Costs no visit."""
+    headers = _kept(delivery.headers, _STEERING | {FIRST_FAILURE})
+    first_failure = past.first_failure or (_text(now) if attempts else None)
+    if first_failure is not None:
+        headers[FIRST_FAILURE] = first_failure
+    return headers | {
+        ATTEMPTS: attempts,
+        VISITS: past.visits,
+        ORIGINAL_EXCHANGE: past.original_exchange,
+        ORIGINAL_ROUTING_KEY: past.original_routing_key,
+    }
+
+
+def replay_headers(delivery: Delivery, past: History) -> dict[str, Any]:
+    """Return the headers for the way from a dead-letter queue back to ours: a new life, counted."""
+    headers = _kept(delivery.headers, _STEERING | _ONE_LIFE)
+    return headers | {
+        REPLAYS: past.replays + 1,
+        ORIGINAL_EXCHANGE: past.original_exchange,
+        ORIGINAL_ROUTING_KEY: past.original_routing_key,
+    }
+
+
+def _kept(headers: Mapping[str, Any], dropped: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if name not in dropped}
+
+
+def _text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _MOST else 0
+
+
+def _name(value: Any) -> str | None:
+    return (
+        value
+        if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= _LONGEST_SHORTSTR
+        else None
+    )
+
+
+def _moment(value: Any) -> str | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return value if moment.tzinfo is not None else None

@@ -1,0 +1,225 @@
+"""What follows from an outcome: acknowledge, retry, delay, hold or dead-letter.
+
+1. Pure: the clock and the jitter are in ``Situation``; nothing here sleeps, publishes or counts.
+2. Total: every outcome is decided in every situation, and a journey that fails for ever ends
+   in a dead letter after at most ``max_attempts`` attempts.
+3. While something pauses consumption no journey is given up for what caused the pause:
+   it is held, at no cost, until the pause ends.
+4. Knows no HTTP, no queue names, and nothing of the payload but its times.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import assert_never
+
+from consumer.core.outcome import (
+    Acknowledge,
+    AlreadyRegistered,
+    DeadLetter,
+    Decision,
+    Delay,
+    Early,
+    Expired,
+    Forbidden,
+    Hold,
+    Invalid,
+    Misconfigured,
+    Outcome,
+    PauseCause,
+    Reason,
+    Registered,
+    Rejected,
+    RetrySoon,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How patient we are. With the defaults 75 attempts last about 21 hours.
+
+    ``delays_seconds`` are the delay queues, in ascending order: the n-th delayed return takes
+    the n-th, and the last is repeated. ``early_*`` bound the wait for a journey's end.
+    """
+
+    max_attempts: int = 75
+    attempts_per_visit: int = 3
+    backoff_base_seconds: float = 0.5
+    backoff_cap_seconds: float = 10.0
+    delays_seconds: tuple[int, ...] = (60, 300, 900, 3600)
+    deadline_seconds: float = 86_400.0  # the Registry takes a journey within 24 h of its start
+    early_in_process_seconds: float = 30.0
+    early_bound_seconds: float = 86_400.0
+    early_margin_seconds: float = 2.0
+    throttled_seconds: float = 60.0  # when a 429 does not say how long: the Registry's window
+
+    def __post_init__(self) -> None:
+        """Refuse a policy under which a journey could loop or never be tried (ValueError)."""
+        ascending = all(a < b for a, b in zip((0, *self.delays_seconds), self.delays_seconds, strict=False))
+        if not self.delays_seconds or not ascending:
+            raise ValueError("delays_seconds must be positive, in ascending order, at least one")
+        if self.max_attempts < 1 or self.attempts_per_visit < 1:
+            raise ValueError("max_attempts and attempts_per_visit must be at least 1")
+        if not 0 < self.backoff_base_seconds <= self.backoff_cap_seconds:
+            raise ValueError("backoff_base_seconds must be positive and at most backoff_cap_seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """What is known about the journey beside the outcome.
+
+    ``attempts`` counts over all visits and ``attempts_here`` in this one, both with the attempt
+    just made; ``visits`` counts the delayed returns so far. ``deadline`` (start + 24 h) and
+    ``ends_at`` are None when the payload does not tell. ``jitter`` is in [0, 1). ``pausing`` is
+    what pauses consumption at this moment.
+    """
+
+    attempts: int
+    attempts_here: int
+    visits: int
+    now: datetime
+    deadline: datetime | None = None
+    ends_at: datetime | None = None
+    jitter: float = 0.0
+    pausing: PauseCause | None = None
+
+
+def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
+    outcome: Outcome, situation: Situation, policy: Policy
+) -> Decision:
+    """Say what follows from ``outcome``; reads like the table of outcomes in the README."""
+    match outcome:
+        case Registered() | AlreadyRegistered():
+            return Acknowledge(outcome)
+        case Invalid(detail):
+            return DeadLetter(Reason.INVALID, detail, None)
+        case Rejected(status, detail):
+            return DeadLetter(Reason.REJECTED, detail, status)
+        case Expired(status, detail):
+            return DeadLetter(Reason.EXPIRED, detail, status)
+        case Unauthorized(status, detail):
+            return _held(situation) or DeadLetter(Reason.UNAUTHORIZED, detail, status)
+        case Forbidden(status, detail):
+            return _held(situation) or DeadLetter(Reason.FORBIDDEN, detail, status)
+        case Misconfigured():
+            return Hold(PauseCause.MISCONFIGURED)
+        case Throttled(seconds):
+            return RetrySoon(policy.throttled_seconds if seconds is None else seconds)
+        case Unavailable(detail, status):
+            return _held(situation) or _unavailable(detail, status, situation, policy)
+        case Early(status):
+            return _early(status, situation, policy)
+        case _:
+            assert_never(outcome)
+
+
+def _held(situation: Situation) -> Hold | None:
+    """Hold for what really pauses: waiting for another cause would end at once."""
+    return None if situation.pausing is None else Hold(situation.pausing)
+
+
+def _unavailable(detail: str, status: int | None, situation: Situation, policy: Policy) -> Decision:
+    left = _seconds_left(situation)
+    if situation.attempts >= policy.max_attempts or left <= 0:
+        return DeadLetter(Reason.EXHAUSTED, detail, status)
+    return _again(detail, status, left, situation, policy)
+
+
+_IN_THE_FUTURE = "ends_in_future"
+
+
+def _early(status: int | None, situation: Situation, policy: Policy) -> Decision:
+    wait = 0.0 if situation.ends_at is None else (situation.ends_at - situation.now).total_seconds()
+    if wait > policy.early_bound_seconds:
+        return DeadLetter(Reason.INVALID, f"{_IN_THE_FUTURE} at end.datetime", status)
+    if wait > policy.early_in_process_seconds:
+        return Delay(_longest_step(wait, policy.delays_seconds), _IN_THE_FUTURE, status)
+    if wait > 0:
+        return RetrySoon(wait + policy.early_margin_seconds)
+    # It has ended by our clock and not by the Registry's. A clock that is wrong by more than all
+    # the delays together is none; it also says this of a journey that starts after its end.
+    left = _seconds_left(situation)
+    given_up = situation.attempts >= policy.max_attempts or situation.visits >= len(policy.delays_seconds)
+    if given_up or left <= 0:
+        return DeadLetter(Reason.REJECTED, _IN_THE_FUTURE, status)
+    return _again(_IN_THE_FUTURE, status, left, situation, policy)
+
+
+def _again(detail: str, status: int | None, left: float, situation: Situation, policy: Policy) -> Decision:
+    """Retry in process, then come back through a delay queue, but never after the deadline."""
+    backoff = policy.backoff_base_seconds * 2.0 ** min(situation.attempts_here - 1, 30)
+    soon = RetrySoon(situation.jitter * min(backoff, policy.backoff_cap_seconds, left))  # full jitter
+    if situation.attempts_here < policy.attempts_per_visit:
+        return soon
+    steps = [step for step in policy.delays_seconds[: situation.visits + 1] if step < left]
+    return Delay(steps[-1], detail, status) if steps else soon
+
+
+def _longest_step(wait: float, steps: tuple[int, ...]) -> int:
+    return max((step for step in steps if step <= wait), default=steps[0])
+
+
+def _seconds_left(situation: Situation) -> float:
+    if situation.deadline is None:
+        return float("inf")
+    return (situation.deadline - situation.now).total_seconds()
+
+
+def charges_attempt(outcome: Outcome, pausing: PauseCause | None) -> bool:
+    """Whether the journey pays for this with one of its attempts.
+
+    Only an answer (or silence) that the journey met alone: never a limit that concerns everybody,
+    what was not sent, or what happened while consumption is paused.
+    """
+    match outcome:
+        case Unavailable() | Early(status=int()):
+            return pausing is None
+        case _:
+            return False
+
+
+# --- What an outcome says for or against each pause -------------------------------------------
+
+Verdict = Mapping[PauseCause, bool]  # True: evidence that it works; False: a failure; absent: nothing
+
+_WORKS = MappingProxyType(dict.fromkeys(PauseCause, True))
+_NOTHING: Verdict = MappingProxyType({})
+_VERDICTS: Mapping[type[Outcome], Verdict] = MappingProxyType(
+    {
+        Registered: _WORKS,
+        AlreadyRegistered: _WORKS,
+        Rejected: _WORKS,  # it looked at the payload: the token and the route are good
+        Expired: _WORKS,
+        Early: _WORKS,  # when the Registry says it
+        Invalid: _NOTHING,  # never sent
+        Throttled: MappingProxyType({PauseCause.UNAVAILABLE: True}),
+        Unavailable: MappingProxyType({PauseCause.UNAVAILABLE: False}),
+        Misconfigured: MappingProxyType({PauseCause.MISCONFIGURED: False}),
+        Unauthorized: MappingProxyType(
+            {
+                PauseCause.UNAUTHORIZED: False,
+                PauseCause.UNAVAILABLE: True,
+                PauseCause.MISCONFIGURED: True,
+            }
+        ),
+        # A 403 does not prove the token: the 2023 server answers it to a missing one.
+        Forbidden: MappingProxyType(
+            {
+                PauseCause.FORBIDDEN: False,
+                PauseCause.UNAVAILABLE: True,
+                PauseCause.MISCONFIGURED: True,
+            }
+        ),
+    }
+)
+
+
+def verdict(outcome: Outcome) -> Verdict:
+    """Say which causes of a pause ``outcome`` speaks for (False) or against (True)."""
+    if isinstance(outcome, Early) and outcome.status is None:  # our own clock said so: never sent
+        return _NOTHING
+    return _VERDICTS[type(outcome)]

@@ -1,0 +1,207 @@
+"""The tables from answer to outcome. They are the rules; the code at the end only walks them.
+
+What names the cause most precisely is asked first: ``error.data``, then ``error.code``, then the
+HTTP status, because not every 500 is an outage and not every refusal is a 4xx. Every status
+has a row or falls to its class, so every answer has an outcome.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import assert_never
+
+from consumer.core.outcome import (
+    AlreadyRegistered,
+    Early,
+    Expired,
+    Forbidden,
+    Misconfigured,
+    Outcome,
+    Registered,
+    Rejected,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.jsonrpc import (
+    HTTP_ERRORS,
+    Error,
+    field_path,
+    has_result,
+    is_refusal,
+    parse,
+    read_error,
+)
+from consumer.registry.rate_limit_headers import retry_after
+
+# --- One rule for each meaning ----------------------------------------------------------------
+
+
+def _already_registered(reply: Reply, _error: Error) -> Outcome:
+    return AlreadyRegistered(reply.status)
+
+
+def _unauthorized(reply: Reply, error: Error) -> Outcome:
+    return Unauthorized(reply.status, error.label)
+
+
+def _forbidden(reply: Reply, error: Error) -> Outcome:
+    return Forbidden(reply.status, error.label)
+
+
+def _misconfigured(reply: Reply, error: Error) -> Outcome:
+    return Misconfigured(reply.status, error.label)
+
+
+def _unavailable(reply: Reply, error: Error) -> Outcome:
+    return Unavailable(error.label, reply.status)
+
+
+def _no_result(reply: Reply, _error: Error) -> Outcome:
+    # A 2xx that carries no result (a captive portal, a truncated or empty body) proves nothing.
+    # Sending again is safe, and a journey that was stored answers 409 (or 200) to it.
+    return Unavailable("no_result", reply.status)
+
+
+def _throttled(reply: Reply, _error: Error) -> Outcome:
+    return Throttled(retry_after(reply))
+
+
+def _rejected(reply: Reply, error: Error) -> Outcome:
+    field = field_path(error.data)
+    return Rejected(reply.status, f"{error.label} at {field}" if field else error.label)
+
+
+def _terms_violated(reply: Reply, error: Error) -> Outcome:
+    named = error.data.get("terms_violation_labels") if isinstance(error.data, dict) else None
+    labels = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    if "expired" in labels:
+        return Expired(reply.status, f"{error.label} expired")
+    known = ",".join(label for label in _TERMS if label in labels)
+    return Rejected(reply.status, f"{error.label} {known}" if known else error.label)
+
+
+def _parse_error(reply: Reply, error: Error) -> Outcome:
+    if error.starts("Journeys cannot happen in the future"):
+        return Early(reply.status)
+    return _rejected(reply, error)
+
+
+def _server_error(reply: Reply, error: Error) -> Outcome:
+    if is_refusal(error.data):
+        return _rejected(reply, error)
+    if error.starts("Unknown api version"):
+        return Misconfigured(reply.status, "unknown_api_version")
+    return _unavailable(reply, error)
+
+
+_Rule = Callable[[Reply, Error], Outcome]
+
+# --- The tables -------------------------------------------------------------------------------
+
+# ``error.data`` when it is the name of an exception of the 2023 server (all of them on a 500).
+_BY_DATA: Mapping[str, _Rule] = {
+    "JsonWebTokenError": _unauthorized,  # token malformed, wrongly signed, empty
+    "TokenExpiredError": _unauthorized,  # its two sisters in the same JWT library
+    "NotBeforeError": _unauthorized,
+    "SyntaxError": _rejected,  # the body is not JSON
+    "PayloadTooLargeError": _rejected,  # the body is over 2 MB
+}
+
+# ``error.code`` in JSON-RPC's own range.
+_BY_CODE: Mapping[int, _Rule] = {
+    -32509: _already_registered,  # "Conflict"
+    -32501: _unauthorized,  # "Unauthorized Error"
+    -32503: _forbidden,  # "Forbidden Error": also a token that is missing or has no claims
+    -32422: _terms_violated,  # "Unprocessable Request": expired, or rejected by other terms
+    -32408: _unavailable,  # "Timeout": stored all the same, the next attempt meets a 409
+    -32600: _rejected,  # "Invalid Request": neither phone nor phone_trunc
+    -32601: _misconfigured,  # "Method not found"
+    -32602: _rejected,  # "Invalid params": the validator
+    -32700: _parse_error,  # "Parse error": early, or rejected
+}
+
+# The HTTP status, or an ``error.code`` that is one. A 4xx that no payload can cause is ours to
+# mend and must not empty the queue into dead letters: misconfigured.
+_BY_STATUS: Mapping[int, _Rule] = {
+    400: _rejected,
+    401: _unauthorized,
+    402: _misconfigured,
+    403: _forbidden,
+    404: _misconfigured,  # the route or version is not served
+    405: _misconfigured,  # the route does not take POST
+    406: _misconfigured,  # our Accept header
+    407: _misconfigured,  # a proxy of ours wants credentials
+    408: _unavailable,
+    409: _already_registered,
+    410: _misconfigured,  # the version is gone
+    411: _misconfigured,  # our framing
+    412: _misconfigured,  # we send no precondition: something between us does
+    413: _rejected,
+    414: _misconfigured,  # our URL
+    415: _misconfigured,  # our Content-Type
+    417: _misconfigured,  # our Expect header
+    421: _misconfigured,  # our host name
+    422: _rejected,
+    423: _unavailable,  # locked, or waiting for something else: passes
+    424: _unavailable,
+    425: _unavailable,  # too early for TLS 0-RTT: the same request is welcome later
+    426: _misconfigured,  # our protocol version
+    428: _misconfigured,
+    429: _throttled,
+    431: _misconfigured,  # our headers
+    451: _misconfigured,
+    500: _server_error,  # also code -32000: the validator of 2023, an unserved version, or an outage
+}
+
+# The hundreds of the status, for what is in no other table. Anything else is no HTTP answer.
+_BY_CLASS: Mapping[int, _Rule] = {
+    2: _no_result,
+    3: _misconfigured,  # redirects are refused: the token must not travel
+    4: _rejected,
+    5: _unavailable,
+}
+
+# ``terms_violation_labels`` beside ``expired``.
+_TERMS = ("distance_too_short", "too_many_trips_by_day", "too_close_trips")
+
+# Faults after which the journey certainly is not at the Registry; after any other it may be.
+_NEVER_SENT = frozenset({FaultKind.CONNECT, FaultKind.CONNECT_TIMEOUT, FaultKind.TLS, FaultKind.POOL_TIMEOUT})
+
+# --- Walking them -----------------------------------------------------------------------------
+
+
+def classify(answer: Reply | Fault) -> Outcome:
+    """Say what ``answer`` means for the journey that was sent. Never raises."""
+    match answer:
+        case Reply():
+            return _of_reply(answer)
+        case Fault(kind=kind):
+            return Unavailable(kind.value, status=None, reached=kind not in _NEVER_SENT)
+        case _:
+            assert_never(answer)
+
+
+_SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status
+_GENERIC_ERROR = -32000  # "Server error": JSON-RPC's word for a plain 500
+
+
+def _of_reply(reply: Reply) -> Outcome:
+    status = reply.status
+    body = parse(reply.body)
+    error = read_error(status, body)
+    if error is None:
+        if status // 100 == _SUCCESS:
+            found, created_at = has_result(body)
+            if found:
+                return Registered(status, created_at)
+        error = Error(f"http_{status}")
+    if isinstance(error.data, str) and error.data in _BY_DATA:
+        return _BY_DATA[error.data](reply, Error(error.data))
+    code = error.code
+    if code is not None:
+        if code in _BY_CODE:
+            return _BY_CODE[code](reply, error)
+        if status // 100 in (_SUCCESS, _SERVER_ERROR):  # a 4xx says more than a generic code inside it
+            status = 500 if code == _GENERIC_ERROR else code if code in HTTP_ERRORS else status
+    rule = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, _unavailable)
+    return rule(reply, error)

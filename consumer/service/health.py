@@ -1,0 +1,55 @@
+"""What the probes answer: live is the age of the heartbeat, ready is what the service last said.
+
+Asking broker, Registry or token here would restart every replica when one of them fails.
+"""
+
+import time
+from collections.abc import Callable
+
+STALE_AFTER_SECONDS = 15.0
+
+
+class Health:
+    """What the probes answer. Written by the event loop, read from the HTTP thread.
+
+    Until the first word of the service it is not ready; until ``stale_after_seconds`` after the
+    last ``beat`` it is live. ``clock`` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        stale_after_seconds: float = STALE_AFTER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._stale_after = stale_after_seconds
+        self._beat_at = clock()
+        self._obstacle: str | None = "starting"
+
+    def beat(self) -> None:
+        """The event loop is running. To be called about once a second, whatever else is wrong."""
+        self._beat_at = self._clock()
+
+    def ready(self) -> None:
+        """Configured, subscribed, not draining."""
+        self._obstacle = None
+
+    def not_ready(self, reason: str) -> None:
+        """Not ready, for a reason in our own words; it is shown to whoever asks."""
+        self._obstacle = reason
+
+    @property
+    def heartbeat_age_seconds(self) -> float:
+        """Seconds since the last heartbeat."""
+        return self._clock() - self._beat_at
+
+    @property
+    def live(self) -> bool:
+        """Whether the event loop ran lately."""
+        return self.heartbeat_age_seconds < self._stale_after
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why the service is not ready, None when it is."""
+        return self._obstacle

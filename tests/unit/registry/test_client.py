@@ -1,0 +1,175 @@
+"""The Registry edge over transports that never touch the network."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.errors import ConfigurationError
+from consumer.registry.client import MAX_BODY_BYTES, Registry
+
+TOKEN = "token-that-nobody-may-see"
+
+
+def registry(transport: httpx.AsyncBaseTransport | None = None, **changes: object) -> Registry:
+    """A Registry on a transport of the test's own."""
+    settings: dict[str, object] = {
+        "url": "http://localhost:1/",
+        "api_version": "v3",
+        "timeout_seconds": 0.2,
+        "concurrency": 2,
+        "transport": transport,
+    }
+    return Registry(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+class Trickle(httpx.AsyncByteStream):
+    """A body that never ends, and tells whether it was closed."""
+
+    def __init__(self, chunk: bytes, delay_seconds: float = 0.0) -> None:
+        self.chunk, self.delay_seconds, self.closed = chunk, delay_seconds, False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield for ever."""
+        while True:
+            await asyncio.sleep(self.delay_seconds)
+            yield self.chunk
+
+    async def aclose(self) -> None:
+        """Remember it."""
+        self.closed = True
+
+
+async def test_a_journey_is_posted_as_the_contract_says() -> None:
+    """Route, headers and body are the contract's, byte for byte, and the token follows its changes."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(201, headers={"X-RateLimit-Remaining": "3"}, content=b"{}")
+
+    client = registry(httpx.MockTransport(answer))
+    body = b'{ "journey_id" : "1" }\n'
+    reply = await client.post_journey(body, "one")
+    await client.post_journey(b"{}", "two")
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.headers["x-ratelimit-remaining"]) == (201, b"{}", "3")
+    assert (seen[0].method, str(seen[0].url)) == ("POST", "http://localhost:1/v3/journeys")
+    assert seen[0].content == body
+    assert [request.headers["authorization"] for request in seen] == ["Bearer one", "Bearer two"]
+    assert seen[0].headers["content-type"] == "application/json"
+    assert seen[0].headers["accept-encoding"] == "identity"
+    assert seen[0].headers["user-agent"].startswith("journey-consumer/")
+
+
+async def test_keys_are_exchanged_on_the_route_of_v33_without_a_token() -> None:
+    """Whatever the version of the journeys, the keys go to v3.3, and no bearer token goes with them."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(201, content=b"{}")
+
+    client = registry(httpx.MockTransport(answer))
+    await client.post_journey(b"{}", TOKEN)
+    await client.post_access_token("access", 'sec"ret')
+    assert str(seen[1].url) == "http://localhost:1/v3.3/auth/access_token"
+    assert seen[1].content == b'{"access_key": "access", "secret_key": "sec\\"ret"}'
+    assert "authorization" not in seen[1].headers
+
+
+@pytest.mark.parametrize(("status", "told"), [(201, False), (400, True), (503, True)])
+async def test_an_endless_answer_is_cut(status: int, told: bool) -> None:  # noqa: FBT001
+    """Past the bound a success is not believed and an error keeps its status; both are closed."""
+    body = Trickle(b"x" * 10_000)
+    client = registry(httpx.MockTransport(lambda _: httpx.Response(status, stream=body)))
+    found = await client.post_journey(b"{}", TOKEN)
+    if told:
+        assert found == Reply(status, {}, b"x" * MAX_BODY_BYTES)
+    else:
+        assert found == Fault(FaultKind.TOO_LARGE)
+    assert body.closed
+
+
+async def test_a_body_of_exactly_the_bound_is_whole() -> None:
+    """The bound itself is allowed."""
+    content = b"x" * MAX_BODY_BYTES
+    client = registry(httpx.MockTransport(lambda _: httpx.Response(200, content=content)))
+    found = await client.post_journey(b"{}", TOKEN)
+    assert isinstance(found, Reply)
+    assert found.body == content
+
+
+async def test_the_deadline_is_total_for_any_transport() -> None:
+    """A body that drips for ever ends as a timeout, and is closed."""
+    body = Trickle(b"x", delay_seconds=0.01)
+    client = registry(httpx.MockTransport(lambda _: httpx.Response(200, stream=body)))
+    assert await client.post_journey(b"{}", TOKEN) == Fault(FaultKind.TIMEOUT, "TimeoutError")
+    assert body.closed
+
+
+async def test_a_mistake_of_ours_is_not_taken_for_the_network() -> None:
+    """An exception that no HTTP library raises goes up instead of being counted as an outage."""
+
+    def broken(_: httpx.Request) -> httpx.Response:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await registry(httpx.MockTransport(broken)).post_journey(b"{}", TOKEN)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost", "ftp://localhost", "http://", "http://user:hidden@localhost", "http://localhost?a=1",
+     "http://[::1", "http://localhost:99999"],
+)  # fmt: skip
+def test_an_unusable_url_is_refused_without_being_quoted(url: str) -> None:
+    """What can not be an origin stops the start; a password in it is not shown."""
+    with pytest.raises(ConfigurationError) as caught:
+        registry(url=url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_unusable_ca_file_is_refused(tmp_path: Path) -> None:
+    """A file without certificates would otherwise be trusted as nothing, silently."""
+    empty = tmp_path / "ca.pem"
+    empty.write_bytes(b"no certificate")
+    for path in (empty, tmp_path / "absent.pem"):
+        with pytest.raises(ConfigurationError, match="REGISTRY_CA_FILE"):
+            registry(ca_file=path)
+
+
+def test_certificates_that_only_the_client_refuses_are_refused_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rustls is stricter than OpenSSL; its refusal is told as one of the file, not of something else."""
+    broken = tmp_path / "ca.pem"
+    broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nMIIBAA==\n-----END CERTIFICATE-----\n")
+    monkeypatch.setattr("consumer.registry.transport._verify_bundle", lambda _: None)
+    with pytest.raises(ConfigurationError, match="REGISTRY_CA_FILE"):
+        registry(ca_file=broken)
+
+
+def test_an_unusable_proxy_is_refused_without_being_quoted() -> None:
+    """A proxy's URL may hold a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        registry(proxy="http://user:hidden@[nonsense")
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+async def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither the objects' representations, nor the fault, nor the log quote the token."""
+    caplog.set_level(logging.DEBUG)
+    client = registry()
+    found = await client.post_journey(b"{}", TOKEN)
+    bad = await client.post_journey(b"{}", TOKEN + "\nX-Injected: 1")
+    await client.aclose()
+    assert isinstance(found, Fault)
+    assert bad == Fault(FaultKind.OTHER, "LocalProtocolError")
+    shown = [client, vars(client), vars(client._transport), found, bad, caplog.text]
+    assert not [text for text in map(repr, shown) if TOKEN in text]

@@ -1,0 +1,423 @@
+"""From a delivery to its fate: what is sent, how often, when, and what it costs."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.outcome import (
+    Acknowledge,
+    AlreadyRegistered,
+    DeadLetter,
+    Delay,
+    Misconfigured,
+    Outcome,
+    PauseCause,
+    Reason,
+    Registered,
+    Release,
+    Return,
+)
+from consumer.publishing import samples
+from consumer.registry.secret import Held
+from tests.corridor import PROBE_SECONDS, THRESHOLD, Corridor, passes, refused, registered, unavailable
+from tests.travel import loop, travelling
+
+CLOUDEVENT = "application/cloudevents+json"
+
+
+class Rotating:
+    """A token file in memory: ``renew`` finds the next token."""
+
+    held: Held | None = None
+
+    def __init__(self, *tokens: str | Outcome) -> None:
+        self.tokens = list(tokens)
+        self.renewed: list[str] = []
+
+    async def token(self) -> str | Outcome:
+        return self.tokens[0]
+
+    async def renew(self, refused: str) -> bool:
+        self.renewed.append(refused)
+        if len(self.tokens) > 1:
+            self.tokens.pop(0)
+        return self.tokens[0] != refused
+
+    async def watch(self, on_change: Callable[[], None]) -> None:
+        """Nothing changes by itself."""
+
+    async def aclose(self) -> None:
+        """Nothing runs."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "fate"),
+    [
+        (registered(), Acknowledge(Registered(201, "2026-11-23T16:00:00Z"))),
+        (refused(409, -32509), Acknowledge(AlreadyRegistered(409))),
+        (
+            refused(400, -32602, ["/driver/revenue: must be integer"]),
+            DeadLetter(Reason.REJECTED, "-32602 at driver.revenue", 400),
+        ),
+        (httpx.Response(413), DeadLetter(Reason.REJECTED, "http_413", 413)),
+        (refused(401, -32501), DeadLetter(Reason.UNAUTHORIZED, "-32501", 401)),
+        (
+            refused(500, 500, "JsonWebTokenError"),
+            DeadLetter(Reason.UNAUTHORIZED, "JsonWebTokenError", 500),
+        ),
+        (refused(403, -32503), DeadLetter(Reason.FORBIDDEN, "-32503", 403)),
+        (
+            refused(422, -32422, {"terms_violation_labels": ["expired"]}),
+            DeadLetter(Reason.EXPIRED, "-32422 expired", 422),
+        ),
+    ],
+    ids=lambda value: str(value.status_code) if isinstance(value, httpx.Response) else "",
+)
+@travelling
+async def test_one_answer_is_enough(answer: httpx.Response, fate: Any) -> None:
+    """The answer decides at once; it cost one attempt."""
+    corridor = Corridor(answer)
+    found = await corridor.handle()
+    assert (found.disposition, found.attempts, len(corridor.sent)) == (fate, 1, 1)
+
+
+UNREADABLE = [
+    (b"", {}, "empty"),
+    (b" \n", {}, "empty"),
+    (b"{", {}, "not_json"),
+    (b"not json", {}, "not_json"),
+    (b'{"a": NaN}', {}, "missing"),
+    (b'{"distance": NaN, "incentive_counterparts": [Infinity]', {}, "not_json"),
+    (b'"\xff"', {}, "not_utf8"),
+    (b"[" * 1000 + b"]" * 1000, {}, "nested_too_deep"),
+    (b"[" * 100_000 + b"]" * 100_000, {}, "too_complex"),
+    (b"12", {}, "wrong_type"),
+    (b"[]", {}, "wrong_type"),
+    (b" " * (2 * 1024 * 1024 + 1), {}, "too_large"),
+    (b"[" + b"{}," * 300_000 + b"{}]", {}, "too_complex"),
+    (b"x", {"headers": {"compression": "application/x-gzip"}}, "compressed"),
+    (b"x", {"properties": {"content_encoding": "gzip"}}, "compressed"),
+    (b"{}", {"properties": {"content_type": CLOUDEVENT}}, "cloudevent_without_data"),
+    (b"[{}]", {"properties": {"content_type": "application/cloudevents-batch+json"}}, "cloudevents_batch"),
+    (b"{}", {}, "missing"),
+]
+
+
+@pytest.mark.parametrize(("body", "more", "code"), UNREADABLE, ids=lambda v: v if isinstance(v, str) else "")
+@travelling
+async def test_what_cannot_be_read_is_never_sent(body: bytes, more: dict[str, Any], code: str) -> None:
+    """An invalid dead letter with the reason's code, without any attempt."""
+    corridor = Corridor()
+    fate = await corridor.handle(body, **more)
+    assert isinstance(fate.disposition, DeadLetter)
+    assert (fate.disposition.reason, fate.disposition.status) == (Reason.INVALID, None)
+    assert fate.disposition.detail.split(" ")[0] == code
+    assert (fate.attempts, fate.journey, corridor.sent) == (0, None, [])
+
+
+def _event(data: dict[str, Any]) -> dict[str, Any]:
+    return {"specversion": "1.0", "id": "1", "source": "/trips", "type": "journey.completed", "data": data}
+
+
+@pytest.mark.parametrize("kind", ["plain", "structured", "unlabelled", "base64", "binary", "api_version"])
+@travelling
+async def test_the_payload_goes_out_byte_for_byte(kind: str) -> None:
+    """White space, order and escapes stay; only an `api_version` is cut out, and an event unwrapped."""
+    corridor = Corridor()
+    text = json.dumps(corridor.payload(), indent=1).replace("journey-0", "journ\\u0065y-0")
+    more: dict[str, Any] = {}
+    match kind:
+        case "structured" | "unlabelled":
+            sent = json.dumps(_event({})).replace('"data": {}', f'"data":  {text} ')
+            if kind == "structured":
+                more = {"properties": {"content_type": f"{CLOUDEVENT}; charset=utf-8"}}
+        case "base64":
+            event = {**_event({}), "data_base64": base64.b64encode(text.encode()).decode()}
+            del event["data"]
+            sent, more = json.dumps(event), {"properties": {"content_type": CLOUDEVENT}}
+        case "binary":
+            sent = text
+            more = {"headers": {"cloudEvents:specversion": "1.0", "ce-id": "1"}}
+        case "api_version":
+            sent = text.replace("{", '{"api_version" : "v9",', 1)
+        case _:
+            sent = text
+    fate = await corridor.handle(sent.encode(), **more)
+    assert isinstance(fate.disposition, Acknowledge)
+    (request,) = corridor.sent
+    assert request.content == text.encode()
+    assert fate.journey is not None
+    assert fate.journey.journey_id == "journey-0"
+
+
+@travelling
+async def test_failures_are_tried_again_and_counted() -> None:
+    """Two failures and a success are three attempts, with a wait between them."""
+    corridor = Corridor(unavailable(), httpx.ReadError("gone"), registered())
+    fate = await corridor.handle()
+    assert isinstance(fate.disposition, Acknowledge)
+    assert (fate.attempts, len(corridor.sent)) == (3, 3)
+    assert corridor.value("retries_total", reason="5xx") == 1
+    assert corridor.value("retries_total", reason="read") == 1
+
+
+@travelling
+async def test_a_lost_answer_is_sent_again_and_found_registered() -> None:
+    """The Registry had stored the journey: the second attempt meets a 409, and that is a success."""
+    corridor = Corridor(httpx.RemoteProtocolError("closed"), refused(409, -32509))
+    fate = await corridor.handle()
+    assert (fate.disposition, fate.attempts) == (Acknowledge(AlreadyRegistered(409)), 2)
+
+
+@travelling
+async def test_after_some_attempts_the_journey_comes_back_later() -> None:
+    """The visit ends in the first delay queue; the next visit's in the second, then for ever in it."""
+    corridor = Corridor(unavailable(), attempts_per_visit=2)
+    fate = await corridor.handle()
+    assert (fate.disposition, fate.attempts) == (Delay(60, "503", 503), 2)
+    corridor = Corridor(unavailable(), attempts_per_visit=2)
+    fate = await corridor.handle(headers={"x-attempts": 2, "x-visits": 1})
+    assert (fate.disposition, fate.attempts) == (Delay(300, "503", 503), 4)
+
+
+@travelling
+async def test_the_last_attempt_exhausts_the_journey() -> None:
+    """No more than the bound, over all visits."""
+    corridor = Corridor(unavailable(), max_attempts=7)
+    fate = await corridor.handle(headers={"x-attempts": 5, "x-visits": 2})
+    assert (fate.disposition, fate.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 7)
+
+
+@travelling
+async def test_after_the_deadline_there_is_one_attempt() -> None:
+    """The Registry has the last word about 24 hours, but nothing is retried after them."""
+    corridor = Corridor(unavailable())
+    body = samples.encode(corridor.payload(ends_in_seconds=-25 * 3600))
+    fate = await corridor.handle(body)
+    assert (fate.disposition, fate.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 1)
+
+
+@travelling
+async def test_an_early_journey_is_held_until_its_end_has_passed() -> None:
+    """Ten seconds early by our clock: sent after that, at no cost."""
+    corridor = Corridor()
+    began = loop().time()
+    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=10)))
+    assert isinstance(fate.disposition, Acknowledge)
+    assert fate.attempts == 1
+    assert 10 < corridor.sent_at[0] - began < 13
+
+
+@travelling
+async def test_a_journey_hours_early_waits_in_a_delay_queue() -> None:
+    """Nothing is sent, no attempt is charged, the longest delay that does not overshoot is taken."""
+    corridor = Corridor()
+    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=7200)))
+    assert (fate.disposition, fate.attempts) == (Delay(300, "ends_in_future", None), 0)
+    assert corridor.sent == []
+
+
+@travelling
+async def test_a_journey_days_early_is_invalid() -> None:
+    """Beyond the bound it is nonsense."""
+    corridor = Corridor()
+    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=2 * 86_400)))
+    assert fate.disposition == DeadLetter(Reason.INVALID, "ends_in_future at end.datetime", None)
+
+
+@travelling
+async def test_early_by_the_registrys_clock_only() -> None:
+    """Its clock is behind ours: tried again soon, and registered."""
+    early = refused(422, -32700, "Journeys cannot happen in the future")
+    corridor = Corridor(early, registered())
+    fate = await corridor.handle()
+    assert isinstance(fate.disposition, Acknowledge)
+    assert fate.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [(refused(429, 429, Retry_After="30"), 30.0), (httpx.Response(429), 60.0)],
+    ids=["told", "not told"],
+)
+@travelling
+async def test_when_throttled_everybody_waits(answer: httpx.Response, seconds: float) -> None:
+    """As long as the answer says, or a window; it costs no attempt."""
+    corridor = Corridor(answer, registered())
+    async with corridor.open():
+        began = loop().time()
+        first = asyncio.create_task(corridor.handler.handle(corridor.delivery()))
+        await passes(1)
+        late = samples.encode(corridor.payload(1))
+        second = asyncio.create_task(corridor.handler.handle(corridor.delivery(late)))
+        fates = await asyncio.gather(first, second)
+    assert [fate.attempts for fate in fates] == [1, 1]
+    assert all(at - began >= seconds for at in corridor.sent_at[1:])
+    assert len(corridor.sent) == 3
+
+
+@travelling
+async def test_a_refused_token_is_looked_up_once_more() -> None:
+    """The file may just have changed: no journey pays for that."""
+    tokens = Rotating("old", "new")
+    corridor = Corridor(refused(401, -32501), registered(), tokens=tokens)
+    fate = await corridor.handle()
+    assert isinstance(fate.disposition, Acknowledge)
+    assert [request.headers["authorization"] for request in corridor.sent] == ["Bearer old", "Bearer new"]
+    assert tokens.renewed == ["old"]
+
+
+@travelling
+async def test_a_token_that_stays_refused_is_believed() -> None:
+    """One second look, not more."""
+    corridor = Corridor(refused(401, -32501), tokens=Rotating("old", "new"))
+    fate = await corridor.handle()
+    assert fate.disposition == DeadLetter(Reason.UNAUTHORIZED, "-32501", 401)
+    assert len(corridor.sent) == 2
+
+
+@travelling
+async def test_without_a_token_nothing_is_sent_and_nothing_dies() -> None:
+    """It is ours to mend: consumption pauses until there is a token."""
+    tokens = Rotating(Misconfigured(0, "token_file_empty"))
+    corridor = Corridor(tokens=tokens, hold_limit_seconds=1e9)
+    async with corridor.open():
+        handled = asyncio.create_task(corridor.handler.handle(corridor.delivery()))
+        await passes(3600)
+        assert corridor.sent == []
+        assert corridor.gate.pausing is PauseCause.MISCONFIGURED
+        tokens.tokens = ["found"]
+        fate = await asyncio.wait_for(handled, 601)
+    assert isinstance(fate.disposition, Acknowledge)
+    assert (fate.attempts, len(corridor.sent)) == (1, 1)
+
+
+@travelling
+async def test_what_pauses_costs_no_attempts() -> None:
+    """Different journeys fail: the breaker opens, and from then on failing is nobody's fault."""
+    corridor = Corridor(unavailable(), hold_limit_seconds=1e9)
+    async with corridor.open():
+        handled = [
+            asyncio.create_task(
+                corridor.handler.handle(corridor.delivery(samples.encode(corridor.payload(number))))
+            )
+            for number in range(THRESHOLD + 2)
+        ]
+        await passes(24 * 3600 - 7200)
+        assert corridor.gate.pausing is PauseCause.UNAVAILABLE
+        probes = len(corridor.sent)
+        assert probes < 24 * 3600 / PROBE_SECONDS, "one at a time, at growing distances"
+        corridor.answers = [registered()]
+        fates = await asyncio.gather(*handled)
+    assert all(isinstance(fate.disposition, Acknowledge) for fate in fates)
+    assert max(fate.attempts for fate in fates) <= 3
+
+
+@travelling
+async def test_no_more_requests_are_under_way_than_allowed() -> None:
+    """`REGISTRY_CONCURRENCY` is a bound for the whole process."""
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1)
+        return registered()
+
+    corridor = Corridor(slow, concurrency=3)
+    async with corridor.open():
+        bodies = [samples.encode(corridor.payload(number)) for number in range(10)]
+        await asyncio.gather(*(corridor.handler.handle(corridor.delivery(body)) for body in bodies))
+    assert corridor.most_in_flight == 3
+
+
+Situation = Callable[[Corridor], Awaitable[None]]
+
+
+async def _drained(corridor: Corridor) -> None:
+    corridor.handler.draining = True
+    corridor.gate.pulse.fire()
+
+
+async def _lost(corridor: Corridor) -> None:
+    corridor.link.lose()
+
+
+async def _too_long(_: Corridor) -> None:
+    await passes(700)
+
+
+@pytest.mark.parametrize(
+    ("end", "disposition"), [(_drained, Release()), (_lost, Release()), (_too_long, Return("held too long"))]
+)
+@pytest.mark.parametrize("waiting", ["throttled", "early", "paused", "paced", "retry"])
+@travelling
+async def test_waiting_ends(waiting: str, end: Situation, disposition: Any) -> None:
+    """Whatever a journey waits for: the drain, a lost connection and the holding time end it, untouched."""
+    early, limits = 0.0, {"rate_per_minute": 1_000_000.0}
+    answers: list[httpx.Response] = [unavailable()]
+    more: dict[str, Any] = {}
+    match waiting:
+        case "throttled":
+            answers = [refused(429, 429, Retry_After="3000")]
+        case "early":
+            early, more = 4000.0, {"early_in_process_seconds": 5000.0}
+        case "paused":
+            answers = [refused(404, -32601)]
+        case "paced":
+            limits = {"rate_per_minute": 60 / 3600}
+        case _:
+            more = {"backoff_base_seconds": 1e7, "backoff_cap_seconds": 1e7, "deadline_seconds": 1e9}
+    corridor = Corridor(*answers, **limits, **more)
+    async with corridor.open():
+        if waiting == "paced":
+            corridor.pacer.reserve(loop().time())
+        body = samples.encode(corridor.payload(ends_in_seconds=early or -1.0))
+        handled = asyncio.create_task(corridor.handler.handle(corridor.delivery(body)))
+        await passes(5)
+        assert not handled.done()
+        assert corridor.handler.waiting == 1
+        sent = len(corridor.sent)
+        await end(corridor)
+        await passes(0.1)
+        assert handled.done()
+    assert handled.result().disposition == disposition
+    assert len(corridor.sent) <= sent + 700 / (PROBE_SECONDS / 2)
+    assert corridor.handler.waiting == 0
+    assert corridor.handler.oldest_pending_start is None
+
+
+@given(
+    attempts=st.integers(-3, 10**12) | st.text(max_size=3) | st.booleans(),
+    visits=st.integers(-3, 10**12) | st.text(max_size=3),
+)
+def test_no_header_of_a_message_can_break_the_handler(attempts: object, visits: object) -> None:
+    """Headers are other people's text: whatever they say, there is a fate."""
+
+    @travelling
+    async def handled() -> None:
+        corridor = Corridor(unavailable())
+        fate = await corridor.handle(headers={"x-attempts": attempts, "x-visits": visits})
+        assert isinstance(fate.disposition, Delay | DeadLetter)
+
+    handled()
+
+
+@travelling
+async def test_the_oldest_pending_journey_is_known() -> None:
+    """For the metric that tells how close the deadline is."""
+    corridor = Corridor(refused(404, -32601))
+    async with corridor.open():
+        old = corridor.payload(1, ends_in_seconds=-7200)
+        deliveries = [corridor.delivery(), corridor.delivery(samples.encode(old))]
+        tasks = [asyncio.create_task(corridor.handler.handle(delivery)) for delivery in deliveries]
+        await passes(1)
+        oldest = corridor.handler.oldest_pending_start
+        assert oldest is not None
+        assert oldest.isoformat() == old["start"]["datetime"]
+        await _drained(corridor)
+        await asyncio.gather(*tasks)

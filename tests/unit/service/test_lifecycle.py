@@ -1,0 +1,346 @@
+"""The life of the process, from the first delivery to the drain, with nothing lost on the way."""
+
+import asyncio
+import logging
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer.broker.subscription import Mode
+from consumer.core.outcome import PauseCause
+from consumer.publishing import samples
+from tests.corridor import PROBE_SECONDS, QUEUE, THRESHOLD, Corridor, passes, refused, registered, unavailable
+from tests.travel import loop, travelling
+
+
+def publish(corridor: Corridor, count: int, first: int = 0) -> None:
+    """Put ``count`` different journeys into the queue."""
+    for number in range(first, first + count):
+        corridor.link.put(samples.encode(corridor.payload(number)), properties={"message_id": f"m-{number}"})
+
+
+@travelling
+async def test_journeys_flow() -> None:
+    """Everything is registered, acknowledged, counted and logged once."""
+    corridor = Corridor()
+    async with corridor.serving():
+        publish(corridor, 300)
+        await passes(1)
+        assert corridor.health.obstacle is None
+    corridor.balance(300)
+    assert corridor.value("journeys_total", outcome="registered") == 300
+    assert corridor.value("deliveries_total") == 300
+    assert len(corridor.settled()) == 300
+    assert not corridor.link.queues[QUEUE]
+
+
+@travelling
+async def test_delayed_journeys_come_back_and_end() -> None:
+    """An outage of one journey: short retries, the delay queues, and the dead letter in the end."""
+    corridor = Corridor(unavailable(), max_attempts=8)
+    async with corridor.serving():
+        publish(corridor, 1)
+        await passes(3600)
+    (letter,) = corridor.dead("exhausted")
+    assert letter.headers["x-attempts"] == 8
+    assert letter.headers["x-visits"] == 2
+    assert len(corridor.sent) == 8
+    corridor.balance(1)
+    assert corridor.value("returned_total", kind="delayed") == 2
+
+
+@travelling
+async def test_a_bad_token_pauses_before_the_backlog_is_gone() -> None:
+    """As many dead letters as the threshold and what was under way; the rest stays in the queue."""
+    corridor = Corridor(refused(401, -32501), concurrency=1)
+    corridor.link._prefetch = 4
+    async with corridor.serving():
+        publish(corridor, 200)
+        await passes(600)
+        assert corridor.gate.pausing is PauseCause.UNAUTHORIZED
+        assert len(corridor.dead("unauthorized")) == THRESHOLD
+        assert corridor.health.obstacle is None, "a pause is not the process's fault"
+        probes = len(corridor.sent)
+        assert probes <= THRESHOLD + 600 / (PROBE_SECONDS / 2)
+        corridor.answers = [registered()]
+        await passes(60)
+        assert corridor.gate.pausing is None
+    assert corridor.value("journeys_total", outcome="registered") == 200 - THRESHOLD
+    assert len(corridor.dead("unauthorized")) == THRESHOLD
+    corridor.balance(200)
+
+
+@travelling
+async def test_a_wrong_route_kills_nothing() -> None:
+    """404: paused at once, and resumed when the route is there."""
+    corridor = Corridor(refused(404, -32601))
+    async with corridor.serving():
+        publish(corridor, 50)
+        await passes(3000)
+        assert corridor.gate.pausing is PauseCause.MISCONFIGURED
+        corridor.answers = [registered()]
+        await passes(100)
+    corridor.balance(50)
+    assert corridor.value("journeys_total", outcome="registered") == 50
+
+
+@travelling
+async def test_an_outage_costs_no_journey_its_attempts() -> None:
+    """Two hours: everything is registered afterwards, and nobody was near the bound of attempts."""
+    corridor = Corridor(unavailable(), max_attempts=10)
+    async with corridor.serving():
+        publish(corridor, 30)
+        await passes(2 * 3600)
+        assert corridor.gate.pausing is PauseCause.UNAVAILABLE
+        corridor.answers = [registered()]
+        await passes(700)
+    corridor.balance(30)
+    assert corridor.value("journeys_total", outcome="registered") == 30
+
+
+@travelling
+async def test_paused_it_takes_one_and_holds_few() -> None:
+    """What was taken before the pause is given back in time; the rest never leaves the queue."""
+    corridor = Corridor(refused(404, -32601), hold_limit_seconds=100.0)
+    async with corridor.serving():
+        publish(corridor, 50)
+        await passes(250)
+        assert corridor.link._mode in (Mode.PROBE, Mode.NONE)
+        assert len(corridor.link._unacked) <= 1
+        await passes(250)
+        assert len(corridor.link._unacked) <= 1
+        assert len(corridor.link.queues[QUEUE]) >= 49
+
+
+@travelling
+async def test_the_drain_finishes_what_is_under_way() -> None:
+    """What is being sent is finished and settled, what waits goes back, nothing new begins."""
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(5)
+        return registered()
+
+    corridor = Corridor(slow, concurrency=3)
+    corridor.link._prefetch = 10
+    async with corridor.serving():
+        publish(corridor, 20)
+        await passes(1)
+        began = loop().time()
+    assert loop().time() - began == pytest.approx(4.0, abs=0.1)
+    assert corridor.value("journeys_total", outcome="registered") == 3
+    assert len(corridor.link.queues[QUEUE]) == 17
+    corridor.balance(20)
+    assert corridor.health.obstacle == "draining"
+
+
+@travelling
+async def test_the_drain_has_an_end() -> None:
+    """What is not finished in time is given back, whatever the Registry does with it."""
+
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1e6)
+        return registered()
+
+    corridor = Corridor(never, drain_timeout_seconds=5.0)
+    async with corridor.serving():
+        publish(corridor, 4)
+        await passes(0.1)
+        began = loop().time()
+    assert loop().time() - began == pytest.approx(5.0, abs=0.1)
+    assert len(corridor.link.queues[QUEUE]) == 4
+    corridor.balance(4)
+
+
+@travelling
+async def test_the_drain_does_not_wait_for_delays(caplog: pytest.LogCaptureFixture) -> None:
+    """Without delay queues a journey waits for its delay in the process: it goes back at once, counted."""
+    corridor = Corridor(unavailable())
+    corridor.link.delay_queues = False
+    async with corridor.serving():
+        publish(corridor, 1)
+        await passes(20)
+        assert corridor.value("in_flight") == 1
+        began = loop().time()
+    assert loop().time() - began < 0.1
+    (waiting,) = corridor.link.queues[QUEUE]
+    assert (waiting.headers["x-attempts"], waiting.headers["x-visits"]) == (3, 1)
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []
+    corridor.balance(1)
+
+
+@travelling
+async def test_a_lost_connection_costs_a_repetition_and_no_journey() -> None:
+    """Each journey is sent again and acknowledged once."""
+
+    async def slow(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(1)
+        return registered()
+
+    corridor = Corridor(slow, concurrency=100)
+    async with corridor.serving():
+        publish(corridor, 20)
+        await passes(0.5)
+        corridor.link.lose()
+        await passes(5)
+    assert len(corridor.sent) == 40
+    assert corridor.value("journeys_total", outcome="registered") == 20
+    assert corridor.value("redelivered_total") == 20
+    corridor.balance(20)
+
+
+@travelling
+async def test_a_mistake_of_ours_is_an_attempt_like_any_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Delayed, bounded, exhausted in the end; the log says where, and nothing of the journey."""
+    corridor = Corridor(max_attempts=3)
+    payload = corridor.payload()
+
+    def broken(*_: Any) -> Any:
+        raise KeyError(payload["driver"]["identity"]["phone"])
+
+    monkeypatch.setattr("consumer.service.handler.parse", broken)
+    async with corridor.serving():
+        corridor.link.put(samples.encode(payload))
+        await passes(3600)
+    (letter,) = corridor.dead("exhausted")
+    assert letter.headers["x-detail"] == "internal error KeyError"
+    assert letter.headers["x-attempts"] == 3
+    corridor.balance(1)
+    assert [record.levelno for record in caplog.records if record.exc_info] == [logging.ERROR] * 3
+
+
+@travelling
+async def test_gauges_say_what_is_held() -> None:
+    """In flight, held and the oldest start, while it lasts and afterwards."""
+    corridor = Corridor(refused(429, 429, Retry_After="30"), registered())
+    async with corridor.serving():
+        publish(corridor, 5)
+        await passes(10)
+        assert corridor.value("in_flight") == 5
+        assert corridor.value("held") == 5
+        assert corridor.value("oldest_pending_start_timestamp_seconds") > 0
+        await passes(60)
+        assert corridor.value("in_flight") == 0
+        assert corridor.value("oldest_pending_start_timestamp_seconds") == 0
+
+
+@travelling
+async def test_a_background_task_that_fails_stops_the_process() -> None:
+    """Rather than going on without its intake or heartbeat."""
+    corridor = Corridor()
+
+    async def broken() -> None:
+        raise OSError
+
+    corridor.link.run = broken  # type: ignore[method-assign]
+    with pytest.raises(OSError):  # noqa: PT011 - raised above, nothing to match
+        async with corridor.serving():
+            await passes(1)
+
+
+ANSWERS = st.sampled_from(
+    [
+        registered(),
+        registered(),
+        registered(),
+        refused(409, -32509),
+        refused(400, -32602),
+        refused(401, -32501),
+        refused(403, -32503),
+        refused(404, -32601),
+        refused(422, -32422, {"terms_violation_labels": ["expired"]}),
+        refused(422, -32700, "Journeys cannot happen in the future"),
+        refused(429, 429, Retry_After="7"),
+        unavailable(),
+        httpx.ReadError("x"),
+        httpx.ConnectError("x"),
+    ]
+)
+TROUBLES = st.lists(
+    st.tuples(
+        st.floats(0.0, 400.0),
+        st.sampled_from(["lose", "nacked", "returned", "connection", "unencodable", "publish", "slow"]),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    answers=st.lists(ANSWERS, min_size=1, max_size=40),
+    troubles=TROUBLES,
+    early=st.floats(-3600, 900),
+    stop_after=st.floats(0, 1500),
+)
+def test_nothing_is_ever_lost(
+    answers: list[Any], troubles: list[tuple[float, str]], early: float, stop_after: float
+) -> None:
+    """Whatever the Registry answers and the broker does, and whenever it is stopped: all is accounted for."""
+
+    @travelling
+    async def run() -> None:
+        corridor = Corridor(*answers, registered(), hold_limit_seconds=50.0, max_attempts=6)
+        corridor.link._prefetch = 8
+        published = 10
+        async with corridor.serving():
+            publish(corridor, 9)
+            corridor.link.put(samples.encode(corridor.payload(9, ends_in_seconds=early)))
+            began = loop().time()
+            for at, trouble in sorted(troubles):
+                await passes(max(0.0, began + min(at, stop_after) - loop().time()))
+                match trouble:
+                    case "lose":
+                        corridor.link.lose()
+                    case "publish":
+                        publish(corridor, 3, first=published)
+                        published += 3
+                    case "slow":
+                        corridor.link.confirm_after_seconds = 3.0
+                    case failure:
+                        corridor.link.publish_failures.append(failure)
+            await passes(max(0.0, began + stop_after - loop().time()))
+        duplicates = len(corridor.link.submitted) - _settled_by_publishing(corridor)
+        queues = {name: len(held) for name, held in corridor.link.queues.items() if held}
+        gone = sum(
+            corridor.value("journeys_total", outcome=outcome)
+            for outcome in ("registered", "already_registered")
+        )
+        accounted = gone + sum(queues.values())
+        assert published <= accounted <= published + duplicates, (gone, queues)
+
+    run()
+
+
+def _settled_by_publishing(corridor: Corridor) -> int:
+    return sum(line["outcome"] not in ("registered", "already_registered") for line in corridor.settled())
+
+
+@travelling
+async def test_a_delivery_that_cannot_be_settled_stays_with_the_broker(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our mistake while settling is said, stops nothing, and the message comes again."""
+    corridor = Corridor()
+    whole = corridor.settler.settle
+    failures = iter([KeyError("a value")])
+
+    async def broken(*arguments: Any) -> bool:
+        for failure in failures:
+            raise failure
+        return await whole(*arguments)
+
+    monkeypatch.setattr(corridor.settler, "settle", broken)
+    async with corridor.serving():
+        publish(corridor, 2)
+        await passes(1)
+        assert corridor.value("journeys_total", outcome="registered") == 1
+        assert [r.getMessage() for r in caplog.records if r.exc_info] == [
+            "a delivery could not be settled; it stays with the broker"
+        ]
+        corridor.link.lose()
+        await passes(1)
+    corridor.balance(2)
