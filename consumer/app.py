@@ -14,33 +14,33 @@ from typing import Any, Literal, cast
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from consumer.broker.connection import Dialer, is_amqp
-from consumer.broker.consumer import AmqpIntake
+from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
 from consumer.core.breaker import Breaker, BreakerPolicy
 from consumer.core.outcome import PauseCause
 from consumer.core.policy import Policy
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
-from consumer.deadletters.sources import SafeTaps
+from consumer.deadletters.sources import SafeQueueReaders
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 from consumer.registry.key_exchange import ExchangedToken
 from consumer.registry.secret import read_secret
 from consumer.registry.tokens import FileToken, StaticToken, TokenSource
-from consumer.service.admission import Gate
-from consumer.service.auto_replay import Returner
+from consumer.service.admission import Admission
+from consumer.service.auto_replay import AutoReplayer
 from consumer.service.handler import Handler, utc_now
 from consumer.service.health import Health
 from consumer.service.lifecycle import Service
-from consumer.service.outcome_events import Events
+from consumer.service.outcome_events import OutcomeEvents
 from consumer.service.settlement import Settler
 
 #: Requests that may leave at once after a quiet moment; small, so that the pace stays smooth.
-PACER_BURST = 16
+RATE_LIMITER_BURST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,10 @@ class Assembled:
     service: Service
     health: Health
     topology: Topology
-    gate: Gate
+    admission: Admission
 
 
-def topology_of(settings: Settings) -> Topology:
+def build_topology(settings: Settings) -> Topology:
     """The queues that these settings ask for."""
     return Topology(
         queue=settings.broker_queue,
@@ -64,19 +64,19 @@ def topology_of(settings: Settings) -> Topology:
     )
 
 
-def dialer_of(settings: Settings) -> Callable[[], Dialer]:
+def build_connections(settings: Settings) -> Callable[[], ConnectionFactory]:
     """A way to make dialers for the broker that these settings name."""
     ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    return lambda: Dialer(
+    return lambda: ConnectionFactory(
         settings.broker_urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
     )
 
 
-def policy_of(settings: Settings) -> Policy:
+def build_policy(settings: Settings) -> Policy:
     """The rules of retrying that these settings ask for."""
     return Policy(
         max_attempts=settings.retry_max_attempts,
-        attempts_per_visit=settings.retry_attempts_per_visit,
+        attempts_per_delivery=settings.retry_attempts_per_visit,
         backoff_base_seconds=settings.retry_backoff_base_seconds,
         backoff_cap_seconds=settings.retry_backoff_cap_seconds,
         delays_seconds=settings.retry_delays_seconds,
@@ -84,7 +84,7 @@ def policy_of(settings: Settings) -> Policy:
     )
 
 
-def breakers_of(settings: Settings) -> dict[PauseCause, Breaker]:
+def build_breakers(settings: Settings) -> dict[PauseCause, Breaker]:
     """One breaker for each cause of a pause."""
     auth = BreakerPolicy(
         settings.auth_pause_after,
@@ -100,9 +100,9 @@ def breakers_of(settings: Settings) -> dict[PauseCause, Breaker]:
     }
 
 
-def registry_of(settings: Settings) -> Registry:
+def build_registry_client(settings: Settings) -> RegistryClient:
     """The HTTP client of the Registry that these settings ask for."""
-    return Registry(
+    return RegistryClient(
         url=settings.registry_url,
         api_version=settings.registry_api_version,
         timeout_seconds=settings.registry_timeout_seconds,
@@ -112,7 +112,7 @@ def registry_of(settings: Settings) -> Registry:
     )
 
 
-def tokens_of(settings: Settings, registry: Registry) -> TokenSource:
+def build_token_source(settings: Settings, registry: RegistryClient) -> TokenSource:
     """The way of authenticating that is configured; exactly one is (``config.load`` sees to it)."""
     if settings.registry_token is not None:
         return StaticToken(settings.registry_token.get_secret_value())
@@ -144,39 +144,39 @@ def assemble(
     now: Callable[[], datetime] = utc_now,
 ) -> Assembled:
     """Make the service that ``settings`` describe."""
-    topology, policy = topology_of(settings), policy_of(settings)
-    registry = registry_of(settings)
-    tokens = tokens_of(settings, registry)
-    pacer = Pacer(settings.registry_rate_per_minute, PACER_BURST)
+    topology, policy = build_topology(settings), build_policy(settings)
+    registry = build_registry_client(settings)
+    tokens = build_token_source(settings, registry)
+    rate_limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
     settlement_log = SettlementLog(output, log_format=settings.log_format, level=settings.log_level)
     health = Health()
-    gate = Gate(
-        breakers=breakers_of(settings),
-        pacer=pacer,
+    admission = Admission(
+        breakers=build_breakers(settings),
+        rate_limiter=rate_limiter,
         metrics=metrics,
         clock=clock,
     )
-    intake: AmqpIntake | VirtualLink
+    consumer: AmqpConsumer | VirtualLink
     publisher: AmqpPublisher | VirtualLink
     urls = settings.broker_urls
     if is_amqp(urls[0]):
-        dialer = dialer_of(settings)
-        intake = AmqpIntake(
-            dialer=dialer(),
+        connections = build_connections(settings)
+        consumer = AmqpConsumer(
+            connections=connections(),
             topology=topology,
             prefetch=settings.broker_prefetch,
             declare=settings.broker_declare,
             metrics=metrics,
         )
         publisher = AmqpPublisher(
-            dialer=dialer(),
+            connections=connections(),
             topology=topology,
             declare=settings.broker_declare,
             metrics=metrics,
             confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
         )
     else:
-        intake = publisher = VirtualLink(
+        consumer = publisher = VirtualLink(
             url=urls[0],
             topology=topology,
             prefetch=settings.broker_prefetch,
@@ -186,11 +186,11 @@ def assemble(
         version=cast("Literal['v2', 'v3']", settings.registry_api_version[:2]),
         registry=registry,
         tokens=tokens,
-        gate=gate,
-        pacer=pacer,
+        admission=admission,
+        rate_limiter=rate_limiter,
         policy=policy,
         metrics=metrics,
-        currency=intake,
+        currency=consumer,
         concurrency=settings.registry_concurrency,
         hold_limit_seconds=settings.hold_limit_seconds,
         clock=clock,
@@ -201,19 +201,19 @@ def assemble(
     if settings.events_exchange and is_amqp(urls[0]):
         # A connection of its own, whose troubles are nobody else's; so are its metrics.
         link = AmqpPublisher(
-            dialer=dialer_of(settings)(),
+            connections=build_connections(settings)(),
             topology=None,
             declare=False,
             metrics=Metrics(CollectorRegistry()),
             purpose="outcome events",
         )
         background.append(link)
-        events = Events(
+        events = OutcomeEvents(
             link, exchange=settings.events_exchange, queue=topology.queue, metrics=metrics, now=now
         )
         observer["on_settled"] = events.settled
     settler = Settler(
-        intake=intake,
+        consumer=consumer,
         publisher=publisher,
         topology=topology,
         metrics=metrics,
@@ -222,8 +222,10 @@ def assemble(
         hold_limit_seconds=settings.hold_limit_seconds,
         **observer,
     )
-    safe_taps = SafeTaps(dialer_of(settings), urls[0], topology, unverified=settings.dead_letters_unverified)
-    returner = Returner(
+    safe_taps = SafeQueueReaders(
+        build_connections(settings), urls[0], topology, unverified=settings.dead_letters_unverified
+    )
+    auto_replayer = AutoReplayer(
         taps=safe_taps,
         shared=safe_taps.shared,
         publisher=publisher,
@@ -236,19 +238,19 @@ def assemble(
         look_seconds=settings.dead_letters_look_seconds if is_amqp(urls[0]) else 0,
     )
     service = Service(
-        intake=intake,
+        consumer=consumer,
         publisher=publisher,
         handler=handler,
         settler=settler,
-        gate=gate,
+        admission=admission,
         health=health,
         metrics=metrics,
         settlement_log=settlement_log,
         tokens=tokens,
         close_registry=registry.aclose,
         drain_timeout_seconds=settings.drain_timeout_seconds,
-        returner=returner,
+        auto_replayer=auto_replayer,
         background=background,
         busy_from=max(1, settings.broker_prefetch // 2),
     )
-    return Assembled(service, health, topology, gate)
+    return Assembled(service, health, topology, admission)

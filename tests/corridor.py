@@ -20,18 +20,18 @@ from consumer.core.breaker import Breaker, BreakerPolicy
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import PauseCause
 from consumer.core.policy import Policy
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import PREFIX, Metrics
 from consumer.publishing import samples
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 from consumer.registry.tokens import StaticToken, TokenSource
-from consumer.service.admission import Gate
+from consumer.service.admission import Admission
 from consumer.service.handler import Handler
 from consumer.service.health import Health
 from consumer.service.lifecycle import Service
-from consumer.service.result import Fate
+from consumer.service.result import HandlingResult
 from consumer.service.settlement import Settler
 from tests.memory_link import MemoryLink
 from tests.travel import loop
@@ -90,14 +90,17 @@ class Corridor:
         )
         self.breakers = {cause: Breaker(auth) for cause in PauseCause}
         self.breakers[PauseCause.MISCONFIGURED] = Breaker(down)
-        self.pacer = Pacer(rate_per_minute, 1)
-        self.gate = Gate(
-            breakers=self.breakers, pacer=self.pacer, metrics=self.metrics, clock=lambda: loop().time()
+        self.rate_limiter = RateLimiter(rate_per_minute, 1)
+        self.admission = Admission(
+            breakers=self.breakers,
+            rate_limiter=self.rate_limiter,
+            metrics=self.metrics,
+            clock=lambda: loop().time(),
         )
-        self.gate.listen(lambda: None)
+        self.admission.listen(lambda: None)
         self.policy = Policy(**{"delays_seconds": (60, 300), **policy})
         self.health = Health(clock=lambda: loop().time())
-        registry = Registry(
+        registry = RegistryClient(
             url="http://localhost:1",
             api_version="v3.3",
             timeout_seconds=10.0,
@@ -108,8 +111,8 @@ class Corridor:
             version="v3",
             registry=registry,
             tokens=tokens or StaticToken("token"),
-            gate=self.gate,
-            pacer=self.pacer,
+            admission=self.admission,
+            rate_limiter=self.rate_limiter,
             policy=self.policy,
             metrics=self.metrics,
             currency=self.link,
@@ -119,7 +122,7 @@ class Corridor:
             utc_now=lambda: loop().now(),
         )
         self.settler = Settler(
-            intake=self.link,
+            consumer=self.link,
             publisher=self.link,
             topology=self.topology,
             metrics=self.metrics,
@@ -128,11 +131,11 @@ class Corridor:
             hold_limit_seconds=hold_limit_seconds,
         )
         self._service: dict[str, Any] = {
-            "intake": self.link,
+            "consumer": self.link,
             "publisher": self.link,
             "handler": self.handler,
             "settler": self.settler,
-            "gate": self.gate,
+            "admission": self.admission,
             "health": self.health,
             "metrics": self.metrics,
             "settlement_log": settlement_log,
@@ -185,7 +188,7 @@ class Corridor:
             generation=self.link._generation,
         )
 
-    async def handle(self, body: bytes | None = None, **more: Any) -> Fate:
+    async def handle(self, body: bytes | None = None, **more: Any) -> HandlingResult:
         """Take one delivery through the handler."""
         async with self.open():
             return await self.handler.handle(self.delivery(body, **more))
@@ -193,7 +196,7 @@ class Corridor:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect the link, without anybody taking its deliveries."""
-        self.link.listen(lambda _: None, self.gate.pulse.fire)
+        self.link.listen(lambda _: None, self.admission.notifier.notify_all)
         running = asyncio.create_task(self.link.run())
         await asyncio.sleep(0)
         yield

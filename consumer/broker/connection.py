@@ -135,7 +135,7 @@ class _Connection(pyamqp.Connection):
         try:
             return super().connect(callback)
         except BaseException:
-            hang_up(self, politely=False)
+            close_connection(self, graceful=False)
             raise
 
 
@@ -148,7 +148,7 @@ def is_amqp(url: str) -> bool:
     return urlsplit(url).scheme in AMQP_SCHEMES
 
 
-def hang_up(connection: Any, *, politely: bool) -> None:
+def close_connection(connection: Any, *, graceful: bool) -> None:
     """End a connection within a bound and leave no socket open; never raises. Blocking.
 
     Impolitely: without a word, when the other side is gone or cannot be trusted to answer.
@@ -156,7 +156,7 @@ def hang_up(connection: Any, *, politely: bool) -> None:
     transport = connection._transport  # noqa: SLF001 the property reconnects or warns
     sock = None if transport is None else transport.sock
     try:
-        if politely and sock is not None:
+        if graceful and sock is not None:
             sock.settimeout(CLOSE_TIMEOUT_SECONDS)
             connection.close()
         connection.collect()
@@ -167,7 +167,7 @@ def hang_up(connection: Any, *, politely: bool) -> None:
             sock.close()
 
 
-class Complaint:
+class LogOnce:
     """Says why there is no connection: each reason as a warning once, until there was one again."""
 
     def __init__(self, logger: logging.Logger, event: str) -> None:
@@ -187,7 +187,7 @@ class Complaint:
         self._said.clear()
 
 
-class Dialer:
+class ConnectionFactory:
     """Knows the broker's URLs and tries the next one at every call of ``dial``.
 
     Raises what kombu and py-amqp raise (``ERRORS``): the caller decides how long to wait.
@@ -206,7 +206,7 @@ class Dialer:
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
 
-    def dial(
+    def connect_to_broker(
         self,
         purpose: str,
         *,

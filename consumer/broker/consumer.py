@@ -18,7 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from consumer.broker.connection import CLOSE_TIMEOUT_SECONDS, Complaint, Dialer, bounded, hang_up
+from consumer.broker.connection import (
+    CLOSE_TIMEOUT_SECONDS,
+    ConnectionFactory,
+    LogOnce,
+    bounded,
+    close_connection,
+)
 from consumer.broker.declare import ensure
 from consumer.broker.frames import FrameReader
 from consumer.broker.subscription import Mode, Subscription
@@ -36,10 +42,10 @@ HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements wait this long for company: one frame can then speak for many.
 ACK_DELAY_SECONDS = 0.004
 _CLOSED = "closed"
-_UNREACHABLE: tuple[type[Exception], ...] = (*Dialer.ERRORS, BrokerError)
+_UNREACHABLE: tuple[type[Exception], ...] = (*ConnectionFactory.ERRORS, BrokerError)
 
 
-class AmqpIntake:
+class AmqpConsumer:
     """The consuming connection: connects for ever, delivers, acknowledges.
 
     Who ``listen``s is called on the loop for every delivery, and after a connection was thrown
@@ -49,13 +55,13 @@ class AmqpIntake:
     def __init__(
         self,
         *,
-        dialer: Dialer,
+        connections: ConnectionFactory,
         topology: Topology,
         prefetch: int,
         declare: bool,
         metrics: Metrics,
     ) -> None:
-        self._dialer = dialer
+        self._connections = connections
         self._topology = topology
         self._prefetch = prefetch
         self._declare = declare
@@ -109,7 +115,7 @@ class AmqpIntake:
         """Stay connected until ``close``: dial, deliver, and after a loss wait and dial again."""
         self._loop = asyncio.get_running_loop()
         failures = 0
-        complaint = Complaint(log, "broker unreachable")
+        complaint = LogOnce(log, "broker unreachable")
         while True:
             started = time.monotonic()
             try:
@@ -148,7 +154,7 @@ class AmqpIntake:
 
     def _open(self) -> tuple[Any, list[Any]]:
         """In the thread: connect, make sure of the queues, open the two channels."""
-        connection = self._dialer.dial("consume")
+        connection = self._connections.connect_to_broker("consume")
         try:
             created = ensure(connection, self._topology, declare=self._declare)
             if created:
@@ -159,14 +165,14 @@ class AmqpIntake:
                 channel.basic_qos(0, prefetch, a_global=False)
                 channels.append(channel)
         except BaseException:
-            hang_up(connection, politely=True)
+            close_connection(connection, graceful=True)
             raise
         return connection, channels
 
     async def _serve(self, connection: Any, channels: list[Any]) -> str:
         """Own the connection until it is lost; returns why."""
         if self._closing:
-            hang_up(connection, politely=True)
+            close_connection(connection, graceful=True)
             return _CLOSED
         self._generation += 1
         queue = self._topology.queue
@@ -193,7 +199,9 @@ class AmqpIntake:
             self._metrics.broker_connected["consume"].set(0)
             if not self._closing:
                 self._drop("cancelled")
-                await self._loop.run_in_executor(self._thread, partial(hang_up, connection, politely=False))
+                await self._loop.run_in_executor(
+                    self._thread, partial(close_connection, connection, graceful=False)
+                )
 
     def _drop(self, reason: str) -> None:
         """Forget the connection: from here on its deliveries are no longer current."""
@@ -292,4 +300,4 @@ def _farewell(connection: Any, subscriptions: Collection[Subscription], queue: s
             subscription.channel.queue_declare(queue, passive=True)
     except Exception as error:  # noqa: BLE001 we are leaving; what was not acknowledged comes again
         log.debug("the last acknowledgements are uncertain", extra={"reason": type(error).__name__})
-    hang_up(connection, politely=True)
+    close_connection(connection, graceful=True)

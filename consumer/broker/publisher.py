@@ -23,7 +23,7 @@ from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
-from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, Complaint, Dialer, hang_up
+from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, ConnectionFactory, LogOnce, close_connection
 from consumer.broker.declare import ensure
 from consumer.broker.wakeup import Wakeup
 from consumer.core.outgoing import UNENCODABLE, Outgoing
@@ -63,14 +63,14 @@ class AmqpPublisher:
     def __init__(
         self,
         *,
-        dialer: Dialer,
+        connections: ConnectionFactory,
         topology: Topology | None,
         declare: bool,
         metrics: Metrics,
         confirm_timeout_seconds: float = 30.0,
         purpose: str = "publish",
     ) -> None:
-        self._dialer = dialer
+        self._connections = connections
         self._purpose = purpose
         self._topology = topology
         self._declare = declare
@@ -127,13 +127,13 @@ class AmqpPublisher:
 
     def _main(self) -> None:
         failures = 0
-        complaint = Complaint(log, "cannot publish")
+        complaint = LogOnce(log, "cannot publish")
         while not self._closing:
             try:
-                connection = self._dialer.dial(
+                connection = self._connections.connect_to_broker(
                     self._purpose, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
                 )
-            except Dialer.ERRORS as error:
+            except ConnectionFactory.ERRORS as error:
                 complaint.tell(error)
                 failures = self._wait_before_redial(failures)
                 continue
@@ -156,7 +156,7 @@ class AmqpPublisher:
                 self._metrics.broker_connected["publish"].set(0)
                 self._on_unblocked()
                 self._fail_unconfirmed(kind)
-                hang_up(connection, politely=self._closing)
+                close_connection(connection, graceful=self._closing)
             if not self._closing:
                 self._metrics.reconnects["publish"].inc()
                 if time.monotonic() - opened > SHORT_LIFE_SECONDS:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from amqp import spec
 
 from consumer.broker.acks import AckLedger
-from consumer.broker.connection import CLOSE_TIMEOUT_SECONDS, Dialer, bounded, hang_up
+from consumer.broker.connection import CLOSE_TIMEOUT_SECONDS, ConnectionFactory, bounded, close_connection
 from consumer.broker.inspect import queue_facts, why
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
@@ -38,7 +38,7 @@ WINDOW = 4_000
 _FRAMES_AT_ONCE = 200
 
 
-class Tap(Protocol):
+class QueueReader(Protocol):
     """A queue to take from."""
 
     def open(self, at_least: int = 0) -> int:
@@ -66,7 +66,7 @@ class Tap(Protocol):
         """Give back what is not acknowledged, and disconnect."""
 
 
-class AmqpTap:
+class AmqpQueueReader:
     """Consumes by prefetch, and can hold a whole queue unacknowledged without its bodies.
 
     What is held is spread over lanes, channels with one consumer each: a quorum queue gives one consumer at
@@ -75,11 +75,11 @@ class AmqpTap:
     more delivery counted.
     """
 
-    def __init__(self, dialer: Dialer, queue: str) -> None:
-        self._dialer = dialer
+    def __init__(self, connections: ConnectionFactory, queue: str) -> None:
+        self._connections = connections
         self._queue = queue
         self._left = 0
-        self._lanes: list[_Lane] = []
+        self._lanes: list[PrefetchChannel] = []
         self._taken: deque[Delivery] = deque()
         self._taken_bytes = 0
         self._closing = False
@@ -90,13 +90,13 @@ class AmqpTap:
         """Connect; returns how many messages wait, after a moment's patience for ``at_least``."""
         patient_until = time.monotonic() + GIVEN_BACK_SECONDS
         try:
-            self._connection = self._dialer.dial("dead letters")
+            self._connection = self._connections.connect_to_broker("dead letters")
             # Every answer is waited for with a bound: a broker may be there, and say nothing any more.
             self._sock = self._connection.sock
             self._sock.settimeout(ANSWER_SECONDS)
             while (waiting := self._waiting()) < at_least and time.monotonic() < patient_until:
                 time.sleep(_LOOK_AGAIN_SECONDS)
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             raise BrokerError(f"the queue {self._queue!r} can not be read: {why(error)}") from error
         self._left = waiting
         return waiting
@@ -114,7 +114,7 @@ class AmqpTap:
                 before = len(self._taken)
                 if all(lane.held >= WINDOW for lane in self._lanes):
                     self._lanes.append(
-                        _Lane(self._connection, len(self._lanes), self._queue, self._on_message)
+                        PrefetchChannel(self._connection, len(self._lanes), self._queue, self._on_message)
                     )
                 try:
                     self._connection.drain_events(timeout=left)
@@ -123,7 +123,7 @@ class AmqpTap:
                 if len(self._taken) > before:
                     idle_at = time.monotonic() + IDLE_SECONDS
             self._connection.heartbeat_tick()
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             raise BrokerError(f"reading the queue {self._queue!r} ended: {why(error)}") from error
         batch = list[Delivery]()
         size = 0
@@ -142,7 +142,7 @@ class AmqpTap:
             for lane in self._lanes:
                 lane.write_acks()
             self._await_commits()
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             raise BrokerError(f"acknowledging to {self._queue!r} failed: {why(error)}") from error
 
     def finish(self) -> None:
@@ -151,7 +151,7 @@ class AmqpTap:
         self._taken.clear()
         try:
             self._await_commits()
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             raise BrokerError(
                 f"the end of {self._queue!r} was not heard: some of it may be there again: {why(error)}"
             ) from error
@@ -165,7 +165,7 @@ class AmqpTap:
             except TimeoutError:
                 pass  # nothing more to read
             self._connection.heartbeat_tick()
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             raise BrokerError(f"the connection to {self._queue!r} was lost: {why(error)}") from error
 
     def close(self) -> None:
@@ -173,18 +173,20 @@ class AmqpTap:
         if self._connection is None:
             return
         self._closing = True
-        politely = False
+        graceful = False
         try:
             self._sock.settimeout(CLOSE_TIMEOUT_SECONDS)
             for lane in self._lanes:  # none may be given what another one gives back
                 lane.channel.basic_cancel(lane.tag)
             for lane in self._lanes:
                 lane.channel.close()
-            politely = True
-        except Dialer.ERRORS as error:  # gone already: the broker has taken back what was not acknowledged
+            graceful = True
+        except (
+            ConnectionFactory.ERRORS
+        ) as error:  # gone already: the broker has taken back what was not acknowledged
             log.debug("a tap could not be closed in order", extra={"reason": type(error).__name__})
         finally:
-            hang_up(self._connection, politely=politely)
+            close_connection(self._connection, graceful=graceful)
             self._connection = None
 
     def _await_commits(self) -> None:
@@ -228,7 +230,7 @@ class AmqpTap:
         )
 
 
-class _Lane:
+class PrefetchChannel:
     """One channel with one consumer, and what it has not acknowledged.
 
     In transaction mode, because a quorum queue then takes all acknowledgements of a commit as one command.

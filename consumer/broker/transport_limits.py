@@ -17,7 +17,7 @@ _PROMISES = {
 }
 
 
-def promises(url: str) -> str:
+def transport_limits(url: str) -> str:
     """What the transport of ``url`` cannot promise, in one sentence."""
     scheme = urlsplit(url).scheme
     family = {"rediss": "redis"}.get(scheme, scheme.split("+")[0])

@@ -10,7 +10,7 @@ from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 
 
-class VirtualTap:
+class VirtualQueueReader:
     """What is not acknowledged goes back when it is closed."""
 
     def __init__(self, url: str, queue: str) -> None:

@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from consumer.app import topology_of
+from consumer.app import build_topology
 from consumer.broker import inspect
-from consumer.broker.connection import Dialer, is_amqp
-from consumer.broker.transport_limits import promises
+from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.transport_limits import transport_limits
 from consumer.broker.virtual import reach
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.core.topology import QueueSpec, Topology
 from consumer.errors import BrokerError
 
-_ERRORS: tuple[type[Exception], ...] = (BrokerError, *Dialer.ERRORS)
+_ERRORS: tuple[type[Exception], ...] = (BrokerError, *ConnectionFactory.ERRORS)
 _NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead letter"
 _NOT_SURELY = "the broker may lose what exceeds the delivery limit"
 _LOST = {
@@ -47,7 +47,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     for url, shown in zip(settings.broker_urls, settings.broker_addresses, strict=True):
         try:
             found = _dial(settings, url)
-        except Dialer.ERRORS as error:
+        except ConnectionFactory.ERRORS as error:
             problems.append(f"{shown} can not be used: {inspect.why(error)}")
             continue
         yield ok("broker", f"{shown} reachable, {inspect.server(found)}")
@@ -69,7 +69,9 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
 
 def _dial(settings: Settings, url: str) -> Any:
     ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    return Dialer([url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file).dial("check")
+    return ConnectionFactory(
+        [url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
+    ).connect_to_broker("check")
 
 
 def _certificate(connection: Any) -> Iterator[Finding]:
@@ -88,14 +90,14 @@ def _virtual(settings: Settings) -> Iterator[Finding]:
         yield fail("broker", f"{shown} can not be used: {error}")
     else:
         yield ok("broker", f"{shown} reachable")
-    yield warn("broker", promises(url))
+    yield warn("broker", transport_limits(url))
 
 
 # --- queues -----------------------------------------------------------------------------
 
 
 def _topology(connection: Any, settings: Settings) -> Iterator[Finding]:
-    topology = topology_of(settings)
+    topology = build_topology(settings)
     if topology.exchange is not None:
         yield _exchange(
             connection, topology.exchange, "", fail, "whoever publishes declares it, we only bind to it"

@@ -12,12 +12,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from consumer.app import tokens_of
+from consumer.app import build_token_source
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.core.outcome import Misconfigured, Unauthorized, Unavailable
 from consumer.core.reply import Fault, FaultKind, Reply
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 
 #: The Registry refuses journeys that end in its future: a clock that is ahead sends them too soon, one
 #: that is behind holds them back. Both are tried again, so seconds matter little and minutes do.
@@ -33,7 +33,7 @@ _FAULTS = {
 }
 
 
-async def check_registry(settings: Settings, registry: Registry) -> AsyncIterator[Finding]:
+async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncIterator[Finding]:
     """Look at the front page, the certificate and the clock; then try the keys, if there are any."""
     asked_at = time.time()
     answer = await registry.look()
@@ -106,9 +106,9 @@ def _handshake(settings: Settings) -> dict[str, Any]:
         return dict(secured.getpeercert() or {})
 
 
-async def _keys(settings: Settings, registry: Registry) -> Finding:
+async def _keys(settings: Settings, registry: RegistryClient) -> Finding:
     """Exchange the keys once; it is one of the five exchanges that the Registry allows a minute."""
-    source = tokens_of(settings, registry)
+    source = build_token_source(settings, registry)
     try:
         got = await source.token()
     finally:

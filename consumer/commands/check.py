@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from rich.console import Console
 from rich.text import Text
 
-from consumer.app import registry_of
+from consumer.app import build_registry_client
 from consumer.checks import (
     Finding,
     Level,
@@ -44,7 +44,7 @@ async def _findings(settings: Settings) -> AsyncIterator[Finding]:
         yield finding
     for finding in await asyncio.to_thread(lambda: list(check_broker(settings))):
         yield finding
-    registry = registry_of(settings)
+    registry = build_registry_client(settings)
     try:
         async for finding in check_registry(settings, registry):
             yield finding

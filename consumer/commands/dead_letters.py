@@ -15,13 +15,13 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from consumer.app import topology_of
+from consumer.app import build_topology
 from consumer.commands import dead_letters_discard, dead_letters_edit, dead_letters_replay
 from consumer.commands.dead_letters_run import add_audit, positive, taps
 from consumer.config import Settings, load
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
-from consumer.deadletters.audit import LineFile, audit_line, body_of
+from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.headers import masked_content_type, masked_headers, revealed_headers
 from consumer.deadletters.listing import Listing
 from consumer.deadletters.masking import masked
@@ -208,7 +208,7 @@ def _told(
     headers, content_type = delivery.headers, delivery.content_type
     if not reveal:
         content_type = None if content_type is None else masked_content_type(content_type)
-    names = topology_of(settings).names
+    names = build_topology(settings).names
     return {
         "key": fingerprint(delivery),
         **record.as_json(now),
@@ -220,5 +220,5 @@ def _told(
 
 def _log_reveal(args: argparse.Namespace, found: Iterable[tuple[Record, Delivery]], now: datetime) -> None:
     """Written before anything is shown."""
-    with LineFile(args.audit, fallback=sys.stderr) as audit:
+    with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
         audit.write(audit_line("revealed", record, fingerprint(d), now) for record, d in found)

@@ -11,7 +11,7 @@ from typing import Any
 from consumer.commands.dead_letters_run import act_on, add_audit, add_common, dry_run, taps, utc_now
 from consumer.config import Settings
 from consumer.core.delivery import Delivery
-from consumer.deadletters.audit import LineFile
+from consumer.deadletters.audit import DurableJsonlFile
 from consumer.deadletters.discard import Discard
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
@@ -54,11 +54,11 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
 
     @asynccontextmanager
     async def discarder() -> AsyncIterator[Act]:
-        with LineFile(args.audit) as audit:
+        with DurableJsonlFile(args.audit) as audit:
             if args.archive is None:
                 yield Discard(why=args.why, audit=audit, archive=None, now=utc_now)
                 return
-            with LineFile(args.archive, private=True) as archive:
+            with DurableJsonlFile(args.archive, private=True) as archive:
                 yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
     return asyncio.run(act_on(args, sweep, "discarding", discarder))

@@ -17,9 +17,9 @@ from typing import Any
 from consumer.commands.dead_letters_run import act_on, add_audit, add_common, taps, utc_now, version_of
 from consumer.config import Settings
 from consumer.core.delivery import Delivery
-from consumer.deadletters.audit import LineFile, export_line
-from consumer.deadletters.edit import ToEdited
-from consumer.deadletters.mend import MendedFile, Mender, Pipe
+from consumer.deadletters.audit import DurableJsonlFile, export_line
+from consumer.deadletters.edit import EditAndReplay
+from consumer.deadletters.mend import CommandEditor, FileEditor, PayloadEditor
 from consumer.deadletters.order import nearest
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
@@ -51,7 +51,7 @@ def _edit(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         print(json.dumps({"written": count, "file": str(args.out)}) if args.json else told)  # noqa: T201
         return 0
     if args.pipe is not None:
-        return _mend(args, settings, selection, Pipe(args.pipe, utc_now), None)
+        return _mend(args, settings, selection, CommandEditor(args.pipe, utc_now), None)
     if args.apply is not None:
         return _apply(args, settings, selection, args.apply)
     return _with_editor(args, settings, selection)
@@ -93,7 +93,7 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
     queues = taps(args, settings, selection)
     expected = [] if args.limit is None else await Sweep(queues, selection, now=lambda: now).survey()
     is_one = nearest(expected, args.limit or 0)
-    with LineFile(path, fresh=True, private=True) as file:
+    with DurableJsonlFile(path, fresh=True, private=True) as file:
         lines: list[dict[str, Any]] = []
 
         def see(record: Record, delivery: Delivery) -> None:
@@ -118,7 +118,7 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
 
 def _apply(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
     try:
-        file = MendedFile(path)
+        file = FileEditor(path)
     except OSError as error:
         raise ConfigurationError([f"{path} can not be read: {error.strerror}"]) from None
     missing = set(file.keys)
@@ -135,7 +135,7 @@ def _apply(args: argparse.Namespace, settings: Settings, selection: Selection, p
 
 
 def _mend(
-    args: argparse.Namespace, settings: Settings, selection: Selection, mend: Mender, skip: Skip | None
+    args: argparse.Namespace, settings: Settings, selection: Selection, mend: PayloadEditor, skip: Skip | None
 ) -> int:
     skipping: dict[str, Any] = {} if skip is None else {"skip": skip}
     sweep = Sweep(taps(args, settings, selection), selection, now=utc_now, **skipping)
@@ -144,8 +144,8 @@ def _mend(
     async def editor() -> AsyncIterator[Act]:
         publisher = await connect(settings, Target("", settings.broker_queue))
         try:
-            with LineFile(args.audit, fallback=sys.stderr) as audit:
-                act = ToEdited(
+            with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
+                act = EditAndReplay(
                     mend,
                     publisher=publisher,
                     queue=settings.broker_queue,

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from consumer.app import PACER_BURST, registry_of, tokens_of
+from consumer.app import RATE_LIMITER_BURST, build_registry_client, build_token_source
 from consumer.commands.dead_letters_run import (
     act_on,
     add_common,
@@ -17,10 +17,10 @@ from consumer.commands.dead_letters_run import (
 )
 from consumer.config import Settings
 from consumer.core.delivery import Delivery
-from consumer.core.rate_limiter import Pacer
-from consumer.deadletters.direct import DONE, ToRegistry, batch_size
+from consumer.core.rate_limiter import RateLimiter
+from consumer.deadletters.direct import DONE, SubmitToRegistry, batch_size
 from consumer.deadletters.record import Record
-from consumer.deadletters.replay import REPLAYED, ToQueue
+from consumer.deadletters.replay import REPLAYED, ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.deadletters.underway import Act
@@ -68,17 +68,17 @@ async def _replayer(args: argparse.Namespace, settings: Settings) -> AsyncIterat
         publisher = await connect(settings, Target("", settings.broker_queue))
         try:
             patience = settings.broker_confirm_timeout_seconds
-            yield ToQueue(publisher, settings.broker_queue, patience_seconds=patience)
+            yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
         finally:
             await publisher.close()
         return
-    registry = registry_of(settings)
-    tokens = tokens_of(settings, registry)
+    registry = build_registry_client(settings)
+    tokens = build_token_source(settings, registry)
     try:
-        yield ToRegistry(
+        yield SubmitToRegistry(
             registry=registry,
             tokens=tokens,
-            pacer=Pacer(settings.registry_rate_per_minute, PACER_BURST),
+            rate_limiter=RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST),
             version=version_of(settings),
             concurrency=settings.registry_concurrency,
             utc_now=utc_now,

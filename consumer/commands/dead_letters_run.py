@@ -15,17 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-from consumer.app import topology_of
+from consumer.app import build_topology
 from consumer.broker.connection import is_amqp
-from consumer.broker.transport_limits import promises
+from consumer.broker.transport_limits import transport_limits
 from consumer.config import Settings
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.sources import taps_of
-from consumer.deadletters.sweep import Sweep, Taps
+from consumer.deadletters.sources import build_queue_readers
+from consumer.deadletters.sweep import QueueReaders, Sweep
 from consumer.deadletters.underway import Act
 from consumer.deadletters.view import Meter, show_tally
 from consumer.errors import ConsumerError
-from consumer.publishing import dialer_of
+from consumer.publishing import build_connections
 
 _STOPPED = 130
 
@@ -61,14 +61,14 @@ def positive_rate(text: str) -> float:
     return value
 
 
-def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> Taps:
+def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> QueueReaders:
     """The dead-letter queues that ``selection`` is about."""
     if not is_amqp(settings.broker_urls[0]):
-        print(f"careful, if this is killed: {promises(settings.broker_urls[0])}", file=sys.stderr)  # noqa: T201
-    return taps_of(
-        lambda: dialer_of(settings),
+        print(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}", file=sys.stderr)  # noqa: T201
+    return build_queue_readers(
+        lambda: build_connections(settings),
         settings.broker_urls[0],
-        topology_of(settings),
+        build_topology(settings),
         selection.reasons,
         unverified=settings.dead_letters_unverified,
         leave_out=lambda _unsafe: False,

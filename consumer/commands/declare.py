@@ -9,9 +9,9 @@ import argparse
 import os
 from typing import Any
 
-from consumer.app import topology_of
+from consumer.app import build_topology
 from consumer.broker import inspect
-from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.connection import ConnectionFactory, is_amqp
 from consumer.broker.declare import ensure
 from consumer.config import Settings, load
 from consumer.errors import BrokerError, ConfigurationError
@@ -29,8 +29,8 @@ def run(_args: argparse.Namespace) -> int:
         raise ConfigurationError(["BROKER_URL must be amqp:// or amqps://: other brokers declare nothing"])
     connection = _connect(settings)
     try:
-        created = ensure(connection, topology_of(settings), declare=True)
-    except Dialer.ERRORS as error:
+        created = ensure(connection, build_topology(settings), declare=True)
+    except ConnectionFactory.ERRORS as error:
         raise BrokerError(inspect.why(error)) from None
     finally:
         connection.collect()
@@ -45,9 +45,11 @@ def _connect(settings: Settings) -> Any:
     ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
     problems = []
     for url, shown in zip(settings.broker_urls, settings.broker_addresses, strict=True):
-        dialer = Dialer([url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file)
+        connections = ConnectionFactory(
+            [url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
+        )
         try:
-            return dialer.dial("declare")
-        except Dialer.ERRORS as error:
+            return connections.connect_to_broker("declare")
+        except ConnectionFactory.ERRORS as error:
             problems.append(f"{shown} can not be used: {inspect.why(error)}")
     raise BrokerError("; ".join(problems))

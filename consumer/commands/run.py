@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 from consumer import __version__, logs
 from consumer.app import assemble
 from consumer.broker.connection import is_amqp
-from consumer.broker.transport_limits import promises
+from consumer.broker.transport_limits import transport_limits
 from consumer.config import Settings, load, settings_reference
 from consumer.metrics import Metrics
-from consumer.service.http import Exposition
+from consumer.service.http import HttpServer
 
 log = logging.getLogger("journey_consumer.run")
 
@@ -39,7 +39,8 @@ def run(_args: argparse.Namespace) -> int:
         log.warning(sentence)
     if not is_amqp(settings.broker_urls[0]):
         log.warning(
-            "this broker cannot promise everything", extra={"reason": promises(settings.broker_urls[0])}
+            "this broker cannot promise everything",
+            extra={"reason": transport_limits(settings.broker_urls[0])},
         )
     # What is loaded by now lives as long as the process: keep the collector from walking it, and from
     # looking every 700 objects for cycles that a journey hardly makes.
@@ -62,12 +63,12 @@ async def _serve(settings: Settings, output: logs.Output) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     assembled = assemble(settings, metrics, output)
-    exposition = Exposition(
+    http_server = HttpServer(
         registry=registry, health=assembled.health, host=settings.http_host, port=settings.http_port
     )
-    exposition.start()
+    http_server.start()
     try:
         assembled.service.handle_signals()
         await assembled.service.run()
     finally:
-        exposition.stop()
+        http_server.stop()

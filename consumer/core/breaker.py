@@ -64,13 +64,13 @@ class Breaker:
     probe is due, None unless OPEN.
     """
 
-    __slots__ = ("_failed_probes", "_hastened", "_keys", "_policy", "opened_at", "probe_at", "state")
+    __slots__ = ("_failed_probes", "_keys", "_policy", "_probe_requested", "opened_at", "probe_at", "state")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._keys: set[Hashable] = set()  # never more than the threshold
         self._failed_probes = 0
-        self._hastened = False
+        self._probe_requested = False
         self.state = BreakerState.CLOSED
         self.opened_at: float | None = None
         self.probe_at: float | None = None
@@ -87,8 +87,8 @@ class Breaker:
             self._move(_Event.FAILED_PROBE)
             self._failed_probes += 1
             self.probe_at = now + self._wait(jitter)
-            if self._hastened:  # what failed was sent before the change
-                self.hasten(now)
+            if self._probe_requested:  # what failed was sent before the change
+                self.probe_now(now)
         # OPEN: rule 4
 
     def success(self, now: float) -> None:  # noqa: ARG002 - every event has its time
@@ -96,7 +96,7 @@ class Breaker:
         self._move(_Event.SUCCESS)
         self._keys.clear()
         self._failed_probes = 0
-        self._hastened = False
+        self._probe_requested = False
         self.opened_at = self.probe_at = None
 
     def may_probe(self, now: float) -> bool:
@@ -109,22 +109,22 @@ class Breaker:
             return False
         self._move(_Event.PROBE)
         self.probe_at = None
-        self._hastened = False
+        self._probe_requested = False
         return True
 
     def abandon_probe(self, now: float) -> None:
         """Take the probe back: it ended without a verdict. The next is due after the base wait."""
         if self.state is BreakerState.HALF_OPEN:
             self._move(_Event.ABANDONED_PROBE)
-            self.probe_at = now + (0.0 if self._hastened else self._policy.probe_base_seconds)
+            self.probe_at = now + (0.0 if self._probe_requested else self._policy.probe_base_seconds)
 
-    def hasten(self, now: float) -> None:
+    def probe_now(self, now: float) -> None:
         """Probe at once, and from the base wait again: something changed, such as the token."""
         self._failed_probes = 0
         if self.state is BreakerState.OPEN:
             self.probe_at = now
         elif self.state is BreakerState.HALF_OPEN:
-            self._hastened = True
+            self._probe_requested = True
 
     def _move(self, event: _Event) -> None:
         self.state = _TRANSITIONS[self.state, event]

@@ -17,7 +17,7 @@ from consumer.core.delivery import Delivery
 from consumer.core.outcome import DeadLetter, Delay
 
 ATTEMPTS: Final = "x-attempts"
-VISITS: Final = "x-visits"
+DELAYED_RETRIES: Final = "x-visits"
 FIRST_FAILURE: Final = "x-first-failure"
 LAST_FAILURE: Final = "x-last-failure"
 ORIGINAL_EXCHANGE: Final = "x-original-exchange"
@@ -51,30 +51,30 @@ _STEERING = _BROKERS | {
 
 # What a dead letter tells of the life that it ended: a replay starts without it.
 _ONE_LIFE = frozenset(
-    {REASON, DETAIL, STATUS, ATTEMPTS, VISITS, FIRST_FAILURE, LAST_FAILURE, CONSUMER_VERSION}
+    {REASON, DETAIL, STATUS, ATTEMPTS, DELAYED_RETRIES, FIRST_FAILURE, LAST_FAILURE, CONSUMER_VERSION}
 )
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class TrackingHeaders:
     """A message's past. ``first_failure`` is ISO-8601 with a zone; counts are 0 and up."""
 
     attempts: int = 0
-    visits: int = 0
+    delayed_retries: int = 0
     first_failure: str | None = None
     original_exchange: str = ""
     original_routing_key: str = ""
     replays: int = 0
 
 
-def history(delivery: Delivery) -> History:
+def tracking_headers(delivery: Delivery) -> TrackingHeaders:
     """Read the headers of ``delivery``; one that was never here before has itself as its origin."""
     headers = delivery.headers
     exchange = _name(headers.get(ORIGINAL_EXCHANGE))
     routing_key = _name(headers.get(ORIGINAL_ROUTING_KEY))
-    return History(
+    return TrackingHeaders(
         attempts=_count(headers.get(ATTEMPTS)),
-        visits=_count(headers.get(VISITS)),
+        delayed_retries=_count(headers.get(DELAYED_RETRIES)),
         first_failure=_moment(headers.get(FIRST_FAILURE)),
         original_exchange=delivery.exchange if exchange is None else exchange,
         original_routing_key=delivery.routing_key if routing_key is None else routing_key,
@@ -84,7 +84,7 @@ def history(delivery: Delivery) -> History:
 
 def dead_letter_headers(
     delivery: Delivery,
-    past: History,
+    past: TrackingHeaders,
     disposition: DeadLetter,
     now: datetime,
     version: str,
@@ -112,17 +112,19 @@ def dead_letter_headers(
 
 
 def delay_headers(
-    delivery: Delivery, past: History, disposition: Delay, attempts: int, now: datetime
+    delivery: Delivery, past: TrackingHeaders, disposition: Delay, attempts: int, now: datetime
 ) -> dict[str, Any]:
     """Return the headers for the way through a delay queue: one more visit, and why."""
-    headers = return_headers(delivery, past, attempts, now)
+    headers = republish_headers(delivery, past, attempts, now)
     headers.pop(STATUS, None)
     if disposition.status is not None:
         headers[STATUS] = disposition.status
-    return headers | {VISITS: past.visits + 1, DETAIL: disposition.detail[:_LONGEST_DETAIL]}
+    return headers | {DELAYED_RETRIES: past.delayed_retries + 1, DETAIL: disposition.detail[:_LONGEST_DETAIL]}
 
 
-def return_headers(delivery: Delivery, past: History, attempts: int, now: datetime) -> dict[str, Any]:
+def republish_headers(
+    delivery: Delivery, past: TrackingHeaders, attempts: int, now: datetime
+) -> dict[str, Any]:
     """Return the headers for the way back to the end of our own queue. Costs no visit."""
     headers = _kept(delivery.headers, _STEERING | {FIRST_FAILURE})
     first_failure = past.first_failure or (_text(now) if attempts else None)
@@ -130,13 +132,13 @@ def return_headers(delivery: Delivery, past: History, attempts: int, now: dateti
         headers[FIRST_FAILURE] = first_failure
     return headers | {
         ATTEMPTS: attempts,
-        VISITS: past.visits,
+        DELAYED_RETRIES: past.delayed_retries,
         ORIGINAL_EXCHANGE: past.original_exchange,
         ORIGINAL_ROUTING_KEY: past.original_routing_key,
     }
 
 
-def replay_headers(delivery: Delivery, past: History) -> dict[str, Any]:
+def replay_headers(delivery: Delivery, past: TrackingHeaders) -> dict[str, Any]:
     """Return the headers for the way from a dead-letter queue back to ours: a new life, counted."""
     headers = _kept(delivery.headers, _STEERING | _ONE_LIFE)
     return headers | {

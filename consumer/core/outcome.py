@@ -169,7 +169,7 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True)
-class Return:
+class Republish:
     """Publish back to the end of our own queue, wait for the confirm, acknowledge.
 
     Costs no attempt. Unlike a requeue it leaves the broker's delivery count alone, so a
@@ -198,5 +198,5 @@ class Hold:
     cause: PauseCause
 
 
-Disposition = Acknowledge | DeadLetter | Delay | Return | Release
+Disposition = Acknowledge | DeadLetter | Delay | Republish | Release
 Decision = Disposition | RetrySoon | Hold

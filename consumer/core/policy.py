@@ -47,7 +47,7 @@ class Policy:
     """
 
     max_attempts: int = 75
-    attempts_per_visit: int = 3
+    attempts_per_delivery: int = 3
     backoff_base_seconds: float = 0.5
     backoff_cap_seconds: float = 10.0
     delays_seconds: tuple[int, ...] = (60, 300, 900, 3600)
@@ -62,7 +62,7 @@ class Policy:
         ascending = all(a < b for a, b in zip((0, *self.delays_seconds), self.delays_seconds, strict=False))
         if not self.delays_seconds or not ascending:
             raise ValueError("delays_seconds must be positive, in ascending order, at least one")
-        if self.max_attempts < 1 or self.attempts_per_visit < 1:
+        if self.max_attempts < 1 or self.attempts_per_delivery < 1:
             raise ValueError("max_attempts and attempts_per_visit must be at least 1")
         if not 0 < self.backoff_base_seconds <= self.backoff_cap_seconds:
             raise ValueError("backoff_base_seconds must be positive and at most backoff_cap_seconds")
@@ -80,7 +80,7 @@ class Situation:
 
     attempts: int
     attempts_here: int
-    visits: int
+    delayed_retries: int
     now: datetime
     deadline: datetime | None = None
     ends_at: datetime | None = None
@@ -143,7 +143,9 @@ def _early(status: int | None, situation: Situation, policy: Policy) -> Decision
     # It has ended by our clock and not by the Registry's. A clock that is wrong by more than all
     # the delays together is none; it also says this of a journey that starts after its end.
     left = _seconds_left(situation)
-    given_up = situation.attempts >= policy.max_attempts or situation.visits >= len(policy.delays_seconds)
+    given_up = situation.attempts >= policy.max_attempts or situation.delayed_retries >= len(
+        policy.delays_seconds
+    )
     if given_up or left <= 0:
         return DeadLetter(Reason.REJECTED, _IN_THE_FUTURE, status)
     return _again(_IN_THE_FUTURE, status, left, situation, policy)
@@ -153,9 +155,9 @@ def _again(detail: str, status: int | None, left: float, situation: Situation, p
     """Retry in process, then come back through a delay queue, but never after the deadline."""
     backoff = policy.backoff_base_seconds * 2.0 ** min(situation.attempts_here - 1, 30)
     soon = RetrySoon(situation.jitter * min(backoff, policy.backoff_cap_seconds, left))  # full jitter
-    if situation.attempts_here < policy.attempts_per_visit:
+    if situation.attempts_here < policy.attempts_per_delivery:
         return soon
-    steps = [step for step in policy.delays_seconds[: situation.visits + 1] if step < left]
+    steps = [step for step in policy.delays_seconds[: situation.delayed_retries + 1] if step < left]
     return Delay(steps[-1], detail, status) if steps else soon
 
 

@@ -17,7 +17,7 @@ _RESERVE_SHARE = 0.01
 _SAME_WINDOW_SECONDS = 1.5
 
 
-class Pacer:
+class RateLimiter:
     """Paces the requests of this process.
 
     The caller's loop::

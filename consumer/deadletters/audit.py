@@ -19,12 +19,12 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from consumer.core.delivery import Delivery
-from consumer.deadletters.hand import Dead
+from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.record import Record, fingerprint, payload_of
 from consumer.errors import ConsumerError
 
 
-class LineFile:
+class DurableJsonlFile:
     """JSON Lines appended to a file, or to ``fallback`` (standard output); a context manager.
 
     ``fresh``: the file must not exist yet. ``private``: what goes in is for its owner alone.
@@ -129,7 +129,7 @@ def user() -> str:
         return str(os.getuid())
 
 
-def archive_line(dead: Dead) -> dict[str, Any]:
+def archive_line(dead: DeadLetterMessage) -> dict[str, Any]:
     """All of a dead letter, so that it could be published again: body, properties, headers.
 
     What JSON has no word for is ``{"$bytes": base64}``, ``{"$time": ISO 8601}`` or ``{"$decimal": text}``.

@@ -25,10 +25,10 @@ from consumer.core.outcome import (
     Unavailable,
 )
 from consumer.core.parse import parse
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.core.reply import Fault, Reply
-from consumer.deadletters.hand import Dead
-from consumer.deadletters.underway import BATCH, Acted, Result
+from consumer.deadletters.hand import DeadLetterMessage
+from consumer.deadletters.underway import BATCH, BatchResult, Result
 from consumer.registry.classify import classify
 from consumer.registry.rate_limit_headers import rate_limit
 from consumer.registry.tokens import TokenSource
@@ -42,41 +42,41 @@ _THROTTLED_SECONDS = 60.0
 _CONCERNS_ALL = (Unauthorized, Forbidden, Unavailable, Throttled)
 
 
-class Registry(Protocol):
+class RegistryClient(Protocol):
     """What sending needs of the Registry edge."""
 
     async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
         """Send one journey."""
 
 
-class ToRegistry:
+class SubmitToRegistry:
     """The action of a sweep that submits dead letters. ``utc_now`` is an aware clock."""
 
     def __init__(
         self,
         *,
-        registry: Registry,
+        registry: RegistryClient,
         tokens: TokenSource,
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         version: Literal["v2", "v3"],
         concurrency: int,
         utc_now: Callable[[], datetime],
     ) -> None:
         self._registry = registry
         self._tokens = tokens
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._version: Literal["v2", "v3"] = version
         self._slots = asyncio.Semaphore(concurrency)
         self._now = utc_now
         self._failures = 0
         self._trouble: str | None = None
 
-    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Submit all of them, many at once."""
         outcomes = await asyncio.gather(*map(self._one, batch))
-        return Acted([_result(outcome) for outcome in outcomes], self._trouble)
+        return BatchResult([_result(outcome) for outcome in outcomes], self._trouble)
 
-    async def _one(self, dead: Dead) -> Outcome | None:
+    async def _one(self, dead: DeadLetterMessage) -> Outcome | None:
         ready = parse(dead.delivery, self._version)
         if isinstance(ready, Invalid):
             return ready
@@ -98,12 +98,12 @@ class ToRegistry:
     async def _may_go(self) -> bool:
         """Wait for the pace; False when there is no sense in waiting."""
         while self._trouble is None:
-            held = self._pacer.held_for(time.monotonic())
+            held = self._rate_limiter.held_for(time.monotonic())
             if held > MOST_HOLD_SECONDS:
                 self._trouble = f"the Registry asks to wait for {held:,.0f} s: run this again after that"
                 break
-            await asyncio.sleep(self._pacer.reserve(time.monotonic()))
-            if self._pacer.held_for(time.monotonic()) <= 0.0:
+            await asyncio.sleep(self._rate_limiter.reserve(time.monotonic()))
+            if self._rate_limiter.held_for(time.monotonic()) <= 0.0:
                 return self._trouble is None
         return False
 
@@ -123,10 +123,10 @@ class ToRegistry:
         if isinstance(answer, Reply):
             limit = rate_limit(answer, self._now().timestamp())
             if limit is not None:
-                self._pacer.observe(limit, now)
+                self._rate_limiter.observe(limit, now)
         if isinstance(outcome, Throttled):
             seconds = outcome.retry_after_seconds
-            self._pacer.hold(now + (_THROTTLED_SECONDS if seconds is None else seconds))
+            self._rate_limiter.hold(now + (_THROTTLED_SECONDS if seconds is None else seconds))
         return outcome
 
     def _learn(self, outcome: Outcome | None) -> None:

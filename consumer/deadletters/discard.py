@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from consumer.deadletters.audit import LineFile, archive_line, audit_line
-from consumer.deadletters.hand import Dead
+from consumer.deadletters.audit import DurableJsonlFile, archive_line, audit_line
+from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.record import fingerprint
-from consumer.deadletters.underway import Acted, Result
+from consumer.deadletters.underway import BatchResult, Result
 
 DISCARDED = "discarded"
 
@@ -19,19 +19,24 @@ class Discard:
     """The action of a sweep that removes dead letters. ``why`` is the person's reason, for the auditor."""
 
     def __init__(
-        self, *, why: str, audit: LineFile, archive: LineFile | None, now: Callable[[], datetime]
+        self,
+        *,
+        why: str,
+        audit: DurableJsonlFile,
+        archive: DurableJsonlFile | None,
+        now: Callable[[], datetime],
     ) -> None:
         self._why = why
         self._audit = audit
         self._archive = archive
         self._now = now
 
-    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Write them down, and let them go."""
         await asyncio.to_thread(self._write_down, batch)
-        return Acted([Result(DISCARDED, gone=True)] * len(batch))
+        return BatchResult([Result(DISCARDED, gone=True)] * len(batch))
 
-    def _write_down(self, batch: Sequence[Dead]) -> None:
+    def _write_down(self, batch: Sequence[DeadLetterMessage]) -> None:
         archived = self._archive is not None
         if self._archive is not None:
             self._archive.write(map(archive_line, batch))

@@ -15,31 +15,31 @@ from typing import Any, Final
 
 import schemas
 from consumer.core.outgoing import Outgoing
-from consumer.deadletters.audit import LineFile, audit_line
-from consumer.deadletters.hand import Dead
+from consumer.deadletters.audit import DurableJsonlFile, audit_line
+from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.headers import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY
 from consumer.deadletters.masking import is_known_key
-from consumer.deadletters.mend import Mender
+from consumer.deadletters.mend import PayloadEditor
 from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, payload_of
 from consumer.deadletters.replay import STAYED, Publisher, again, confirmed, trouble_of
-from consumer.deadletters.underway import Acted, Result
+from consumer.deadletters.underway import BatchResult, Result
 from consumer.errors import ConsumerError
 
 _LONGEST_NOTE = 200
 _MISSING: Final = object()
 
 
-class ToEdited:
+class EditAndReplay:
     """The action of a sweep that sends mended payloads to ``queue``. ``dry_run`` only judges them."""
 
     def __init__(
         self,
-        mend: Mender,
+        mend: PayloadEditor,
         *,
         publisher: Publisher,
         queue: str,
         version: schemas.Version,
-        audit: LineFile,
+        audit: DurableJsonlFile,
         now: Callable[[], datetime],
         dry_run: bool = False,
         patience_seconds: float | None = None,
@@ -54,7 +54,7 @@ class ToEdited:
         self._patience = patience_seconds
         self.refusals: list[str] = []
 
-    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Mend, validate, write down what changed, publish with confirms. Raises ConsumerError."""
         mended = await self._mend(batch)
         results = [Result("left as it is", gone=False)] * len(batch)
@@ -84,9 +84,11 @@ class ToEdited:
             await self._write_down("edit not confirmed", batch, unconfirmed)
         except ConsumerError as error:
             trouble = f"{trouble}; {error}"
-        return Acted(results, trouble)
+        return BatchResult(results, trouble)
 
-    async def _write_down(self, action: str, batch: Sequence[Dead], which: Sequence[tuple[int, str]]) -> None:
+    async def _write_down(
+        self, action: str, batch: Sequence[DeadLetterMessage], which: Sequence[tuple[int, str]]
+    ) -> None:
         """An audit line for each of ``which``: index in the batch, and what changed. Raises ConsumerError."""
         now = self._now()
         lines = [
@@ -96,7 +98,7 @@ class ToEdited:
         if lines:
             await asyncio.to_thread(self._audit.write, lines)
 
-    def _refusal(self, dead: Dead, after: Any) -> str | None:
+    def _refusal(self, dead: DeadLetterMessage, after: Any) -> str | None:
         verdict = schemas.validate(self._version, encode(after))
         known = dead.record.journey_id
         if isinstance(verdict, schemas.Refusal):
@@ -114,7 +116,7 @@ class ToEdited:
         known = ids.get(V2_ID if self._version == "v2" else V3_ID)
         return journey_id == known if known is not None else not ids or journey_id in ids.values()
 
-    def _outgoing(self, dead: Dead, after: Any, note: str) -> Outgoing:
+    def _outgoing(self, dead: DeadLetterMessage, after: Any, note: str) -> Outgoing:
         copy = again(dead.delivery, self._queue)
         # The mended body is plain JSON, whatever it was packed in.
         properties = {k: v for k, v in copy.properties.items() if k != "content_encoding"}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from consumer.broker.queue_reader import BATCH_BYTES, Tap
+from consumer.broker.queue_reader import BATCH_BYTES, QueueReader
 from consumer.core.delivery import Delivery
 from consumer.deadletters.order import Window
 from consumer.deadletters.packing import Packer
@@ -20,22 +20,22 @@ _BOOKKEEPING_BYTES = 128
 
 
 @dataclass(slots=True, eq=False)
-class Dead:
+class DeadLetterMessage:
     """A dead letter in our hands, with the tap to acknowledge it on and the reason of its queue."""
 
     record: Record
     delivery: Delivery
-    tap: Tap
+    tap: QueueReader
     queue_reason: str
 
 
 class _Packed(NamedTuple):
     packed: bytes
-    tap: Tap
+    tap: QueueReader
     queue_reason: str
 
 
-class Hand:
+class ReorderBuffer:
     """What one pass holds.
 
     ``expected`` are the urgencies of all that will come, ascending. ``most`` (None: any number) and
@@ -43,11 +43,11 @@ class Hand:
     """
 
     def __init__(self, expected: Sequence[float], *, most: int | None, most_bytes: int) -> None:
-        self._window: Window[Dead | _Packed] = Window(
+        self._window: Window[DeadLetterMessage | _Packed] = Window(
             expected, most=sys.maxsize if most is None else most, most_bytes=most_bytes
         )
         self._packer = Packer()
-        self._ready: deque[Dead | _Packed] = deque()
+        self._ready: deque[DeadLetterMessage | _Packed] = deque()
         self._ready_bytes = 0
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class Hand:
         """Whether ``least`` may go now, or fewer that are so large that no more should come to them."""
         return len(self._ready) >= least or self._ready_bytes >= BATCH_BYTES
 
-    def take_in(self, batch: Sequence[Dead]) -> None:
+    def take_in(self, batch: Sequence[DeadLetterMessage]) -> None:
         """These came."""
         for dead in batch:
             self._window.passes(dead.record.urgency)
@@ -76,13 +76,13 @@ class Hand:
         """Nothing more is coming: all that is held may go."""
         self._release(self._window.drain())
 
-    def _release(self, released: Sequence[Dead | _Packed]) -> None:
+    def _release(self, released: Sequence[DeadLetterMessage | _Packed]) -> None:
         self._ready += released
         self._ready_bytes += sum(map(_size, released))
 
-    def take_out(self, most: int) -> list[Dead]:
+    def take_out(self, most: int) -> list[DeadLetterMessage]:
         """Up to ``most`` of those that may go, or ``BATCH_BYTES``, the nearest deadline first."""
-        batch, size = list[Dead](), 0
+        batch, size = list[DeadLetterMessage](), 0
         while self._ready and len(batch) < most and size < BATCH_BYTES:
             held = self._ready.popleft()
             self._ready_bytes -= _size(held)
@@ -90,12 +90,12 @@ class Hand:
             size += len(batch[-1].delivery.body)
         return batch
 
-    def _unpacked(self, held: Dead | _Packed) -> Dead:
-        if isinstance(held, Dead):
+    def _unpacked(self, held: DeadLetterMessage | _Packed) -> DeadLetterMessage:
+        if isinstance(held, DeadLetterMessage):
             return held
         delivery = self._packer.unpack(held.packed)
-        return Dead(read(delivery, held.queue_reason), delivery, held.tap, held.queue_reason)
+        return DeadLetterMessage(read(delivery, held.queue_reason), delivery, held.tap, held.queue_reason)
 
 
-def _size(held: Dead | _Packed) -> int:
-    return len(held.delivery.body) if isinstance(held, Dead) else len(held.packed)
+def _size(held: DeadLetterMessage | _Packed) -> int:
+    return len(held.delivery.body) if isinstance(held, DeadLetterMessage) else len(held.packed)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from consumer.core.headers import (
     ATTEMPTS,
     CONSUMER_VERSION,
+    DELAYED_RETRIES,
     DETAIL,
     FIRST_FAILURE,
     LAST_FAILURE,
@@ -21,7 +22,6 @@ from consumer.core.headers import (
     REASON,
     REPLAYS,
     STATUS,
-    VISITS,
 )
 from consumer.core.outcome import Reason
 from consumer.core.topology import DELIVERY_LIMIT
@@ -73,7 +73,7 @@ _SHOWN: Mapping[str, Callable[[Any], bool]] = {
     DETAIL: lambda value: isinstance(value, str) and is_detail(value),
     STATUS: lambda value: type(value) is int and value in STATUSES,
     ATTEMPTS: _is_count,
-    VISITS: _is_count,
+    DELAYED_RETRIES: _is_count,
     REPLAYS: _is_count,
     FIRST_FAILURE: _is_moment,
     LAST_FAILURE: _is_moment,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from consumer.deadletters.audit import export_line
-from consumer.deadletters.hand import Dead
+from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.record import fingerprint, is_too_deep
 from consumer.errors import ConsumerError
 
@@ -25,14 +25,14 @@ _MOST_TIMES, _MOST_MORE = 4, 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 
 
-class Mender(Protocol):
+class PayloadEditor(Protocol):
     """Gives back the mended payloads of a batch by key; what it leaves out stays as it is."""
 
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         """Mend. Raises ConsumerError; nothing of the batch is then touched."""
 
 
-class MendedFile:
+class FileEditor:
     """Payloads out of a file that was exported and mended; only where each line begins is kept in memory.
 
     Raises ConsumerError for a line that is not as it was exported.
@@ -64,7 +64,7 @@ class MendedFile:
         """Of which dead letters there is a line."""
         return self._offsets.keys()
 
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         """The payloads of these."""
         mended = {}
         with self._path.open("rb") as file:
@@ -78,14 +78,14 @@ class MendedFile:
         return mended
 
 
-class Pipe:
+class CommandEditor:
     """Payloads through a shell command: JSON Lines in, JSON Lines out, once for each batch."""
 
     def __init__(self, command: str, now: Callable[[], datetime]) -> None:
         self._command = command
         self._now = now
 
-    async def __call__(self, batch: Sequence[Dead]) -> Mapping[str, Any]:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         """Mend by the command; a line that it does not write stays as it is."""
         now = self._now()
         # Twins have one key, and are mended alike.

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from consumer.core.cloudevents import Payload, unwrap, unwrap_structured
 from consumer.core.delivery import Delivery
-from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, history
+from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, tracking_headers
 from consumer.core.outcome import Reason
 from consumer.deadletters.masking import is_detail
 from schemas.dates import instant
@@ -94,7 +94,7 @@ class Record:
 def read(delivery: Delivery, queue_reason: str) -> Record:
     """Read a dead letter from the queue of ``queue_reason``; never raises."""
     headers = delivery.headers
-    past = history(delivery)
+    past = tracking_headers(delivery)
     payload = payload_of(delivery)
     status = headers.get(STATUS)
     return Record(

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from consumer.core.delivery import Delivery
-from consumer.core.headers import history, replay_headers
+from consumer.core.headers import replay_headers, tracking_headers
 from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
-from consumer.deadletters.hand import Dead
-from consumer.deadletters.underway import Acted, Result
+from consumer.deadletters.hand import DeadLetterMessage
+from consumer.deadletters.underway import BatchResult, Result
 from consumer.errors import PublishError
 
 REPLAYED = "replayed"
@@ -34,7 +34,7 @@ class Publisher(Protocol):
         """Publish; the future ends with the broker's confirm or with ``PublishError``."""
 
 
-class ToQueue:
+class ReplayToQueue:
     """The action of a sweep that sends dead letters to ``queue``.
 
     ``patience_seconds`` is how long a broker that blocks publishers is waited for; None: as long as it takes.
@@ -53,7 +53,7 @@ class ToQueue:
         self._patience = patience_seconds
         self._on_replayed = on_replayed
 
-    async def __call__(self, batch: Sequence[Dead]) -> Acted:
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Publish all of them, many in flight; what is not confirmed stays."""
         messages = [again(dead.delivery, self._queue) for dead in batch]
         failures = await confirmed(self._publisher, messages, self._patience)
@@ -61,7 +61,7 @@ class ToQueue:
             Result(STAYED, gone=False) if failure else Result(REPLAYED, gone=True) for failure in failures
         ]
         self._on_replayed(sum(result.gone for result in results))
-        return Acted(results, trouble_of(failures))
+        return BatchResult(results, trouble_of(failures))
 
 
 async def confirmed(
@@ -125,5 +125,5 @@ def trouble_of(failures: Sequence[str | None]) -> str | None:
 
 def again(delivery: Delivery, queue: str) -> Outgoing:
     """The message to publish so that ``delivery`` begins a new life in ``queue``."""
-    headers = replay_headers(delivery, history(delivery))
+    headers = replay_headers(delivery, tracking_headers(delivery))
     return copy_of(delivery, exchange="", routing_key=queue, headers=headers)

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
-from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.connection import ConnectionFactory, is_amqp
 from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
-from consumer.broker.queue_reader import AmqpTap, Tap
-from consumer.broker.virtual_reader import VirtualTap
+from consumer.broker.queue_reader import AmqpQueueReader, QueueReader
+from consumer.broker.virtual_reader import VirtualQueueReader
 from consumer.core.topology import QueueSpec, Topology
-from consumer.deadletters.sweep import Taps
+from consumer.deadletters.sweep import QueueReaders
 from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.dead_letters")
@@ -32,8 +32,8 @@ class UnsafeQueueError(BrokerError):
 LeaveOut = Callable[[UnsafeQueueError], bool]
 
 
-def taps_of(
-    dialer: Callable[[], Dialer],
+def build_queue_readers(
+    connections: Callable[[], ConnectionFactory],
     url: str,
     topology: Topology,
     reasons: Collection[str],
@@ -42,7 +42,7 @@ def taps_of(
     leave_out: LeaveOut,
     on_shared: Callable[[str], None] = lambda _queue: None,
     force: bool = False,
-) -> Taps:
+) -> QueueReaders:
     """A way to open each dead-letter queue of ``reasons`` (none: all). Raises BrokerError.
 
     ``url`` is the broker's first address. A queue that does not exist is left out, unless it was named.
@@ -51,7 +51,9 @@ def taps_of(
     """
     wanted = [reason for reason in topology.dead_letter_reasons if not reasons or reason in reasons]
     if not is_amqp(url):
-        return {reason: partial(VirtualTap, url, topology.dead_letter_queue(reason)) for reason in wanted}
+        return {
+            reason: partial(VirtualQueueReader, url, topology.dead_letter_queue(reason)) for reason in wanted
+        }
 
     def is_left_out(connection: Any, spec: QueueSpec) -> bool:
         if force or not can_ask(connection):
@@ -61,21 +63,21 @@ def taps_of(
             raise unsafe
         return unsafe is not None
 
-    found = _existing(dialer(), topology, wanted, is_left_out, on_shared, named=bool(reasons))
-    return {reason: _amqp_tap(dialer, topology.dead_letter_queue(reason)) for reason in found}
+    found = _existing(connections(), topology, wanted, is_left_out, on_shared, named=bool(reasons))
+    return {reason: _amqp_tap(connections, topology.dead_letter_queue(reason)) for reason in found}
 
 
-class SafeTaps:
+class SafeQueueReaders:
     """For the service: what is not safe to look into is left out, and a warning once."""
 
     def __init__(
-        self, dialer: Callable[[], Dialer], url: str, topology: Topology, *, unverified: bool
+        self, connections: Callable[[], ConnectionFactory], url: str, topology: Topology, *, unverified: bool
     ) -> None:
         self._topology = topology
         self._shared: set[str] = set()
         self._taps_of = partial(
-            taps_of,
-            dialer,
+            build_queue_readers,
+            connections,
             url,
             topology,
             unverified=unverified,
@@ -84,7 +86,7 @@ class SafeTaps:
         )
         self._told: set[str] = set()
 
-    def __call__(self, reasons: Collection[str]) -> Taps:
+    def __call__(self, reasons: Collection[str]) -> QueueReaders:
         """The queues of ``reasons`` (none: all). Raises BrokerError."""
         for reason in reasons or self._topology.dead_letter_reasons:
             self._shared.discard(self._topology.dead_letter_queue(reason))
@@ -102,12 +104,12 @@ class SafeTaps:
         return True
 
 
-def _amqp_tap(dialer: Callable[[], Dialer], queue: str) -> Callable[[], Tap]:
-    return lambda: AmqpTap(dialer(), queue)
+def _amqp_tap(connections: Callable[[], ConnectionFactory], queue: str) -> Callable[[], QueueReader]:
+    return lambda: AmqpQueueReader(connections(), queue)
 
 
 def _existing(
-    dialer: Dialer,
+    connections: ConnectionFactory,
     topology: Topology,
     wanted: list[str],
     is_left_out: Callable[[Any, QueueSpec], bool],
@@ -117,8 +119,8 @@ def _existing(
 ) -> list[str]:
     specs = {spec.name: spec for spec in topology.support()}
     try:
-        connection = dialer.dial("dead letters")
-    except Dialer.ERRORS as error:
+        connection = connections.connect_to_broker("dead letters")
+    except ConnectionFactory.ERRORS as error:
         raise BrokerError(f"the broker can not be reached: {why(error)}") from error
     existing, found = 0, []
     try:
@@ -134,7 +136,7 @@ def _existing(
                 found.append(reason)
                 if facts.consumers:
                     on_shared(name)
-    except Dialer.ERRORS as error:
+    except ConnectionFactory.ERRORS as error:
         raise BrokerError(f"the dead-letter queues can not be read: {why(error)}") from error
     finally:
         connection.collect()

@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from consumer.broker.queue_reader import Tap
+from consumer.broker.queue_reader import QueueReader
 from consumer.core.delivery import Delivery
-from consumer.deadletters.hand import Dead, Hand
+from consumer.deadletters.hand import DeadLetterMessage, ReorderBuffer
 from consumer.deadletters.order import without
 from consumer.deadletters.record import Record, fingerprint, read
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.underway import Act, Acted, Pace, UnderWay, alive, in_thread
+from consumer.deadletters.underway import Act, BatchResult, InFlightBatch, Pace, alive, in_thread
 
 _READ_AT_ONCE = 1_000
 #: Held for their turn at once, packed: some 100,000 journeys.
@@ -32,7 +32,7 @@ PASS_SECONDS = 600.0
 #: Clocks are not farther apart than this: a later death is no date at all.
 _CLOCKS_APART = timedelta(hours=1)
 
-Taps = Mapping[str, Callable[[], Tap]]
+QueueReaders = Mapping[str, Callable[[], QueueReader]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
 Skip = Callable[[Record, Delivery], str | None]
 
@@ -59,7 +59,7 @@ class Tally:
 
 
 async def look(
-    taps: Taps, see: Callable[[Record, Delivery], None], stopping: Callable[[], bool] = lambda: False
+    taps: QueueReaders, see: Callable[[Record, Delivery], None], stopping: Callable[[], bool] = lambda: False
 ) -> Counter[str]:
     """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
     counts: Counter[str] = Counter()
@@ -81,7 +81,7 @@ class Sweep:
 
     def __init__(
         self,
-        taps: Taps,
+        taps: QueueReaders,
         selection: Selection,
         *,
         now: Callable[[], datetime],
@@ -157,7 +157,7 @@ class Sweep:
         tally = self.tally
         return self._stopping or tally.trouble is not None or (limit is not None and tally.acted >= limit)
 
-    def _is_wanted(self, dead: Dead, stayed: Counter[str]) -> bool:
+    def _is_wanted(self, dead: DeadLetterMessage, stayed: Counter[str]) -> bool:
         """Whether to act on it; ``stayed`` are those of earlier passes that this pass has not met yet."""
         record = dead.record
         if not self._selection.matches(record, self._began) or self._skip(record, dead.delivery) is not None:
@@ -179,10 +179,10 @@ class Sweep:
     ) -> list[float]:
         """One way through all queues; returns the urgencies of what was acted upon."""
         most = None if limit is None else limit - self.tally.acted
-        hand = Hand(expected, most=most, most_bytes=self._most_bytes)
+        hand = ReorderBuffer(expected, most=most, most_bytes=self._most_bytes)
         stayed = self._stay.copy()
-        ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[Tap]()
-        under_way = UnderWay(open_taps)
+        ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[QueueReader]()
+        under_way = InFlightBatch(open_taps)
 
         async def settle() -> None:
             batch, acted = await under_way.end()
@@ -224,10 +224,10 @@ class Sweep:
                 await in_thread(tap.close)
         return done
 
-    async def _settle(self, batch: Sequence[Dead], acted: Acted) -> None:
+    async def _settle(self, batch: Sequence[DeadLetterMessage], acted: BatchResult) -> None:
         """Count the results, and acknowledge what may go."""
         self.tally.trouble = acted.trouble
-        gone: dict[Tap, list[Delivery]] = {}
+        gone: dict[QueueReader, list[Delivery]] = {}
         for dead, result in zip(batch, acted.results, strict=True):
             self.tally.outcomes[result.outcome] += 1
             if result.gone:
@@ -239,11 +239,11 @@ class Sweep:
             await in_thread(tap.acknowledge, deliveries)
 
 
-def take(tap: Tap, reason: str, most: int) -> list[Dead]:
+def take(tap: QueueReader, reason: str, most: int) -> list[DeadLetterMessage]:
     """Take up to ``most`` dead letters of the queue of ``reason``. Blocking; raises BrokerError."""
-    return [Dead(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
+    return [DeadLetterMessage(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
 
 
-def _finish(taps: Sequence[Tap]) -> None:
+def _finish(taps: Sequence[QueueReader]) -> None:
     for tap in taps:
         tap.finish()

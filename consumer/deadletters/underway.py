@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
-from consumer.broker.queue_reader import Tap
-from consumer.deadletters.hand import Dead
+from consumer.broker.queue_reader import QueueReader
+from consumer.deadletters.hand import DeadLetterMessage
 
 BATCH = 1_000
 KEEP_ALIVE_SECONDS = 5.0
@@ -30,33 +30,33 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
+class BatchResult:
     """The results of a batch, in its order; ``trouble`` is why the sweep should end now."""
 
     results: Sequence[Result]
     trouble: str | None = None
 
 
-Act = Callable[[Sequence[Dead]], Awaitable[Acted]]
+Act = Callable[[Sequence[DeadLetterMessage]], Awaitable[BatchResult]]
 
 
-class UnderWay:
+class InFlightBatch:
     """The one batch that is being acted upon."""
 
-    def __init__(self, taps: Sequence[Tap]) -> None:
+    def __init__(self, taps: Sequence[QueueReader]) -> None:
         self._taps = taps
-        self._batch: Sequence[Dead] = ()
-        self._acting: asyncio.Future[Acted] | None = None
+        self._batch: Sequence[DeadLetterMessage] = ()
+        self._acting: asyncio.Future[BatchResult] | None = None
 
-    def begin(self, batch: Sequence[Dead], act: Act) -> None:
+    def begin(self, batch: Sequence[DeadLetterMessage], act: Act) -> None:
         """Start acting on ``batch``."""
         self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
 
-    async def end(self) -> tuple[Sequence[Dead], Acted]:
+    async def end(self) -> tuple[Sequence[DeadLetterMessage], BatchResult]:
         """Wait for the batch; an empty one when none is under way."""
         batch, acting = self._batch, self._acting
         self._batch, self._acting = (), None
-        return (batch, await alive(acting, self._taps)) if acting is not None else ((), Acted(()))
+        return (batch, await alive(acting, self._taps)) if acting is not None else ((), BatchResult(()))
 
     async def cancel(self) -> None:
         """Give up on the batch, if one is still under way."""
@@ -93,7 +93,7 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise
 
 
-async def alive(work: Awaitable[T], taps: Sequence[Tap]) -> T:
+async def alive(work: Awaitable[T], taps: Sequence[QueueReader]) -> T:
     """Wait for ``work``, and answer the heartbeats of what is held meanwhile."""
     task = asyncio.ensure_future(work)
     try:

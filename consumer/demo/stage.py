@@ -20,11 +20,11 @@ from prometheus_client import CollectorRegistry
 
 from consumer.app import Assembled, assemble
 from consumer.broker.virtual import VirtualLink
-from consumer.broker.virtual_reader import VirtualTap
+from consumer.broker.virtual_reader import VirtualQueueReader
 from consumer.config import load
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
-from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.replay import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message
@@ -107,7 +107,9 @@ class Stage:
         self._link.start()
         while not self._link.connected:  # noqa: ASYNC110 - the link has no event for it
             await asyncio.sleep(0.01)
-        self._taps = {name: VirtualTap(BROKER, name) for name in (self.topology.queue, *self._dead_queues)}
+        self._taps = {
+            name: VirtualQueueReader(BROKER, name) for name in (self.topology.queue, *self._dead_queues)
+        }
         for tap in self._taps.values():
             tap.open()
         return self
@@ -218,8 +220,8 @@ class Stage:
         def count(replayed: int) -> None:
             self.replayed[reason] += replayed
 
-        sweep = Sweep({reason: lambda: VirtualTap(BROKER, queue)}, Selection(), now=utc_now)
-        tally = await sweep.run(ToQueue(self._link, self.topology.queue, on_replayed=count))
+        sweep = Sweep({reason: lambda: VirtualQueueReader(BROKER, queue)}, Selection(), now=utc_now)
+        tally = await sweep.run(ReplayToQueue(self._link, self.topology.queue, on_replayed=count))
         if tally.trouble is not None:
             raise PublishError(tally.trouble)
         return tally.acted
@@ -231,7 +233,7 @@ class Stage:
         oldest = self._value("oldest_pending_start_timestamp_seconds")
         registrations = self._value("journey_age_at_registration_seconds_count")
         ages = self._value("journey_age_at_registration_seconds_sum")
-        pausing = self._assembled.gate.pausing
+        pausing = self._assembled.admission.pausing
         return Now(
             published=len(self.published),
             registered=self._outcome("registered"),

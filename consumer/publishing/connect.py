@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.connection import Dialer, is_amqp
+from consumer.broker.connection import ConnectionFactory, is_amqp
 from consumer.broker.inspect import exchange_exists, queue_facts, why
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
@@ -33,10 +33,10 @@ class Target:
         return f"the exchange {self.exchange!r} with routing key {self.routing_key!r}"
 
 
-def dialer_of(settings: Settings, *urls: str) -> Dialer:
+def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:
     """Dial these addresses, or all that are configured, as the settings say."""
     ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    return Dialer(
+    return ConnectionFactory(
         urls or settings.broker_urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
     )
 
@@ -50,7 +50,7 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
         return await _connect_virtual(settings, target)
     urls = await asyncio.to_thread(_reachable_first, settings, target)
     publisher = AmqpPublisher(
-        dialer=dialer_of(settings, *urls),
+        connections=build_connections(settings, *urls),
         topology=None,
         declare=False,
         metrics=Metrics(CollectorRegistry()),
@@ -65,8 +65,8 @@ def _reachable_first(settings: Settings, target: Target) -> list[str]:
     urls, problems = settings.broker_urls, []
     for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
         try:
-            connection = dialer_of(settings, url).dial("publish")
-        except Dialer.ERRORS as error:
+            connection = build_connections(settings, url).connect_to_broker("publish")
+        except ConnectionFactory.ERRORS as error:
             problems.append(f"{shown}: {why(error)}")
             continue
         try:
@@ -74,7 +74,9 @@ def _reachable_first(settings: Settings, target: Target) -> list[str]:
                 found = exchange_exists(connection, target.exchange)
             else:
                 found = queue_facts(connection, target.routing_key) is not None
-        except Dialer.ERRORS as error:  # a node that has just started knows its queues a moment later
+        except (
+            ConnectionFactory.ERRORS
+        ) as error:  # a node that has just started knows its queues a moment later
             problems.append(f"{shown}: {why(error)}")
             continue
         finally:

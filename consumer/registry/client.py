@@ -73,7 +73,7 @@ def fault_of(error: Exception) -> Fault:
     return Fault(kind, type(error).__name__)
 
 
-class Registry:
+class RegistryClient:
     """One Registry, one version, at most ``concurrency`` requests at once.
 
     ``url`` is the origin (``https://host``), ``api_version`` the path's first part (``v2``, ``v3``,

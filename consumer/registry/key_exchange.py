@@ -21,7 +21,7 @@ from consumer.core.outcome import Forbidden, Misconfigured, Outcome, Throttled, 
 from consumer.core.reply import Fault, Reply
 from consumer.errors import ConsumerError
 from consumer.registry.classify import classify
-from consumer.registry.secret import Held, UnusableSecretError, claims, moment, usable_secret
+from consumer.registry.secret import LoadedToken, UnusableSecretError, claims, moment, usable_secret
 from consumer.registry.tokens import WATCH_INTERVAL_SECONDS
 
 CALLS_PER_MINUTE: Final = 5
@@ -105,13 +105,13 @@ class ExchangedToken:
         self._clock = clock
         self._now = now
         self._draw = draw
-        self.held: Held | None = None
+        self.held: LoadedToken | None = None
         self._renew_from = self._useless_from = 0.0
         self._forced_until = 0.0
         self._calls: deque[float] = deque(maxlen=CALLS_PER_MINUTE)
         self._failure: Outcome | None = None
         self._failure_until = 0.0
-        self._task: asyncio.Task[Held | Outcome] | None = None
+        self._task: asyncio.Task[LoadedToken | Outcome] | None = None
 
     async def token(self) -> str | Outcome:
         """Give a token that has not expired, exchanging the keys when needed.
@@ -122,7 +122,7 @@ class ExchangedToken:
         now = self._clock()
         if self.held is None or now >= self._useless_from:
             got = await self._renewed()
-            return got.secret if isinstance(got, Held) else got
+            return got.secret if isinstance(got, LoadedToken) else got
         if now >= self._renew_from and now >= self._failure_until:
             self._start()  # nobody waits for it: the token in hand is still good
         return self.held.secret
@@ -141,7 +141,7 @@ class ExchangedToken:
         self._forced_until = now + _MINUTE
         self._useless_from = min(self._useless_from, now)
         got = await self._renewed()
-        return isinstance(got, Held) and got.secret != refused
+        return isinstance(got, LoadedToken) and got.secret != refused
 
     async def watch(self, on_change: Callable[[], None]) -> None:
         """Call ``on_change`` when an exchange brought a new token."""
@@ -162,12 +162,12 @@ class ExchangedToken:
     def _running(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    def _start(self) -> asyncio.Task[Held | Outcome]:
+    def _start(self) -> asyncio.Task[LoadedToken | Outcome]:
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._obtain(), name="access-token")
         return self._task
 
-    async def _renewed(self) -> Held | Outcome:
+    async def _renewed(self) -> LoadedToken | Outcome:
         """Wait for the one exchange, or give the failure that is too fresh to be repeated."""
         now = self._clock()
         if not self._running and self._failure is not None and now < self._failure_until:
@@ -175,9 +175,9 @@ class ExchangedToken:
             return Throttled(self._failure_until - now) if throttled else self._failure
         return await asyncio.shield(self._start())
 
-    async def _obtain(self) -> Held | Outcome:
+    async def _obtain(self) -> LoadedToken | Outcome:
         got = await self._attempt()
-        if isinstance(got, Held):
+        if isinstance(got, LoadedToken):
             self.held, self._failure = got, None
             return got
         said = got.retry_after_seconds if isinstance(got, Throttled) else None
@@ -187,7 +187,7 @@ class ExchangedToken:
         self._failure = got
         return got
 
-    async def _attempt(self) -> Held | Outcome:
+    async def _attempt(self) -> LoadedToken | Outcome:
         started, started_at = self._clock(), self._now()
         if len(self._calls) == CALLS_PER_MINUTE and started - self._calls[0] < _MINUTE:
             return Throttled(self._calls[0] + _MINUTE - started)
@@ -202,7 +202,7 @@ class ExchangedToken:
         if token is None:
             return refusal(answer)
         lifetime = lifetime_seconds(token, started_at)
-        held = Held(token, loaded_at=started_at, expires_at=started_at + lifetime)
+        held = LoadedToken(token, loaded_at=started_at, expires_at=started_at + lifetime)
         self._useless_from = started + lifetime
         self._renew_from = started + lifetime * (1 - self._draw(0.1, 0.2))
         _log.info("access token obtained for %.0f s, fingerprint %s", lifetime, held.fingerprint)

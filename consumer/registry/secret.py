@@ -47,7 +47,7 @@ def read_secret(path: str | Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class LoadedToken:
     """A token in use and what may be told of it."""
 
     secret: str = field(repr=False)

@@ -16,7 +16,14 @@ from typing import Final, Protocol
 
 from consumer.core.outcome import Misconfigured, Outcome
 from consumer.errors import ConfigurationError
-from consumer.registry.secret import Held, UnusableSecretError, claims, moment, read_secret, usable_secret
+from consumer.registry.secret import (
+    LoadedToken,
+    UnusableSecretError,
+    claims,
+    moment,
+    read_secret,
+    usable_secret,
+)
 
 WATCH_INTERVAL_SECONDS: Final = 1.0
 
@@ -27,7 +34,7 @@ class TokenSource(Protocol):
     """What the handler and the metrics need of any way to authenticate."""
 
     @property
-    def held(self) -> Held | None:
+    def held(self) -> LoadedToken | None:
         """The token in use, for metrics; None when there is none."""
 
     async def token(self) -> str | Outcome:
@@ -51,7 +58,7 @@ class StaticToken:
             secret = usable_secret(token.encode())
         except ValueError:  # also of a lone surrogate, whose error would quote the token
             raise ConfigurationError(["REGISTRY_TOKEN must be visible ASCII without spaces"]) from None
-        self.held = Held(secret, loaded_at=now(), expires_at=moment(claims(secret).get("exp")))
+        self.held = LoadedToken(secret, loaded_at=now(), expires_at=moment(claims(secret).get("exp")))
 
     async def token(self) -> str | Outcome:
         """Give the token."""
@@ -76,7 +83,7 @@ class FileToken:
         self._now = now
         self._stamp: tuple[str, int, int, int] | None = None
         self._problem: str | None = "unreadable"
-        self.held: Held | None = None
+        self.held: LoadedToken | None = None
         self.poll()
 
     async def token(self) -> str | Outcome:
@@ -130,6 +137,6 @@ class FileToken:
         self._problem = None
         if self.held is not None and self.held.secret == secret:
             return False
-        self.held = Held(secret, loaded_at=self._now(), expires_at=moment(claims(secret).get("exp")))
+        self.held = LoadedToken(secret, loaded_at=self._now(), expires_at=moment(claims(secret).get("exp")))
         _log.info("token loaded from its file, fingerprint %s", self.held.fingerprint)
         return True

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from consumer.core.breaker import Breaker, BreakerState
 from consumer.core.outcome import AlreadyRegistered, Outcome, PauseCause, Registered
 from consumer.core.policy import verdict
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.gate")
 
 
-class Pulse:
+class Notifier:
     """Wakes everybody who waits; each then looks for itself what changed."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def fire(self) -> None:
+    def notify_all(self) -> None:
         """Wake all."""
         event, self._event = self._event, asyncio.Event()
         event.set()
@@ -42,33 +42,33 @@ class Pulse:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class Permit:
     """Leave to submit once. ``probing`` are the causes whose single probe this is."""
 
     probing: tuple[PauseCause, ...] = ()
 
 
-_ORDINARY = Ticket()
+_ORDINARY = Permit()
 
 
-class Gate:
+class Admission:
     """Admits submissions and learns from their outcomes. ``clock`` is monotonic seconds."""
 
     def __init__(
         self,
         *,
         breakers: Mapping[PauseCause, Breaker],
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         metrics: Metrics,
         clock: Callable[[], float],
     ) -> None:
         self._breakers = dict(breakers)
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._metrics = metrics
         self._clock = clock
         self._open: dict[PauseCause, Breaker] = {}
         self._all_clear = False
-        self.pulse = Pulse()
+        self.notifier = Notifier()
 
     def listen(self, on_change: Callable[[], None]) -> None:
         """Say who hears that a pause begins or ends, before the first submission."""
@@ -82,49 +82,51 @@ class Gate:
     @property
     def throttled(self) -> bool:
         """Whether everybody waits because of a 429 or a spent budget."""
-        return self._pacer.held_for(self._clock()) > 0.0
+        return self._rate_limiter.held_for(self._clock()) > 0.0
 
-    async def enter(self, *, give_up: Callable[[], bool], until: float) -> Ticket | None:
+    async def acquire(self, *, give_up: Callable[[], bool], until: float) -> Permit | None:
         """Wait for leave to submit; None when ``give_up`` says so or ``until`` has passed."""
         while True:
             now = self._clock()
             if not self._open:
-                wait = self._pacer.reserve(now)
+                wait = self._rate_limiter.reserve(now)
                 if wait <= 0.0:
                     return _ORDINARY
                 self._metrics.limiter_wait_seconds.inc(wait)
                 await self._sleep_out(now + wait, give_up=give_up, until=until)
                 if give_up() or self._clock() >= until:
                     return None
-                if not self._open and self._pacer.held_for(self._clock()) <= 0.0:
+                if not self._open and self._rate_limiter.held_for(self._clock()) <= 0.0:
                     return _ORDINARY
                 continue
-            wait = max(self._pacer.held_for(now), *(self._until_probe(b, now) for b in self._open.values()))
+            wait = max(
+                self._rate_limiter.held_for(now), *(self._until_probe(b, now) for b in self._open.values())
+            )
             if wait <= 0.0:
                 return self._probe(now)
-            await self.pulse.wait(min(wait, max(0.0, until - now)))
+            await self.notifier.wait(min(wait, max(0.0, until - now)))
             if give_up() or self._clock() >= until:
                 return None
 
     async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> None:
         """Keep the reserved slot: pulses that change nothing for us do not bring it forward."""
         while (left := min(at, until) - self._clock()) > 0.0 and not give_up() and not self._open:
-            await self.pulse.wait(left)
+            await self.notifier.wait(left)
 
     def _until_probe(self, breaker: Breaker, now: float) -> float:
         if breaker.state is BreakerState.HALF_OPEN or breaker.probe_at is None:
             return 1.0  # somebody is probing; the pulse tells when it is over
         return breaker.probe_at - now
 
-    def _probe(self, now: float) -> Ticket:
+    def _probe(self, now: float) -> Permit:
         claimed = []
         for cause, breaker in self._open.items():
             if breaker.may_probe(now):
                 claimed.append(cause)
                 self._note(cause, breaker)
-        return Ticket(tuple(claimed))
+        return Permit(tuple(claimed))
 
-    def report(self, ticket: Ticket, outcome: Outcome, key: Hashable) -> None:
+    def record(self, permit: Permit, outcome: Outcome, key: Hashable) -> None:
         """Learn from an outcome. ``key`` tells journeys apart (one bad journey is no outage)."""
         if self._all_clear and isinstance(outcome, Registered | AlreadyRegistered):
             return  # the hot path: nothing to mend
@@ -135,7 +137,7 @@ class Gate:
         for cause, breaker in self._breakers.items():
             works = said.get(cause)
             if works is None:
-                if cause in ticket.probing:
+                if cause in permit.probing:
                     breaker.abandon_probe(now)
             elif works:
                 breaker.success(now)
@@ -143,24 +145,24 @@ class Gate:
                 breaker.failure(key, now, random.random())  # noqa: S311 jitter
             self._note(cause, breaker)
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def release(self, permit: Permit) -> None:
         """Give a ticket back unused; a probe that was not made is due again."""
         now = self._clock()
-        for cause in ticket.probing:
+        for cause in permit.probing:
             self._breakers[cause].abandon_probe(now)
             self._note(cause, self._breakers[cause])
 
     def hold(self, seconds: float) -> None:
         """Throttled: nobody sends before ``seconds`` have passed."""
-        self._pacer.hold(self._clock() + seconds)
+        self._rate_limiter.hold(self._clock() + seconds)
 
-    def hasten(self, *causes: PauseCause) -> None:
+    def probe_now(self, *causes: PauseCause) -> None:
         """Something changed (a new token): probe at once."""
         now = self._clock()
         for cause in causes:
             if cause in self._open:
-                self._open[cause].hasten(now)
-        self.pulse.fire()
+                self._open[cause].probe_now(now)
+        self.notifier.notify_all()
 
     def _note(self, cause: PauseCause, breaker: Breaker) -> None:
         """Bring metrics, log and sleepers up to date with one breaker's state."""
@@ -175,7 +177,7 @@ class Gate:
             log.info("consumption resumes", extra={"cause": cause.value})
         else:
             if is_open:
-                self.pulse.fire()
+                self.notifier.notify_all()
             return
         self._on_change()
-        self.pulse.fire()
+        self.notifier.notify_all()

@@ -17,15 +17,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from consumer.broker.queue_reader import Tap
+from consumer.broker.queue_reader import QueueReader
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import Reason
-from consumer.deadletters.hand import Dead
+from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.record import NO_DEADLINE, Record, read
-from consumer.deadletters.replay import REPLAYED, Publisher, ToQueue
+from consumer.deadletters.replay import REPLAYED, Publisher, ReplayToQueue
 from consumer.deadletters.selection import Range, Selection
-from consumer.deadletters.sweep import Sweep, Taps, take
-from consumer.deadletters.underway import Acted, Result, in_thread
+from consumer.deadletters.sweep import QueueReaders, Sweep, take
+from consumer.deadletters.underway import BatchResult, Result, in_thread
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
 
@@ -52,7 +52,7 @@ _ACCEPTED_WITHIN_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class ServiceState:
     """What the service tells of itself: ``paused`` by the gate, ``busy`` with fresh journeys."""
 
     paused: Callable[[], bool]
@@ -60,7 +60,7 @@ class Surroundings:
     successes: Callable[[], int]
 
 
-class Returner:
+class AutoReplayer:
     """``taps`` finds the dead-letter queues by reason; blocking, raises BrokerError. ``now`` is aware.
 
     ``shared`` tells whether somebody else was reading the queue of a reason when ``taps`` found it.
@@ -69,7 +69,7 @@ class Returner:
     def __init__(
         self,
         *,
-        taps: Callable[[Sequence[str]], Taps],
+        taps: Callable[[Sequence[str]], QueueReaders],
         publisher: Publisher,
         queue: str,
         metrics: Metrics,
@@ -81,7 +81,7 @@ class Returner:
         shared: Callable[[str], bool] = lambda _reason: False,
     ) -> None:
         self._taps = taps
-        self._to_queue = ToQueue(publisher, queue)
+        self._to_queue = ReplayToQueue(publisher, queue)
         self._metrics = metrics
         self._now = now
         self._returning = returning
@@ -100,7 +100,7 @@ class Returner:
         self._token_loaded_at = self._now()
         self._token_changed.set()
 
-    async def run(self, surroundings: Surroundings) -> None:
+    async def run(self, surroundings: ServiceState) -> None:
         """Do it until cancelled."""
         tasks = []
         if self._returning:
@@ -112,7 +112,7 @@ class Returner:
 
     # --- returning ------------------------------------------------------------------------
 
-    async def _return_for_ever(self, around: Surroundings) -> None:
+    async def _return_for_ever(self, around: ServiceState) -> None:
         while True:
             await self._token_changed.wait()
             self._token_changed.clear()
@@ -138,7 +138,7 @@ class Returner:
                 await _wait_for(self._token_changed, pause)
                 pause = min(2 * pause, self._round_seconds)
 
-    async def _return(self, around: Surroundings) -> int:
+    async def _return(self, around: ServiceState) -> int:
         """One round: probe unless the token is known to be good, then the rest; how many of these went."""
         if not self._is_accepted(around):
             if not around.busy():  # otherwise the fresh ones tell
@@ -153,7 +153,7 @@ class Returner:
             return 0
         return await self._sweep(around, _URGENT if around.busy() else Selection())
 
-    def _is_accepted(self, around: Surroundings) -> bool:
+    def _is_accepted(self, around: ServiceState) -> bool:
         return around.successes() > self._successes_before
 
     def _skip(self, record: Record, _delivery: Delivery) -> str | None:
@@ -182,15 +182,17 @@ class Returner:
             finally:
                 await in_thread(tap.close)
 
-    async def _sweep(self, around: Surroundings, selection: Selection) -> int:
+    async def _sweep(self, around: ServiceState, selection: Selection) -> int:
         """Return what may, for a while; how many that were."""
         until = asyncio.get_running_loop().time() + HOLD_SECONDS
 
-        async def act(batch: Sequence[Dead]) -> Acted:
+        async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
             if asyncio.get_running_loop().time() > until:
-                return Acted([Result("waits", gone=False)] * len(batch), "others may see them for a moment")
+                return BatchResult(
+                    [Result("waits", gone=False)] * len(batch), "others may see them for a moment"
+                )
             if not await self._may_go(batch, around):
-                return Acted([Result("waits", gone=False)] * len(batch), "the service is busy")
+                return BatchResult([Result("waits", gone=False)] * len(batch), "the service is busy")
             return await self._to_queue(batch)
 
         taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
@@ -206,7 +208,7 @@ class Returner:
             extra={"outcomes": dict(outcomes), "skipped": dict(skipped)},
         )
 
-    async def _may_go(self, batch: Sequence[Dead], around: Surroundings) -> bool:
+    async def _may_go(self, batch: Sequence[DeadLetterMessage], around: ServiceState) -> bool:
         """Wait for a good moment, within a bound; False when none came."""
         for _ in range(int(BUSY_SECONDS / _POLL_SECONDS)):
             left = min(dead.record.urgency for dead in batch) - self._now().timestamp()
@@ -235,7 +237,7 @@ class Returner:
                     await self._look(reason, make, told)
             await asyncio.sleep(self._look_seconds)
 
-    async def _look(self, reason: str, make: Callable[[], Tap], told: dict[str, str]) -> None:
+    async def _look(self, reason: str, make: Callable[[], QueueReader], told: dict[str, str]) -> None:
         """At one queue: whatever is wrong with it, the others are looked at all the same."""
         now = self._now().timestamp()
         try:
@@ -265,7 +267,7 @@ class Returner:
             log.info("dead letters can not be looked at now", extra={"reason": why})
 
 
-def _nearest(make: Callable[[], Tap], reason: str, now: float) -> float | None:
+def _nearest(make: Callable[[], QueueReader], reason: str, now: float) -> float | None:
     """The most urgent that can be saved of the first ``MOST_LOOKED_AT`` of a queue.
 
     One that is lost when none can be saved; None for an empty queue.

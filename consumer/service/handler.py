@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, assert_never
 
 from consumer.core.delivery import Delivery
-from consumer.core.headers import History, history
+from consumer.core.headers import TrackingHeaders, tracking_headers
 from consumer.core.outcome import (
     Acknowledge,
     DeadLetter,
@@ -26,24 +26,24 @@ from consumer.core.outcome import (
     Outcome,
     PauseCause,
     Release,
+    Republish,
     RetrySoon,
-    Return,
     Throttled,
     Unauthorized,
 )
 from consumer.core.parse import Ready, parse
 from consumer.core.policy import Policy, Situation, charges_attempt, decide
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.core.reply import Fault, Reply
 from consumer.metrics import Metrics
 from consumer.registry.classify import classify
 from consumer.registry.rate_limit_headers import rate_limit
-from consumer.service.admission import Gate
-from consumer.service.result import Fate
+from consumer.service.admission import Admission
+from consumer.service.result import HandlingResult
 from schemas import Journey
 
 
-class Registry(Protocol):
+class RegistryClient(Protocol):
     """What the handler needs of the Registry edge."""
 
     async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
@@ -74,10 +74,10 @@ class Handler:
         self,
         *,
         version: Literal["v2", "v3"],
-        registry: Registry,
+        registry: RegistryClient,
         tokens: Tokens,
-        gate: Gate,
-        pacer: Pacer,
+        admission: Admission,
+        rate_limiter: RateLimiter,
         policy: Policy,
         metrics: Metrics,
         currency: Currency,
@@ -89,8 +89,8 @@ class Handler:
         self._version = version
         self._registry = registry
         self._tokens = tokens
-        self._gate = gate
-        self._pacer = pacer
+        self._admission = admission
+        self._rate_limiter = rate_limiter
         self._policy = policy
         self._metrics = metrics
         self._currency = currency
@@ -113,9 +113,9 @@ class Handler:
         """The earliest start among the journeys now in the handler; None when there is none."""
         return min(self._pending.values(), default=None)
 
-    async def handle(self, delivery: Delivery) -> Fate:
+    async def handle(self, delivery: Delivery) -> HandlingResult:
         """Take ``delivery`` through the corridor until it has a fate."""
-        past = history(delivery)
+        past = tracking_headers(delivery)
         ready = parse(delivery, self._version)
         if isinstance(ready, Invalid):
             return self._fate_without_journey(ready, past, past.attempts)
@@ -125,22 +125,22 @@ class Handler:
         try:
             while True:
                 outcome, pausing = await self._try(delivery, ready)
-                if isinstance(outcome, Return | Release):
-                    return Fate(outcome, journey, past, attempts)
+                if isinstance(outcome, Republish | Release):
+                    return HandlingResult(outcome, journey, past, attempts)
                 charged = charges_attempt(outcome, pausing)
                 if charged:
                     attempts, here = attempts + 1, here + 1
-                situation = self._situation(journey, attempts, here, past.visits, pausing)
+                situation = self._situation(journey, attempts, here, past.delayed_retries, pausing)
                 decision = decide(outcome, situation, self._policy)
                 match decision:
-                    case Acknowledge() | DeadLetter() | Delay() | Return() | Release():
+                    case Acknowledge() | DeadLetter() | Delay() | Republish() | Release():
                         final = 0 if charged or isinstance(outcome, Early) else 1  # the attempt just made
-                        return Fate(decision, journey, past, attempts + final)
+                        return HandlingResult(decision, journey, past, attempts + final)
                     case RetrySoon(delay_seconds=seconds):
                         self._metrics.retry(outcome)
                         stop = await self._wait(delivery, seconds)
                         if stop is not None:
-                            return Fate(stop, journey, past, attempts)
+                            return HandlingResult(stop, journey, past, attempts)
                     case Hold():
                         pass  # the gate keeps it until the cause is gone
                     case _ as unreachable:
@@ -148,37 +148,37 @@ class Handler:
         finally:
             del self._pending[delivery]
 
-    def give_up_visit(self, past: History, outcome: Outcome) -> Fate:
+    def give_up_visit(self, past: TrackingHeaders, outcome: Outcome) -> HandlingResult:
         """The fate of a delivery that cannot be tried again in this visit."""
         return self._fate_without_journey(outcome, past, past.attempts + 1)
 
-    def _fate_without_journey(self, outcome: Outcome, past: History, attempts: int) -> Fate:
-        here = self._policy.attempts_per_visit
-        situation = self._situation(None, attempts, here, past.visits)
+    def _fate_without_journey(self, outcome: Outcome, past: TrackingHeaders, attempts: int) -> HandlingResult:
+        here = self._policy.attempts_per_delivery
+        situation = self._situation(None, attempts, here, past.delayed_retries)
         decision = decide(outcome, situation, self._policy)
         if isinstance(decision, RetrySoon | Hold):
             raise TypeError(f"the last attempt of a visit ends in {type(decision).__name__}")
-        return Fate(decision, None, past, attempts)
+        return HandlingResult(decision, None, past, attempts)
 
     # --- submit ------------------------------------------------------------------------
 
     async def _try(
         self, delivery: Delivery, ready: Ready
-    ) -> tuple[Outcome | Return | Release, PauseCause | None]:
+    ) -> tuple[Outcome | Republish | Release, PauseCause | None]:
         """One attempt: the outcome, and what paused consumption before it was known."""
         if ready.journey.end > self._now():
             return Early(None), None
-        ticket = await self._gate.enter(
+        permit = await self._admission.acquire(
             give_up=lambda: self._stop(delivery) is not None,
             until=delivery.received_at + self._hold_limit,
         )
-        if ticket is None:
-            return self._stop(delivery) or Return("held too long"), None
+        if permit is None:
+            return self._stop(delivery) or Republish("held too long"), None
         try:
             async with self._slots:
                 stop = self._stop(delivery)
                 if stop is not None:
-                    self._gate.withdraw(ticket)
+                    self._admission.release(permit)
                     return stop, None
                 self._submitting += 1
                 try:
@@ -186,10 +186,10 @@ class Handler:
                 finally:
                     self._submitting -= 1
         except BaseException:
-            self._gate.withdraw(ticket)  # a probe that is never reported would block the gate for ever
+            self._admission.release(permit)  # a probe that is never reported would block the gate for ever
             raise
-        pausing = self._gate.pausing
-        self._gate.report(ticket, outcome, ready.journey.journey_id)
+        pausing = self._admission.pausing
+        self._admission.record(permit, outcome, ready.journey.journey_id)
         return outcome, pausing
 
     async def _submit(self, body: bytes) -> Outcome:
@@ -216,24 +216,24 @@ class Handler:
         if isinstance(answer, Reply):
             limit = rate_limit(answer, self._now().timestamp())
             if limit is not None:
-                self._pacer.observe(limit, now)
+                self._rate_limiter.observe(limit, now)
                 self._metrics.rate_limit_remaining.set(limit.remaining)
         if isinstance(outcome, Throttled):
             seconds = outcome.retry_after_seconds
-            self._gate.hold(self._policy.throttled_seconds if seconds is None else seconds)
+            self._admission.hold(self._policy.throttled_seconds if seconds is None else seconds)
         return outcome
 
     # --- wait --------------------------------------------------------------------------
 
-    def _stop(self, delivery: Delivery) -> Return | Release | None:
+    def _stop(self, delivery: Delivery) -> Republish | Release | None:
         """Why ``delivery`` should wait no longer in this process, if there is a reason."""
         if self.draining or not self._currency.is_current(delivery):
             return Release()
         if self._clock() - delivery.received_at >= self._hold_limit:
-            return Return("held too long")
+            return Republish("held too long")
         return None
 
-    async def _wait(self, delivery: Delivery, seconds: float) -> Return | Release | None:
+    async def _wait(self, delivery: Delivery, seconds: float) -> Republish | Release | None:
         """Sleep ``seconds`` unless there is a reason to stop; returns that reason."""
         until = self._clock() + seconds
         while (stop := self._stop(delivery)) is None:
@@ -241,7 +241,7 @@ class Handler:
             left = min(until, delivery.received_at + self._hold_limit) - now
             if now >= until:
                 return None
-            await self._gate.pulse.wait(max(left, 0.0))
+            await self._admission.notifier.wait(max(left, 0.0))
         return stop
 
     def _situation(
@@ -249,13 +249,13 @@ class Handler:
         journey: Journey | None,
         attempts: int,
         here: int,
-        visits: int,
+        delayed_retries: int,
         pausing: PauseCause | None = None,
     ) -> Situation:
         return Situation(
             attempts=attempts,
             attempts_here=here,
-            visits=visits,
+            delayed_retries=delayed_retries,
             now=self._now(),
             deadline=journey.start + self._deadline if journey is not None else None,
             ends_at=journey.end if journey is not None else None,

@@ -34,7 +34,7 @@ _HEAD_SECONDS = 5.0
 _MOST_CONNECTIONS = 32
 
 
-class Exposition:
+class HttpServer:
     """Serves metrics and probes. ``start`` and ``stop`` may be called again without harm.
 
     ``port`` 0 takes a free port; after ``start`` it holds the port that is listened on.

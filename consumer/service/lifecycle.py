@@ -17,16 +17,16 @@ from typing import Protocol
 
 from consumer.broker.subscription import Mode
 from consumer.core.delivery import Delivery
-from consumer.core.headers import history
+from consumer.core.headers import tracking_headers
 from consumer.core.outcome import PauseCause, Unavailable
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.tokens import TokenSource
-from consumer.service.admission import Gate
-from consumer.service.auto_replay import Returner, Surroundings
+from consumer.service.admission import Admission
+from consumer.service.auto_replay import AutoReplayer, ServiceState
 from consumer.service.handler import Handler
 from consumer.service.health import Health
-from consumer.service.result import Fate
+from consumer.service.result import HandlingResult
 from consumer.service.settlement import Settler
 
 log = logging.getLogger("journey_consumer.service")
@@ -35,7 +35,7 @@ TICK_SECONDS = 0.2
 EXIT_SECOND_SIGNAL = 1
 
 
-class Intake(Protocol):
+class Consumer(Protocol):
     """The consuming side, as the life of the process sees it."""
 
     @property
@@ -83,43 +83,43 @@ class Service:
     def __init__(
         self,
         *,
-        intake: Intake,
+        consumer: Consumer,
         publisher: Publisher,
         handler: Handler,
         settler: Settler,
-        gate: Gate,
+        admission: Admission,
         health: Health,
         metrics: Metrics,
         settlement_log: SettlementLog,
         tokens: TokenSource,
         close_registry: Callable[[], Awaitable[None]],
         drain_timeout_seconds: float,
-        returner: Returner | None = None,
+        auto_replayer: AutoReplayer | None = None,
         busy_from: int = 1,
         background: Sequence[Publisher] = (),
     ) -> None:
-        self._intake = intake
+        self._consumer = consumer
         self._publisher = publisher
         self._handler = handler
         self._settler = settler
-        self._gate = gate
+        self._admission = admission
         self._health = health
         self._metrics = metrics
         self._log = settlement_log
         self._tokens = tokens
         self._close_registry = close_registry
         self._drain_timeout = drain_timeout_seconds
-        self._returner = returner
+        self._auto_replayer = auto_replayer
         self._background = background
-        self._surroundings = Surroundings(
-            paused=lambda: gate.pausing is not None or self._stopping.is_set(),
+        self._surroundings = ServiceState(
+            paused=lambda: admission.pausing is not None or self._stopping.is_set(),
             busy=lambda: len(self._tasks) >= busy_from,
             successes=lambda: settler.successes,
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        intake.listen(self.deliver, self.lost)
-        gate.listen(self.apply_mode)
+        consumer.listen(self.deliver, self.lost)
+        admission.listen(self.apply_mode)
 
     # --- called by the intake ----------------------------------------------------------
 
@@ -139,7 +139,7 @@ class Service:
     def lost(self) -> None:
         """The consuming connection is gone: its deliveries will come again."""
         self._settler.forget_unconfirmed()
-        self._gate.pulse.fire()
+        self._admission.notifier.notify_all()
 
     async def _process(self, delivery: Delivery) -> None:
         try:
@@ -153,10 +153,10 @@ class Service:
             # Nothing is lost: unacknowledged it comes again, and its delivery count bounds how often.
             log.exception("a delivery could not be settled; it stays with the broker")
 
-    def _fate_of_bug(self, delivery: Delivery, error: Exception) -> Fate:
+    def _fate_of_bug(self, delivery: Delivery, error: Exception) -> HandlingResult:
         """An attempt like any other: bounded, then dead-lettered as exhausted."""
         outcome = Unavailable(f"internal error {type(error).__name__}")
-        return self._handler.give_up_visit(history(delivery), outcome)
+        return self._handler.give_up_visit(tracking_headers(delivery), outcome)
 
     # --- life --------------------------------------------------------------------------
 
@@ -185,12 +185,12 @@ class Service:
         for publisher in self._background:
             publisher.start()
         background = [
-            self._loop.create_task(self._intake.run(), name="intake"),
+            self._loop.create_task(self._consumer.run(), name="intake"),
             self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),
         ]
-        if self._returner is not None:
-            returning = self._returner.run(self._surroundings)
+        if self._auto_replayer is not None:
+            returning = self._auto_replayer.run(self._surroundings)
             background.append(self._loop.create_task(returning, name="returner"))
         stopping = self._loop.create_task(self._stopping.wait())
         try:
@@ -208,9 +208,9 @@ class Service:
         self._stopping.set()
         self._health.not_ready("draining")
         self._handler.draining = True
-        self._settler.hurry()
-        self._intake.want(Mode.NONE)
-        self._gate.pulse.fire()
+        self._settler.begin_drain()
+        self._consumer.want(Mode.NONE)
+        self._admission.notifier.notify_all()
         started = time.monotonic()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=self._drain_timeout)
@@ -220,7 +220,7 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for publisher in (self._publisher, *self._background):
             await publisher.close()
-        await self._intake.close()
+        await self._consumer.close()
         await self._tokens.aclose()
         await self._close_registry()
         log.info(
@@ -232,9 +232,9 @@ class Service:
         """A new token ends the pauses that an old one can have caused: probe at once."""
 
         def changed() -> None:
-            self._gate.hasten(*causes)
-            if self._returner is not None:
-                self._returner.token_changed()
+            self._admission.probe_now(*causes)
+            if self._auto_replayer is not None:
+                self._auto_replayer.token_changed()
 
         causes = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
         await self._tokens.watch(changed)
@@ -253,20 +253,20 @@ class Service:
         """Take from the queue what the gate allows."""
         if self._stopping.is_set():
             mode = Mode.NONE
-        elif self._gate.pausing is None:
+        elif self._admission.pausing is None:
             mode = Mode.FLOW
         else:
             mode = Mode.NONE if self._tasks else Mode.PROBE
-        self._intake.want(mode)
+        self._consumer.want(mode)
 
     def _look(self) -> None:
-        metrics, intake = self._metrics, self._intake
+        metrics, consumer = self._metrics, self._consumer
         metrics.in_flight.set(len(self._tasks))
         oldest = self._handler.oldest_pending_start
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
         metrics.loop_heartbeat.set(time.time())
         metrics.held.set(self._handler.waiting)
-        metrics.paused["throttled"].set(self._gate.throttled)
+        metrics.paused["throttled"].set(self._admission.throttled)
         metrics.paused["publisher"].set(bool(self._settler.publishing) and not self._publisher.ready)
         token = self._tokens.held
         if token is not None:
@@ -274,10 +274,10 @@ class Service:
             metrics.token_expiry.set(token.expires_at or 0)
         if self._stopping.is_set():
             return
-        pausing = self._gate.pausing
-        if not intake.connected:
+        pausing = self._admission.pausing
+        if not consumer.connected:
             self._health.not_ready("not connected to the broker")
-        elif not intake.subscribed and pausing is None:
+        elif not consumer.subscribed and pausing is None:
             self._health.not_ready("not subscribed")
         else:
             self._health.ready()

@@ -22,7 +22,7 @@ from consumer.core.outcome import Acknowledge, DeadLetter, Registered
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.errors import PublishError
 from consumer.metrics import Metrics
-from consumer.service.result import Fate
+from consumer.service.result import HandlingResult
 
 TYPE_PREFIX: Final = "journey-consumer.journey."
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -39,7 +39,7 @@ class Publisher(Protocol):
         """Publish; the future ends with the confirm or with ``PublishError``."""
 
 
-class Events:
+class OutcomeEvents:
     """Publishes to ``exchange``, the outcome's name as routing key. ``now`` is an aware clock."""
 
     def __init__(
@@ -58,7 +58,7 @@ class Events:
         self._now = now
         self._waiting = 0
 
-    def settled(self, delivery: Delivery, fate: Fate, outcome: str) -> None:
+    def settled(self, delivery: Delivery, fate: HandlingResult, outcome: str) -> None:
         """A delivery was settled with the final fate ``outcome``; never raises, never waits."""
         if MARK in delivery.headers:
             return
@@ -84,7 +84,9 @@ class Events:
             self._metrics.events["published"].inc()
 
 
-def event_of(delivery: Delivery, fate: Fate, outcome: str, *, source: str, now: datetime) -> dict[str, Any]:
+def event_of(
+    delivery: Delivery, fate: HandlingResult, outcome: str, *, source: str, now: datetime
+) -> dict[str, Any]:
     """The event in structured mode. The same fate of the same journey has the same ``id``."""
     journey_id = None if fate.journey is None else fate.journey.journey_id
     subject = journey_id or delivery.message_id
@@ -93,7 +95,7 @@ def event_of(delivery: Delivery, fate: Fate, outcome: str, *, source: str, now: 
         "journey_id": journey_id,
         "message_id": delivery.message_id,
         "attempts": fate.attempts,
-        "replays": fate.history.replays,
+        "replays": fate.tracking_headers.replays,
     }
     match fate.disposition:
         case Acknowledge(outcome=Registered(status=status, created_at=created_at)):
@@ -106,7 +108,7 @@ def event_of(delivery: Delivery, fate: Fate, outcome: str, *, source: str, now: 
             pass  # not final: never here
     event = {
         "specversion": "1.0",
-        "id": f"{subject or uuid.uuid4()}/{outcome}/{fate.history.replays}",
+        "id": f"{subject or uuid.uuid4()}/{outcome}/{fate.tracking_headers.replays}",
         "source": source,
         "type": TYPE_PREFIX + outcome,
         "time": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),

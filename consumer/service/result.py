@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from consumer.core.headers import History
+from consumer.core.headers import TrackingHeaders
 from consumer.core.outcome import Disposition
 from schemas import Journey
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class HandlingResult:
     """The end of one delivery. ``attempts`` counts over all visits; ``journey`` is None when unreadable."""
 
     disposition: Disposition
     journey: Journey | None
-    history: History
+    tracking_headers: TrackingHeaders
     attempts: int

@@ -16,27 +16,27 @@ from typing import Any, Protocol, assert_never
 
 from consumer import __version__
 from consumer.core.delivery import Delivery
-from consumer.core.headers import dead_letter_headers, delay_headers, return_headers
+from consumer.core.headers import dead_letter_headers, delay_headers, republish_headers
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
     DeadLetter,
     Delay,
     Release,
-    Return,
+    Republish,
 )
 from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
 from consumer.core.topology import Topology
 from consumer.errors import PublishError
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
-from consumer.service.result import Fate
+from consumer.service.result import HandlingResult
 
 REGISTRATION_DEADLINE = timedelta(hours=24)
 PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.2, 5.0
 
 
-class Intake(Protocol):
+class Consumer(Protocol):
     """What settling needs of the consuming side."""
 
     def is_current(self, delivery: Delivery) -> bool:
@@ -65,18 +65,18 @@ class Settler:
     def __init__(
         self,
         *,
-        intake: Intake,
+        consumer: Consumer,
         publisher: Publisher,
         topology: Topology,
         metrics: Metrics,
         settlement_log: SettlementLog,
         utc_now: Callable[[], datetime],
         hold_limit_seconds: float,
-        on_settled: Callable[[Delivery, Fate, str], None] = lambda _delivery, _fate, _name: None,
+        on_settled: Callable[[Delivery, HandlingResult, str], None] = lambda _delivery, _fate, _name: None,
     ) -> None:
         self._on_settled = on_settled
         self.successes = 0
-        self._intake = intake
+        self._consumer = consumer
         self._publisher = publisher
         self._topology = topology
         self._metrics = metrics
@@ -84,14 +84,14 @@ class Settler:
         self._now = utc_now
         self._hold_limit = hold_limit_seconds
         self._publishing: set[asyncio.Future[None]] = set()
-        self._hurried = asyncio.Event()
+        self._draining = asyncio.Event()
 
-    async def settle(self, delivery: Delivery, fate: Fate) -> bool:
+    async def settle(self, delivery: Delivery, fate: HandlingResult) -> bool:
         """Settle ``delivery``; False when it was left to the broker (released or out of date)."""
         match fate.disposition:
             case Acknowledge():
                 return self._acknowledge(delivery, fate)
-            case DeadLetter() | Delay() | Return():
+            case DeadLetter() | Delay() | Republish():
                 outgoing = await self._outgoing(delivery, fate, fate.disposition)
                 return await self._publish(delivery, outgoing) and self._acknowledge(delivery, fate)
             case Release():
@@ -105,9 +105,9 @@ class Settler:
         """Publishes that the broker has not confirmed yet."""
         return len(self._publishing)
 
-    def hurry(self) -> None:
+    def begin_drain(self) -> None:
         """The process drains: what waits here for its delay goes back to the queue now."""
-        self._hurried.set()
+        self._draining.set()
 
     def forget_unconfirmed(self) -> None:
         """The consuming connection was lost: what was not published yet must not be any more."""
@@ -116,26 +116,33 @@ class Settler:
                 future.set_exception(PublishError("delivery out of date"))
 
     async def _outgoing(
-        self, delivery: Delivery, fate: Fate, disposition: DeadLetter | Delay | Return
+        self, delivery: Delivery, fate: HandlingResult, disposition: DeadLetter | Delay | Republish
     ) -> Outgoing:
         headers: Mapping[str, Any]
         match disposition:
             case DeadLetter():
                 headers = dead_letter_headers(
-                    delivery, fate.history, disposition, self._now(), __version__, attempts=fate.attempts
+                    delivery,
+                    fate.tracking_headers,
+                    disposition,
+                    self._now(),
+                    __version__,
+                    attempts=fate.attempts,
                 )
                 exchange, key = self._topology.dead_letter_exchange, disposition.reason.value
             case Delay():
-                headers = delay_headers(delivery, fate.history, disposition, fate.attempts, self._now())
+                headers = delay_headers(
+                    delivery, fate.tracking_headers, disposition, fate.attempts, self._now()
+                )
                 exchange, key = "", self._topology.delay_queue(disposition.seconds)
                 if not self._publisher.delay_queues:
                     # No queue that waits on this transport: wait here, unacknowledged.
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(disposition.seconds, self._hold_limit)):
-                            await self._hurried.wait()
+                            await self._draining.wait()
                     key = self._topology.queue
-            case Return():
-                headers = return_headers(delivery, fate.history, fate.attempts, self._now())
+            case Republish():
+                headers = republish_headers(delivery, fate.tracking_headers, fate.attempts, self._now())
                 exchange, key = "", self._topology.queue
             case _ as unreachable:
                 assert_never(unreachable)
@@ -144,7 +151,7 @@ class Settler:
     async def _publish(self, delivery: Delivery, outgoing: Outgoing) -> bool:
         """Publish until confirmed; False once the delivery is out of date."""
         failures = 0
-        while self._intake.is_current(delivery):
+        while self._consumer.is_current(delivery):
             future = self._publisher.submit(outgoing)
             self._publishing.add(future)
             try:
@@ -162,13 +169,13 @@ class Settler:
                 self._publishing.discard(future)
         return False
 
-    def _acknowledge(self, delivery: Delivery, fate: Fate) -> bool:
-        if not self._intake.acknowledge(delivery):
+    def _acknowledge(self, delivery: Delivery, fate: HandlingResult) -> bool:
+        if not self._consumer.acknowledge(delivery):
             return False
         self._count(delivery, fate)
         return True
 
-    def _count(self, delivery: Delivery, fate: Fate) -> None:
+    def _count(self, delivery: Delivery, fate: HandlingResult) -> None:
         """Every counter and the log line of a settled delivery."""
         metrics, journey, now = self._metrics, fate.journey, self._now()
         age = (now - journey.start).total_seconds() if journey is not None else None
@@ -192,7 +199,7 @@ class Settler:
                     metrics.deadline_missed.inc()
             case Delay(detail=detail, status=status):
                 name = "delayed"
-            case Return(detail=detail):
+            case Republish(detail=detail):
                 name, status = "returned", None
             case Release():  # never acknowledged, so never here
                 return
@@ -211,12 +218,12 @@ class Settler:
             redelivered=delivery.redelivered,
         )
 
-    def _count_fate(self, delivery: Delivery, fate: Fate, name: str) -> None:
+    def _count_fate(self, delivery: Delivery, fate: HandlingResult, name: str) -> None:
         """Count where it went; a final fate is also told to who listens."""
         if name not in self._metrics.journeys:
             self._metrics.returned[name].inc()
             return
         self._metrics.journeys[name].inc()
-        if fate.history.replays:
+        if fate.tracking_headers.replays:
             self._metrics.replays[name].inc()
         self._on_settled(delivery, fate, name)

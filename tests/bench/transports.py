@@ -20,7 +20,7 @@ from pyreqwest.client import ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
 
 from consumer.core.reply import Reply
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 
 IN_FLIGHT = 64
 TIMEOUT_SECONDS = 10.0
@@ -114,7 +114,9 @@ async def candidates(origin: str, stack: AsyncExitStack) -> dict[str, tuple[Send
 
     found["pyreqwest's HttpxTransport, called with a ready Request"] = direct, 1
 
-    registry = Registry(url=origin, api_version="v3", timeout_seconds=TIMEOUT_SECONDS, concurrency=IN_FLIGHT)
+    registry = RegistryClient(
+        url=origin, api_version="v3", timeout_seconds=TIMEOUT_SECONDS, concurrency=IN_FLIGHT
+    )
     stack.push_async_callback(registry.aclose)
 
     async def ours() -> int:

@@ -203,7 +203,7 @@ def test_the_tables_about_capacity_are_reckoned() -> None:
     assert len(backlogs) == 3
     for backlog, *minutes in backlogs:
         size = int(backlog.replace(",", ""))
-        expected = [math.ceil(round(size / (limit - intake) / 60, 6)) for intake in (0, 50, 200)]
+        expected = [math.ceil(round(size / (limit - consumer) / 60, 6)) for consumer in (0, 50, 200)]
         assert list(map(int, minutes)) == expected
     left = 9 * 3600 * 200
     assert f"{left:,}" in text

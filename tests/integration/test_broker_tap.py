@@ -6,8 +6,8 @@ import time
 import pytest
 
 from consumer.broker import queue_reader as module
-from consumer.broker.connection import Dialer
-from consumer.broker.queue_reader import AmqpTap
+from consumer.broker.connection import ConnectionFactory
+from consumer.broker.queue_reader import AmqpQueueReader
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 from tests.broker import Broker
@@ -20,13 +20,13 @@ def test_opening_waits_for_what_is_on_its_way_back(vhost: Broker) -> None:
     """Messages that another one holds and gives back meanwhile are all there when it begins."""
     vhost.declare("q")
     vhost.publish("q", b"1", b"2", b"3")
-    holding, giving = AmqpTap(Dialer([vhost.url]), "q"), threading.Event()
+    holding, giving = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), threading.Event()
     assert holding.open() == 3
     assert len(holding.take(3)) == 3
     opened: list[int] = []
 
     def late() -> None:
-        tap = AmqpTap(Dialer([vhost.url]), "q")
+        tap = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
         giving.set()
         opened.append(tap.open(at_least=3))
         assert [each.body for each in tap.take(3)] == [b"1", b"2", b"3"]
@@ -48,7 +48,7 @@ def test_opening_does_not_wait_for_ever(vhost: Broker, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "GIVEN_BACK_SECONDS", 0.2)
     vhost.declare("q")
     vhost.publish("q", b"1")
-    tap = AmqpTap(Dialer([vhost.url]), "q")
+    tap = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
     before = time.monotonic()
     assert tap.open(at_least=2) == 1
     assert time.monotonic() - before >= 0.2
@@ -60,7 +60,7 @@ def test_a_batch_is_bounded_in_bytes(vhost: Broker) -> None:
     vhost.declare("q")
     bodies = [b"%02d" % number + bytes(1_000_000) for number in range(20)]
     vhost.publish("q", *bodies)
-    tap, taken = AmqpTap(Dialer([vhost.url]), "q"), list[bytes]()
+    tap, taken = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), list[bytes]()
     assert tap.open() == 20
     while batch := tap.take(1_000):
         assert sum(len(each.body) for each in batch) < module.BATCH_BYTES + 2_000_000
@@ -74,7 +74,7 @@ def test_a_lost_connection_is_told_in_words(vhost: Broker, act: str) -> None:
     """Whatever is done next; closing is quiet, and what was not acknowledged is in its queue again."""
     vhost.declare("q")
     vhost.publish("q", *(b"%d" % number for number in range(10)))
-    tap = AmqpTap(Dialer([vhost.url]), "q")
+    tap = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
     tap.open()
     taken = [] if act == "take" else tap.take(5)  # otherwise all ten may have arrived already
     assert vhost.close_connections() == 1
@@ -103,7 +103,7 @@ def test_no_number_of_looks_loses_one(vhost: Broker) -> None:
     bodies = [b"%d" % number for number in range(200)]
     vhost.publish(queue, *bodies)
     for look in range(50):
-        tap = AmqpTap(Dialer([vhost.url]), queue)
+        tap = AmqpQueueReader(ConnectionFactory([vhost.url]), queue)
         assert tap.open(at_least=200) == 200, look
         assert [each.body for each in tap.take(200)] == bodies, look
         tap.close()
@@ -115,7 +115,7 @@ def test_acknowledging_does_not_read_ahead(vhost: Broker) -> None:
     """What is on its way meanwhile stays on its way, however large: only one batch is ever held."""
     vhost.declare("q")
     vhost.publish("q", *(b"%02d" % number + bytes(1_000_000) for number in range(40)))
-    tap, taken = AmqpTap(Dialer([vhost.url]), "q"), list[bytes]()
+    tap, taken = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), list[bytes]()
     assert tap.open() == 40
     while batch := tap.take(1_000):
         taken += (each.body[:2] for each in batch)
@@ -131,7 +131,7 @@ def test_what_was_acknowledged_is_gone_also_when_little_was_read(vhost: Broker) 
     """Closing early: the acknowledged ones are gone, all others are back, in their order."""
     vhost.declare("q")
     vhost.publish("q", *(b"%03d" % number + bytes(100_000) for number in range(200)))
-    tap = AmqpTap(Dialer([vhost.url]), "q")
+    tap = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
     tap.open()
     tap.acknowledge(tap.take(5))
     tap.close()
@@ -144,7 +144,7 @@ def test_an_end_that_was_not_heard_is_told(vhost: Broker) -> None:
     vhost.declare("q")
     vhost.publish("q", *(bytes(2_000_000) for _ in range(60)))
     with Proxy("127.0.0.1", vhost.node.port) as proxy:
-        tap = AmqpTap(Dialer([vhost.url_at(proxy.port)]), "q")
+        tap = AmqpQueueReader(ConnectionFactory([vhost.url_at(proxy.port)]), "q")
         tap.open()
         tap.acknowledge(tap.take(1))
         assert any(lane.unanswered for lane in tap._lanes)
@@ -166,7 +166,7 @@ def test_a_broker_that_says_nothing_is_not_waited_for(
     vhost.declare("q")
     vhost.publish("q", *(b"%d" % number for number in range(10)))
     with Proxy("127.0.0.1", vhost.node.port) as proxy:
-        tap = AmqpTap(Dialer([vhost.url_at(proxy.port)]), "q")
+        tap = AmqpQueueReader(ConnectionFactory([vhost.url_at(proxy.port)]), "q")
         tap.open()
         taken = tap.take(5)
         proxy.blackhole()
@@ -194,7 +194,7 @@ def test_what_was_looked_at_and_removed_stays_so_after_a_restart(own_vhost: Brok
     own_vhost.declare("q")
     own_vhost.publish("q", *(b"%d" % number for number in range(1_500)))
     for removed in (0, 500):
-        tap = AmqpTap(Dialer([own_vhost.url]), "q")
+        tap = AmqpQueueReader(ConnectionFactory([own_vhost.url]), "q")
         assert tap.open(at_least=1_500) == 1_500
         taken = list[Delivery]()
         while batch := tap.take(1_000):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
-from consumer.broker.connection import Dialer
+from consumer.broker.connection import ConnectionFactory
 from consumer.broker.declare import ensure
 from consumer.commands import cli
 from consumer.core.topology import Topology
@@ -114,7 +114,7 @@ def check(
 def declare(broker: Broker, **changes: Any) -> Topology:
     """Declare our queues as the service would."""
     topology = Topology(queue=QUEUE, **changes)
-    connection = Dialer([broker.url]).dial("test")
+    connection = ConnectionFactory([broker.url]).connect_to_broker("test")
     try:
         ensure(connection, topology, declare=True)
     finally:

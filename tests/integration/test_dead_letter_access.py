@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from consumer.broker.connection import Dialer
+from consumer.broker.connection import ConnectionFactory
 from consumer.commands import cli
-from consumer.deadletters.sources import SafeTaps
+from consumer.deadletters.sources import SafeQueueReaders
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import TOPOLOGY, Ledger
@@ -54,9 +54,9 @@ def test_who_may_not_ask_for_the_limit_must_say_that_it_is_safe(
     Ledger(vhost).declare()
     put(vhost, UNAUTHORIZED, 2)
     with vhost.user(configure="") as url:
-        modest: Any = (lambda: Dialer([url]), url, TOPOLOGY)
-        assert SafeTaps(*modest, unverified=False)(()) == {}
-        assert set(SafeTaps(*modest, unverified=True)(())) == set(TOPOLOGY.dead_letter_reasons)
+        modest: Any = (lambda: ConnectionFactory([url]), url, TOPOLOGY)
+        assert SafeQueueReaders(*modest, unverified=False)(()) == {}
+        assert set(SafeQueueReaders(*modest, unverified=True)(())) == set(TOPOLOGY.dead_letter_reasons)
         monkeypatch.setenv("BROKER_URL", url)
         monkeypatch.setenv("BROKER_QUEUE", TOPOLOGY.queue)
         assert cli.main(["dead-letters", "summary"]) == 1
@@ -72,5 +72,5 @@ def test_another_limit_is_not_trusted_by_who_may_ask(vhost: Broker) -> None:
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
     vhost.declare(INVALID, arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})
-    taps = SafeTaps(lambda: Dialer([vhost.url]), vhost.url, TOPOLOGY, unverified=True)(())
+    taps = SafeQueueReaders(lambda: ConnectionFactory([vhost.url]), vhost.url, TOPOLOGY, unverified=True)(())
     assert set(TOPOLOGY.dead_letter_reasons) - set(taps) == {"invalid"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from consumer.broker.connection import Dialer
+from consumer.broker.connection import ConnectionFactory
 from consumer.broker.declare import ensure
 from consumer.commands import cli
 from consumer.core.topology import Topology
@@ -39,7 +39,7 @@ DEATH = {
 @pytest.fixture
 def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """A virtual host with our queues, and the environment that names it."""
-    connection = Dialer([vhost.url]).dial("test")
+    connection = ConnectionFactory([vhost.url]).connect_to_broker("test")
     try:
         ensure(connection, TOPOLOGY, declare=True)
     finally:

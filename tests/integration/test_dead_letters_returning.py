@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.connection import Dialer
+from consumer.broker.connection import ConnectionFactory
 from consumer.broker.publisher import AmqpPublisher
-from consumer.broker.queue_reader import AmqpTap
+from consumer.broker.queue_reader import AmqpQueueReader
 from consumer.core.outgoing import Outgoing
-from consumer.deadletters import returner
+from consumer.deadletters import auto_replayer
 from consumer.metrics import Metrics
-from consumer.service.auto_replay import Returner, Surroundings
+from consumer.service.auto_replay import AutoReplayer, ServiceState
 from tests.broker import Broker
 from tests.deadletters import QUEUE, REFUSED, UNAUTHORIZED, ids, journey, put
 from tests.integration.conftest import Run
@@ -146,9 +146,9 @@ def test_far_deadlines_wait_behind_fresh_journeys(broker: Broker, run: Run, sand
 # --- the returner alone, told what it is surrounded by ----------------------------------------
 
 
-def tap(broker: Broker, reason: str) -> AmqpTap:
+def tap(broker: Broker, reason: str) -> AmqpQueueReader:
     """The dead letters of one reason."""
-    return AmqpTap(Dialer([broker.url]), TOPOLOGY.dead_letter_queue(reason))
+    return AmqpQueueReader(ConnectionFactory([broker.url]), TOPOLOGY.dead_letter_queue(reason))
 
 
 class Counting(AmqpPublisher):
@@ -172,9 +172,11 @@ async def returning(
 ) -> AsyncIterator[Counting]:
     """A returner at work on ``broker``, after a token that was accepted at once; its publisher."""
     metrics = Metrics(CollectorRegistry())
-    publisher = Counting(dialer=Dialer([broker.url]), topology=None, declare=False, metrics=metrics)
+    publisher = Counting(
+        connections=ConnectionFactory([broker.url]), topology=None, declare=False, metrics=metrics
+    )
     publisher.start()
-    made = Returner(
+    made = AutoReplayer(
         taps=lambda reasons: {reason: partial(tap, broker, reason) for reason in reasons},
         publisher=publisher,
         queue=QUEUE,
@@ -187,7 +189,7 @@ async def returning(
         shared=shared,
     )
     accepted = itertools.count()
-    around = Surroundings(paused=lambda: False, busy=busy, successes=lambda: next(accepted))
+    around = ServiceState(paused=lambda: False, busy=busy, successes=lambda: next(accepted))
     running = asyncio.create_task(made.run(around))
     try:
         yield publisher
@@ -201,7 +203,7 @@ async def test_a_service_that_becomes_busy_gets_them_back(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in hand when the load begins waits a moment, then in its queue, where everybody sees it."""
-    monkeypatch.setattr(returner, "BUSY_SECONDS", 0.4)
+    monkeypatch.setattr(auto_replayer, "BUSY_SECONDS", 0.4)
     bury(broker, range(40))
     loaded = False
 
@@ -231,7 +233,7 @@ async def test_a_service_that_becomes_busy_gets_them_back(
 
 async def test_no_load_is_too_long_to_wait_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rounds they waited behind fresh journeys, they return when the load has ended."""
-    monkeypatch.setattr(returner, "ROUNDS", 2)
+    monkeypatch.setattr(auto_replayer, "ROUNDS", 2)
     bury(broker, range(20))
     looks, ended = 0, False
 
@@ -264,7 +266,7 @@ async def test_two_at_once_share_them(broker: Broker, monkeypatch: pytest.Monkey
 
 async def test_none_are_held_for_long(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person, or the look for the metric, finds those that still wait, between two rounds."""
-    monkeypatch.setattr(returner, "HOLD_SECONDS", 0.5)
+    monkeypatch.setattr(auto_replayer, "HOLD_SECONDS", 0.5)
     bury(broker, range(40))
 
     def seen() -> bool:
@@ -292,7 +294,7 @@ async def test_another_clock_leaves_none_behind(broker: Broker) -> None:
 
 async def test_what_another_one_holds_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rounds another replica keeps them: when it is gone they return."""
-    monkeypatch.setattr(returner, "ROUNDS", 2)
+    monkeypatch.setattr(auto_replayer, "ROUNDS", 2)
     asked, others = 0, True
 
     def shared(_reason: str) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from consumer.broker.connection import Dialer
+from consumer.broker.connection import ConnectionFactory
 from consumer.broker.declare import ensure
 from consumer.commands import cli
 from consumer.core.topology import Topology
@@ -37,7 +37,7 @@ def test_a_service_that_may_not_declare_finds_everything(
     assert set(vhost.queue_depths()) == expected
     said = capsys.readouterr().out
     assert all(f"declared {name}\n" in said for name in expected)
-    connection = Dialer([modest]).dial("test")
+    connection = ConnectionFactory([modest]).connect_to_broker("test")
     try:
         assert ensure(connection, topology, declare=False) == []
     finally:

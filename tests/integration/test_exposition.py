@@ -12,9 +12,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from consumer.errors import ConfigurationError
 from consumer.metrics import Metrics
-from consumer.service import http as exposition
+from consumer.service import http as http_server
 from consumer.service.health import Health
-from consumer.service.http import Exposition
+from consumer.service.http import HttpServer
 from tests.waiting import wait_until
 
 
@@ -48,16 +48,16 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def served(registry: CollectorRegistry, health: Health) -> Iterator[Exposition]:
+def served(registry: CollectorRegistry, health: Health) -> Iterator[HttpServer]:
     """Serve on a free port for one test."""
-    exposition = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
-    exposition.start()
-    yield exposition
-    exposition.stop()
+    http_server = HttpServer(registry=registry, health=health, host="127.0.0.1", port=0)
+    http_server.start()
+    yield http_server
+    http_server.stop()
 
 
 def ask(
-    served: Exposition, path: str, method: str = "GET", host: str = "127.0.0.1", **headers: str
+    served: HttpServer, path: str, method: str = "GET", host: str = "127.0.0.1", **headers: str
 ) -> tuple[int, bytes, http.client.HTTPMessage]:
     """Ask once; header names are given with underscores."""
     connection = http.client.HTTPConnection(host, served.port, timeout=10)
@@ -69,7 +69,7 @@ def ask(
         connection.close()
 
 
-def send(served: Exposition, data: bytes) -> bytes:
+def send(served: HttpServer, data: bytes) -> bytes:
     """Send raw bytes and return everything that comes back."""
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.sendall(data)
@@ -85,7 +85,7 @@ def send(served: Exposition, data: bytes) -> bytes:
 # --- Metrics -----------------------------------------------------------------------------
 
 
-def test_metrics_are_served_in_both_formats(served: Exposition) -> None:
+def test_metrics_are_served_in_both_formats(served: HttpServer) -> None:
     """Prometheus asks for OpenMetrics, people and older tools get plain text."""
     status, body, headers = ask(served, "/metrics")
     assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
@@ -96,7 +96,7 @@ def test_metrics_are_served_in_both_formats(served: Exposition) -> None:
     assert families["journey_consumer_journeys"].type == "counter"
 
 
-def test_metrics_are_compressed_when_the_client_can(served: Exposition) -> None:
+def test_metrics_are_compressed_when_the_client_can(served: HttpServer) -> None:
     """The answer is the same text, smaller."""
     _, plain, _ = ask(served, "/metrics")
     _, packed, headers = ask(served, "/metrics", Accept_Encoding="gzip")
@@ -106,7 +106,7 @@ def test_metrics_are_compressed_when_the_client_can(served: Exposition) -> None:
     assert ours == [line for line in plain.splitlines() if line.startswith(b"journey_")]
 
 
-def test_every_series_is_on_the_wire(served: Exposition, registry: CollectorRegistry) -> None:
+def test_every_series_is_on_the_wire(served: HttpServer, registry: CollectorRegistry) -> None:
     """What is scraped is what the registry holds."""
     _, body, _ = ask(served, "/metrics")
     names = [line.rpartition(b" ")[0] for line in body.splitlines()]
@@ -117,7 +117,7 @@ def test_every_series_is_on_the_wire(served: Exposition, registry: CollectorRegi
 
 
 def test_live_is_the_age_of_the_heartbeat_and_nothing_else(
-    served: Exposition, health: Health, clock: Clock
+    served: HttpServer, health: Health, clock: Clock
 ) -> None:
     """Red after fifteen seconds without a heartbeat, green again with the next one."""
     health.not_ready("not connected to the broker")
@@ -133,7 +133,7 @@ def test_live_is_the_age_of_the_heartbeat_and_nothing_else(
 def test_live_turns_red_while_the_event_loop_is_blocked(registry: CollectorRegistry) -> None:
     """The probe is answered by another thread, so a hanging loop cannot hang the answer."""
     health = Health(stale_after_seconds=0.5)
-    served = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
+    served = HttpServer(registry=registry, health=health, host="127.0.0.1", port=0)
     served.start()
     block, free, end = threading.Event(), threading.Event(), threading.Event()
 
@@ -160,7 +160,7 @@ def test_live_turns_red_while_the_event_loop_is_blocked(registry: CollectorRegis
         served.stop()
 
 
-def test_ready_says_why_not(served: Exposition, health: Health) -> None:
+def test_ready_says_why_not(served: HttpServer, health: Health) -> None:
     """Starting, subscribed, draining: the reason is in the body, for whoever runs kubectl describe."""
     assert ask(served, "/readyz")[:2] == (503, b"not ready: starting\n")
     health.ready()
@@ -173,20 +173,20 @@ def test_ready_says_why_not(served: Exposition, health: Health) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/", "/livez2", "/readyz/x", "//metrics/..", "/favicon.ico"])
-def test_other_paths_are_not_found(served: Exposition, path: str) -> None:
+def test_other_paths_are_not_found(served: HttpServer, path: str) -> None:
     """A probe that is aimed at the wrong path must not be green."""
     assert ask(served, path)[:2] == (404, b"404\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "BREW"])
-def test_other_methods_are_not_allowed(served: Exposition, method: str) -> None:
+def test_other_methods_are_not_allowed(served: HttpServer, method: str) -> None:
     """There is nothing to change here."""
     status, _, headers = ask(served, "/metrics", method)
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
-def test_head_is_get_without_the_body(served: Exposition, path: str, health: Health) -> None:
+def test_head_is_get_without_the_body(served: HttpServer, path: str, health: Health) -> None:
     """Load balancers ask with HEAD."""
     health.ready()
     status, body, headers = ask(served, path, "HEAD")
@@ -204,25 +204,25 @@ def test_head_is_get_without_the_body(served: Exposition, path: str, health: Hea
         b"\x16\x03\x01\x00\n\n",
     ],
 )
-def test_nothing_of_a_broken_request_is_repeated(served: Exposition, data: bytes) -> None:
+def test_nothing_of_a_broken_request_is_repeated(served: HttpServer, data: bytes) -> None:
     """Garbage gets an error or no answer, never an echo, and the next request is served."""
     assert b"nonsense" not in send(served, data)
     assert ask(served, "/livez")[0] == 200
 
 
-def test_an_endless_head_is_cut_off(served: Exposition) -> None:
+def test_an_endless_head_is_cut_off(served: HttpServer) -> None:
     """The memory that a client can take is bounded."""
     assert send(served, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000) == b""
     assert ask(served, "/livez")[0] == 200
 
 
-def test_a_dawdling_client_is_hung_up_on(served: Exposition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dawdling_client_is_hung_up_on(served: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole head has one deadline; a byte now and then does not extend it."""
-    monkeypatch.setattr(exposition, "_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "_HEAD_SECONDS", 0.2)
     assert send(served, b"GET /livez HTTP/1.1\r\n") == b""
 
 
-def test_too_many_connections_do_not_pile_up(served: Exposition) -> None:
+def test_too_many_connections_do_not_pile_up(served: HttpServer) -> None:
     """Beyond the bound a connection is closed at once, and threads do not grow."""
     idle: list[socket.socket] = []
     try:
@@ -235,7 +235,7 @@ def test_too_many_connections_do_not_pile_up(served: Exposition) -> None:
             connection.close()
 
 
-def test_the_slots_of_closed_connections_are_free_again(served: Exposition) -> None:
+def test_the_slots_of_closed_connections_are_free_again(served: HttpServer) -> None:
     """More requests than slots, one after the other."""
     for _ in range(40):
         with socket.create_connection(("127.0.0.1", served.port), timeout=10):
@@ -244,7 +244,7 @@ def test_the_slots_of_closed_connections_are_free_again(served: Exposition) -> N
 
 
 def test_a_bug_in_an_answer_is_logged(
-    served: Exposition, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+    served: HttpServer, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A collector that fails closes the connection and leaves a trace of what happened."""
 
@@ -263,10 +263,10 @@ def test_a_bug_in_an_answer_is_logged(
 
 
 def test_a_port_in_use_is_one_clear_sentence(
-    served: Exposition, registry: CollectorRegistry, health: Health
+    served: HttpServer, registry: CollectorRegistry, health: Health
 ) -> None:
     """Two services on one machine: the second says which setting to change."""
-    second = Exposition(registry=registry, health=health, host="127.0.0.1", port=served.port)
+    second = HttpServer(registry=registry, health=health, host="127.0.0.1", port=served.port)
     with pytest.raises(ConfigurationError) as caught:
         second.start()
     assert caught.value.problems == [
@@ -280,12 +280,12 @@ def test_a_host_that_is_not_ours_is_one_clear_sentence(
 ) -> None:
     """An address of another machine, or no address at all."""
     with pytest.raises(ConfigurationError, match="HTTP_HOST and HTTP_PORT 0: cannot listen there"):
-        Exposition(registry=registry, health=health, host=host, port=0).start()
+        HttpServer(registry=registry, health=health, host=host, port=0).start()
 
 
 def test_start_and_stop_can_be_repeated(registry: CollectorRegistry, health: Health) -> None:
     """A second start or stop changes nothing; the port is free again afterwards."""
-    served = Exposition(registry=registry, health=health, host="127.0.0.1", port=0)
+    served = HttpServer(registry=registry, health=health, host="127.0.0.1", port=0)
     served.stop()
     served.start()
     port = served.port
@@ -305,7 +305,7 @@ def test_it_listens_on_ipv6(host: str, registry: CollectorRegistry, health: Heal
     """`::` serves both families; a machine without IPv6 has nothing to test."""
     if not has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
-    served = Exposition(registry=registry, health=health, host=host, port=0)
+    served = HttpServer(registry=registry, health=health, host=host, port=0)
     served.start()
     try:
         assert ask(served, "/livez", host="::1")[0] == 200

@@ -4,8 +4,8 @@ import asyncio
 
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.connection import Dialer
-from consumer.broker.consumer import AmqpIntake
+from consumer.broker.connection import ConnectionFactory
+from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.subscription import Mode
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
@@ -20,56 +20,56 @@ async def test_resuming_with_unacknowledged_deliveries_keeps_the_connection(vhos
     """A consumer that comes back while deliveries are unsettled takes more, on the same connection."""
     held: list[Delivery] = []
     lost: list[None] = []
-    intake = AmqpIntake(
-        dialer=Dialer([vhost.url]),
+    consumer = AmqpConsumer(
+        connections=ConnectionFactory([vhost.url]),
         topology=Topology("q"),
         prefetch=PREFETCH,
         declare=True,
         metrics=Metrics(CollectorRegistry()),
     )
-    intake.listen(held.append, lambda: lost.append(None))
-    intake.want(Mode.FLOW)
-    running = asyncio.create_task(intake.run())
+    consumer.listen(held.append, lambda: lost.append(None))
+    consumer.want(Mode.FLOW)
+    running = asyncio.create_task(consumer.run())
     try:
-        await await_until(lambda: intake.subscribed, timeout=20)
+        await await_until(lambda: consumer.subscribed, timeout=20)
         vhost.publish("q", *(b"%d" % number for number in range(MESSAGES)))
         await await_until(lambda: len(held) >= PREFETCH, timeout=20)
         for _ in range(3):
             before = len(held)
-            intake.want(Mode.NONE)
+            consumer.want(Mode.NONE)
             await asyncio.sleep(0.2)  # the broker takes the cancel; nothing tells when it has
-            assert intake.acknowledge(held.pop())
+            assert consumer.acknowledge(held.pop())
             await asyncio.sleep(0.05)
-            intake.want(Mode.FLOW)
+            consumer.want(Mode.FLOW)
             await await_until(lambda before=before: len(held) >= before or lost, timeout=20)
             assert not lost
         assert not lost
         for delivery in held:
-            assert intake.acknowledge(delivery)
+            assert consumer.acknowledge(delivery)
         assert not any(delivery.redelivered for delivery in held)
     finally:
-        await intake.close()
+        await consumer.close()
         await running
 
 
 async def test_the_last_acknowledgements_arrive_before_the_channel_closes(vhost: Broker) -> None:
     """What is acknowledged in the moment of leaving does not come again."""
     held: list[Delivery] = []
-    intake = AmqpIntake(
-        dialer=Dialer([vhost.url]),
+    consumer = AmqpConsumer(
+        connections=ConnectionFactory([vhost.url]),
         topology=Topology("q"),
         prefetch=300,
         declare=True,
         metrics=Metrics(CollectorRegistry()),
     )
-    intake.listen(held.append, lambda: None)
-    intake.want(Mode.FLOW)
-    running = asyncio.create_task(intake.run())
-    await await_until(lambda: intake.subscribed, timeout=20)
+    consumer.listen(held.append, lambda: None)
+    consumer.want(Mode.FLOW)
+    running = asyncio.create_task(consumer.run())
+    await await_until(lambda: consumer.subscribed, timeout=20)
     vhost.publish("q", *(b"%d" % number for number in range(300)))
     await await_until(lambda: len(held) == 300, timeout=20)
     for delivery in held:
-        assert intake.acknowledge(delivery)
-    await intake.close()
+        assert consumer.acknowledge(delivery)
+    await consumer.close()
     await running
     assert vhost.depth("q").total == 0

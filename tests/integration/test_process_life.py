@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prometheus_client import CollectorRegistry
 
 from consumer.service.health import Health
-from consumer.service.http import Exposition
+from consumer.service.http import HttpServer
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import QUEUE, Ledger
@@ -207,8 +207,8 @@ async def test_live_turns_red_when_the_loop_hangs() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    exposition = Exposition(CollectorRegistry(), health, "127.0.0.1", port)
-    exposition.start()
+    http_server = HttpServer(CollectorRegistry(), health, "127.0.0.1", port)
+    http_server.start()
 
     def status() -> int:
         try:
@@ -239,7 +239,7 @@ async def test_live_turns_red_when_the_loop_hangs() -> None:
         assert await asyncio.to_thread(status) == 200
     finally:
         ticking.cancel()
-        exposition.stop()
+        http_server.stop()
 
 
 def test_sigterm_while_the_broker_does_not_answer(run: Run, vhost: Broker) -> None:

@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.app import Assembled, assemble, breakers_of, policy_of, tokens_of, topology_of
-from consumer.broker.consumer import AmqpIntake
+from consumer.app import Assembled, assemble, build_breakers, build_policy, build_token_source, build_topology
+from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
@@ -18,7 +18,7 @@ from consumer.core.breaker import BreakerState
 from consumer.core.outcome import PauseCause
 from consumer.logs import Output
 from consumer.metrics import Metrics
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 from consumer.registry.tokens import FileToken, StaticToken
 from tests.clock import FakeClock
 
@@ -28,9 +28,9 @@ def settings(**given: Any) -> Settings:
     return Settings(**{"registry_url": "http://localhost:1", **given})
 
 
-def registry(handler: Any = None) -> Registry:
+def registry(handler: Any = None) -> RegistryClient:
     """Make a Registry on no network."""
-    return Registry(
+    return RegistryClient(
         url="http://localhost:1",
         api_version="v3.3",
         timeout_seconds=1.0,
@@ -41,7 +41,7 @@ def registry(handler: Any = None) -> Registry:
 
 def test_topology_is_what_the_settings_say() -> None:
     """Every name and number of the queues."""
-    topology = topology_of(
+    topology = build_topology(
         settings(
             broker_queue="q",
             broker_exchange="e",
@@ -53,12 +53,12 @@ def test_topology_is_what_the_settings_say() -> None:
     assert topology.main.bindings == (("e", "k"),)
     assert topology.main.arguments["x-delivery-limit"] == 7
     assert (topology.queue, topology.delays_seconds) == ("q", (5, 10))
-    assert topology_of(settings()).main.bindings == ()
+    assert build_topology(settings()).main.bindings == ()
 
 
 def test_policy_is_what_the_settings_say() -> None:
     """Every number of retrying."""
-    policy = policy_of(
+    policy = build_policy(
         settings(
             retry_max_attempts=9,
             retry_attempts_per_visit=2,
@@ -68,7 +68,7 @@ def test_policy_is_what_the_settings_say() -> None:
             early_bound_seconds=77,
         )
     )
-    assert (policy.max_attempts, policy.attempts_per_visit) == (9, 2)
+    assert (policy.max_attempts, policy.attempts_per_delivery) == (9, 2)
     assert (policy.backoff_base_seconds, policy.backoff_cap_seconds) == (0.25, 3)
     assert (policy.delays_seconds, policy.early_bound_seconds) == ((5, 10), 77)
 
@@ -84,7 +84,7 @@ def test_policy_is_what_the_settings_say() -> None:
 )
 def test_each_breaker_opens_at_its_own_threshold(cause: PauseCause, threshold: int) -> None:
     """`AUTH_PAUSE_AFTER` for the token, `BREAKER_THRESHOLD` for an outage, the first 404 for the route."""
-    breaker = breakers_of(settings(auth_pause_after=4, breaker_threshold=6))[cause]
+    breaker = build_breakers(settings(auth_pause_after=4, breaker_threshold=6))[cause]
     for number in range(threshold):
         assert breaker.state is BreakerState.CLOSED
         breaker.failure(number, 0.0, 0.0)
@@ -95,8 +95,8 @@ def test_the_token_comes_from_where_it_is_configured(tmp_path: Path) -> None:
     """A setting or a file."""
     file = tmp_path / "token"
     file.write_text("from-a-file\n")
-    static = tokens_of(settings(registry_token="from-a-setting"), registry())
-    from_file = tokens_of(settings(registry_token_file=file), registry())
+    static = build_token_source(settings(registry_token="from-a-setting"), registry())
+    from_file = build_token_source(settings(registry_token_file=file), registry())
     assert isinstance(static, StaticToken)
     assert isinstance(from_file, FileToken)
     assert static.held.secret == "from-a-setting"
@@ -114,7 +114,7 @@ async def test_keys_are_read_anew_at_every_exchange(tmp_path: Path) -> None:
 
     file = tmp_path / "secret"
     file.write_text("one")
-    tokens = tokens_of(
+    tokens = build_token_source(
         settings(
             registry_api_version="v3.3", registry_access_key="access", registry_secret_key_file=str(file)
         ),
@@ -142,24 +142,24 @@ def _assembled(url: str, clock: FakeClock) -> Assembled:
 
 
 @pytest.mark.parametrize(
-    ("url", "intake", "publisher"),
+    ("url", "consumer", "publisher"),
     [
-        ("amqp://localhost//", AmqpIntake, AmqpPublisher),
-        ("amqps://localhost//", AmqpIntake, AmqpPublisher),
+        ("amqp://localhost//", AmqpConsumer, AmqpPublisher),
+        ("amqps://localhost//", AmqpConsumer, AmqpPublisher),
         ("memory://", VirtualLink, VirtualLink),
         ("redis://localhost/0", VirtualLink, VirtualLink),
     ],
 )
-async def test_the_broker_is_the_urls(url: str, intake: type, publisher: type, clock: FakeClock) -> None:
+async def test_the_broker_is_the_urls(url: str, consumer: type, publisher: type, clock: FakeClock) -> None:
     """AMQP has two connections; another transport is both sides in one."""
     made = _assembled(url, clock)
     service = made.service
-    assert type(service._intake) is intake
+    assert type(service._consumer) is consumer
     assert type(service._publisher) is publisher
-    assert (service._intake is service._publisher) is (intake is VirtualLink)
+    assert (service._consumer is service._publisher) is (consumer is VirtualLink)
     assert made.health.obstacle == "starting"
     await service._publisher.close()
-    await service._intake.close()
+    await service._consumer.close()
     await service._close_registry()
 
 
@@ -173,8 +173,8 @@ async def test_dead_letters_return_by_themselves_where_that_is_safe(
 ) -> None:
     """On transports where what is taken is in nobody's queue a crash would lose all that was looked at."""
     service = _assembled(url, clock).service
-    assert service._returner is not None
-    assert service._returner._returning is returning
+    assert service._auto_replayer is not None
+    assert service._auto_replayer._returning is returning
     await service._publisher.close()
-    await service._intake.close()
+    await service._consumer.close()
     await service._close_registry()

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from consumer.broker.connection import UNREADABLE_PROPERTIES
 from consumer.config import Settings
-from consumer.core import headers as history
+from consumer.core import headers as tracking_headers
 from consumer.core import outgoing as messages
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import DeadLetter, Delay, Reason
@@ -66,8 +66,12 @@ def test_reasons() -> None:
 def dead_letter() -> dict[str, object]:
     """Return the headers of a dead letter that came without any."""
     delivery = Delivery(b"{}")
-    return history.dead_letter_headers(
-        delivery, history.history(delivery), DeadLetter(Reason.REJECTED, "400", 400), NOW, "1"
+    return tracking_headers.dead_letter_headers(
+        delivery,
+        tracking_headers.tracking_headers(delivery),
+        DeadLetter(Reason.REJECTED, "400", 400),
+        NOW,
+        "1",
     )
 
 
@@ -83,12 +87,12 @@ def test_headers_of_a_dead_letter() -> None:
 def test_headers_on_the_way() -> None:
     """Every header that we ever write is named on the page."""
     delivery = Delivery(b"{}")
-    past = history.history(delivery)
+    past = tracking_headers.tracking_headers(delivery)
     written = {
         *dead_letter(),
-        *history.delay_headers(delivery, past, Delay(60, "503", 503), 1, NOW),
-        *history.return_headers(delivery, past, 1, NOW),
-        *history.replay_headers(delivery, past),
+        *tracking_headers.delay_headers(delivery, past, Delay(60, "503", 503), 1, NOW),
+        *tracking_headers.republish_headers(delivery, past, 1, NOW),
+        *tracking_headers.replay_headers(delivery, past),
         *UNREADABLE_PROPERTIES,
     }
     assert written <= set(pages.code(pages.prose(PAGE)))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consumer.app import breakers_of
+from consumer.app import build_breakers
 from consumer.commands import cli
 from consumer.config import load
 from consumer.core.breaker import BreakerState
@@ -123,9 +123,9 @@ def word(decision: Decision) -> str:
 
 def situations() -> Iterator[Situation]:
     """Return the first attempt and the last, before and past the deadline, paused and not, early and late."""
-    for attempts, here, visits, pausing, left, ends in itertools.product(
+    for attempts, here, delayed_retries, pausing, left, ends in itertools.product(
         (1, POLICY.max_attempts),
-        (1, POLICY.attempts_per_visit),
+        (1, POLICY.attempts_per_delivery),
         (0, len(POLICY.delays_seconds)),
         (None, PauseCause.UNAVAILABLE),
         (timedelta(hours=23), -timedelta(hours=1)),
@@ -134,7 +134,7 @@ def situations() -> Iterator[Situation]:
         yield Situation(
             attempts=attempts,
             attempts_here=here,
-            visits=visits,
+            delayed_retries=delayed_retries,
             now=NOW,
             deadline=NOW + left,
             ends_at=NOW + ends,
@@ -161,7 +161,7 @@ def test_what_pauses(row: str) -> None:
     causes = {cause for outcome in EXAMPLES[row] for cause, works in verdict(outcome).items() if not works}
     assert {f"`{cause}`" for cause in causes} == set(re.findall(r"^`\w+`", cell))
     thresholds = {"BREAKER_THRESHOLD": "7", "AUTH_PAUSE_AFTER": "9"}
-    breakers = breakers_of(load({"REGISTRY_TOKEN": "t", **thresholds}))
+    breakers = build_breakers(load({"REGISTRY_TOKEN": "t", **thresholds}))
     for cause in causes:
         needed = next(
             (int(n) for name, n in thresholds.items() if f"after `{name}` journeys in a row" in cell), 1

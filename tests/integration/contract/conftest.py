@@ -14,8 +14,8 @@ import kombu
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.broker.connection import Dialer
-from consumer.broker.consumer import AmqpIntake
+from consumer.broker.connection import ConnectionFactory
+from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink, transport_options
 from consumer.core.topology import Topology
@@ -49,11 +49,11 @@ class Side:
 
     async def link(self, on_delivery: Callable[[Any], None], on_lost: Callable[[], None]) -> tuple[Any, Any]:
         """Start a new intake and publisher."""
-        intake, publisher = self._make()
-        intake.listen(on_delivery, on_lost)
+        consumer, publisher = self._make()
+        consumer.listen(on_delivery, on_lost)
         publisher.start()
-        self._running.append((intake, publisher, asyncio.create_task(intake.run())))
-        return intake, publisher
+        self._running.append((consumer, publisher, asyncio.create_task(consumer.run())))
+        return consumer, publisher
 
     async def put(self, body: bytes, headers: Mapping[str, Any] | None = None, **properties: Any) -> None:
         """Publish to the consumed queue."""
@@ -71,9 +71,9 @@ class Side:
     async def close(self) -> None:
         """Close what is open, in the order of the service's drain."""
         while self._running:
-            intake, publisher, task = self._running.pop()
+            consumer, publisher, task = self._running.pop()
             await publisher.close()
-            await intake.close()
+            await consumer.close()
             await asyncio.wait_for(task, 10)
 
 
@@ -177,11 +177,11 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         broker: Broker = request.getfixturevalue("vhost")
         broker.declare(topology.queue, arguments=topology.main.arguments)
 
-        def amqp() -> tuple[AmqpIntake, AmqpPublisher]:
+        def amqp() -> tuple[AmqpConsumer, AmqpPublisher]:
             shared = {"topology": topology, "declare": True, "metrics": metrics}
             return (
-                AmqpIntake(dialer=Dialer([broker.url]), prefetch=PREFETCH, **shared),
-                AmqpPublisher(dialer=Dialer([broker.url]), **shared),
+                AmqpConsumer(connections=ConnectionFactory([broker.url]), prefetch=PREFETCH, **shared),
+                AmqpPublisher(connections=ConnectionFactory([broker.url]), **shared),
             )
 
         side = Side(topology, _Rabbit(broker, topology.queue), amqp)

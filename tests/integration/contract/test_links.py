@@ -40,10 +40,10 @@ class Taker:
 async def started(side: Side, mode: Mode = Mode.FLOW) -> tuple[Taker, Any, Any]:
     """A link that is connected and takes what ``mode`` says."""
     taker = Taker()
-    intake, publisher = await side.link(taker.on_delivery, taker.on_lost)
-    intake.want(mode)
-    await await_until(lambda: intake.connected, 15, "connected")
-    return taker, intake, publisher
+    consumer, publisher = await side.link(taker.on_delivery, taker.on_lost)
+    consumer.want(mode)
+    await await_until(lambda: consumer.connected, 15, "connected")
+    return taker, consumer, publisher
 
 
 async def stays(condition: Callable[[], bool], seconds: float = 0.3) -> bool:
@@ -60,7 +60,7 @@ async def test_a_delivery_is_the_message(side: Side) -> None:
     """Body, headers, content type and id are the operator's; the routing key is our queue."""
     body = '{"a": "é \\u0000 \\ud83d\\ude97"}'.encode() + b"\xff\x00"
     await side.put(body, {"x-trace": "abc", "n": 3}, content_type="application/json", message_id="m-1")
-    taker, intake, _ = await started(side)
+    taker, consumer, _ = await started(side)
     await taker.has(1)
     (delivery,) = taker.deliveries
     assert delivery.body == body
@@ -71,7 +71,7 @@ async def test_a_delivery_is_the_message(side: Side) -> None:
     assert (delivery.content_type, delivery.message_id) == ("application/json", "m-1")
     assert (delivery.exchange, delivery.routing_key) == ("", side.topology.queue)
     assert not delivery.redelivered
-    assert intake.is_current(delivery)
+    assert consumer.is_current(delivery)
 
 
 async def test_an_empty_body_is_delivered(side: Side) -> None:
@@ -86,10 +86,10 @@ async def test_what_is_acknowledged_is_gone(side: Side) -> None:
     """In any order, and also when the link closes right afterwards."""
     for number in range(PREFETCH):
         await side.put(str(number).encode())
-    taker, intake, _ = await started(side)
+    taker, consumer, _ = await started(side)
     await taker.has(PREFETCH)
     for delivery in (taker.deliveries[2], taker.deliveries[0], taker.deliveries[3], taker.deliveries[1]):
-        assert intake.acknowledge(delivery)
+        assert consumer.acknowledge(delivery)
     await side.close()
     assert await side.held(side.topology.queue) == []
 
@@ -98,15 +98,15 @@ async def test_what_is_not_acknowledged_comes_again(side: Side) -> None:
     """Closing gives back exactly what was not settled; nothing can be acknowledged afterwards."""
     for number in range(3):
         await side.put(str(number).encode())
-    taker, intake, _ = await started(side)
+    taker, consumer, _ = await started(side)
     await taker.has(3)
-    assert intake.acknowledge(taker.deliveries[1])
+    assert consumer.acknowledge(taker.deliveries[1])
     await side.close()
     assert taker.lost == 1
-    assert not intake.is_current(taker.deliveries[0])
-    assert not intake.acknowledge(taker.deliveries[0])
-    assert not intake.connected
-    assert not intake.subscribed
+    assert not consumer.is_current(taker.deliveries[0])
+    assert not consumer.acknowledge(taker.deliveries[0])
+    assert not consumer.connected
+    assert not consumer.subscribed
     again, _, _ = await started(side)
     await again.has(2)
     # By what was taken, not by number: the file system does not keep the order of one millisecond.
@@ -118,30 +118,30 @@ async def test_no_more_is_taken_than_the_prefetch(side: Side) -> None:
     """One acknowledgement makes room for one more."""
     for number in range(PREFETCH + 2):
         await side.put(str(number).encode())
-    taker, intake, _ = await started(side)
+    taker, consumer, _ = await started(side)
     await taker.has(PREFETCH)
     assert await stays(lambda: len(taker.deliveries) == PREFETCH)
-    intake.acknowledge(taker.deliveries[0])
+    consumer.acknowledge(taker.deliveries[0])
     await taker.has(PREFETCH + 1)
     assert await stays(lambda: len(taker.deliveries) == PREFETCH + 1)
 
 
 async def test_a_pause_leaves_the_backlog_in_the_queue(side: Side) -> None:
     """Nothing is taken while nothing is wanted; afterwards everything comes."""
-    taker, intake, _ = await started(side, Mode.NONE)
+    taker, consumer, _ = await started(side, Mode.NONE)
     await side.put(b"0")
     assert await stays(lambda: not taker.deliveries)
-    assert intake.connected
-    assert not intake.subscribed
-    intake.want(Mode.FLOW)
+    assert consumer.connected
+    assert not consumer.subscribed
+    consumer.want(Mode.FLOW)
     await taker.has(1)
-    assert intake.subscribed
-    intake.want(Mode.NONE)
-    await await_until(lambda: not intake.subscribed, 5, "no longer subscribed")
-    assert intake.acknowledge(taker.deliveries[0])
+    assert consumer.subscribed
+    consumer.want(Mode.NONE)
+    await await_until(lambda: not consumer.subscribed, 5, "no longer subscribed")
+    assert consumer.acknowledge(taker.deliveries[0])
     await side.put(b"1")
     assert await stays(lambda: len(taker.deliveries) == 1)
-    intake.want(Mode.FLOW)
+    consumer.want(Mode.FLOW)
     await taker.has(2)
 
 
@@ -149,13 +149,13 @@ async def test_a_probe_takes_one_at_a_time(side: Side) -> None:
     """The next one only when the first is settled."""
     for number in range(3):
         await side.put(str(number).encode())
-    taker, intake, _ = await started(side, Mode.PROBE)
+    taker, consumer, _ = await started(side, Mode.PROBE)
     await taker.has(1)
     assert await stays(lambda: len(taker.deliveries) == 1)
-    assert intake.acknowledge(taker.deliveries[0])
+    assert consumer.acknowledge(taker.deliveries[0])
     await taker.has(2)
     assert await stays(lambda: len(taker.deliveries) == 2)
-    intake.want(Mode.FLOW)
+    consumer.want(Mode.FLOW)
     await taker.has(3)
 
 
@@ -174,14 +174,14 @@ async def test_a_dead_letter_lies_in_the_queue_of_its_reason(side: Side, reason:
 async def test_what_is_returned_comes_again(side: Side) -> None:
     """A copy to the end of our own queue, then the acknowledgement of the original."""
     await side.put(b"body", {"x-trace": "abc"}, content_type="application/json", message_id="m-1")
-    taker, intake, publisher = await started(side)
+    taker, consumer, publisher = await started(side)
     await taker.has(1)
     came = taker.deliveries[0]
     outgoing = copy_of(
         came, exchange="", routing_key=side.topology.queue, headers={**came.headers, "x-attempts": 1}
     )
     await asyncio.wait_for(publisher.submit(outgoing), 10)
-    assert intake.acknowledge(came)
+    assert consumer.acknowledge(came)
     await taker.has(2)
     again = taker.deliveries[1]
     assert (again.body, again.message_id, again.content_type) == (b"body", "m-1", "application/json")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import trustme
 
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 from tests.integration.registry.servers import Connect, Handler, Serve, Server
 
 
@@ -29,12 +29,12 @@ async def serve() -> AsyncIterator[Serve]:
 @pytest.fixture
 async def connect() -> AsyncIterator[Connect]:
     """Make Registry clients that are closed with the test: two seconds, eight connections."""
-    clients: list[Registry] = []
+    clients: list[RegistryClient] = []
 
-    def make(target: Server | str, **changes: object) -> Registry:
+    def make(target: Server | str, **changes: object) -> RegistryClient:
         url = target if isinstance(target, str) else f"http://127.0.0.1:{target.port}"
         settings: dict[str, object] = {"api_version": "v3", "timeout_seconds": 2.0, "concurrency": 8}
-        client = Registry(url=url, **{**settings, **changes})  # type: ignore[arg-type]
+        client = RegistryClient(url=url, **{**settings, **changes})  # type: ignore[arg-type]
         clients.append(client)
         return client
 

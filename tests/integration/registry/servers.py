@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trustme
 
-from consumer.registry.client import Registry
+from consumer.registry.client import RegistryClient
 from tests.waiting import await_until
 
 #: More turns of the loop than a connection needs from the listening socket to its handler.
@@ -112,7 +112,7 @@ class Serve(Protocol):
 class Connect(Protocol):
     """Make a Registry client for the test."""
 
-    def __call__(self, target: Server | str, **changes: object) -> Registry:
+    def __call__(self, target: Server | str, **changes: object) -> RegistryClient:
         """Make it."""
 
 

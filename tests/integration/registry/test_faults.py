@@ -103,11 +103,11 @@ async def test_a_connection_lost_after_sending_was_perhaps_processed(
 ) -> None:
     """Closed before an answer, after or before reading the request: never called "not sent"."""
 
-    async def hang_up(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    async def close_connection(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         if listening:
             await read_request(reader)
 
-    found = await connect(await serve(hang_up)).post_journey(BODY, TOKEN)
+    found = await connect(await serve(close_connection)).post_journey(BODY, TOKEN)
     assert found == Fault(FaultKind.READ, "ReadError")
 
 

@@ -62,7 +62,7 @@ def test_closed_grants_no_probe() -> None:
     breaker = Breaker(POLICY)
     assert not breaker.may_probe(1e9)
     breaker.abandon_probe(1.0)
-    breaker.hasten(1.0)
+    breaker.probe_now(1.0)
     assert (breaker.state, breaker.probe_at) == (BreakerState.CLOSED, None)
 
 
@@ -125,7 +125,7 @@ def test_an_abandoned_probe_comes_back_soon() -> None:
 def test_a_change_brings_the_probe_forward() -> None:
     """A new token is tried at once."""
     breaker = opened(at=100.0)
-    breaker.hasten(100.5)
+    breaker.probe_now(100.5)
     assert breaker.may_probe(100.5)
 
 
@@ -134,7 +134,7 @@ def test_a_change_during_a_probe(end: str) -> None:
     """What the old token's probe says is not the last word: the new one is tried at once, but once."""
     breaker = opened(at=100.0)
     assert breaker.may_probe(102.0)
-    breaker.hasten(102.5)
+    breaker.probe_now(102.5)
     assert breaker.state is BreakerState.HALF_OPEN
     if end == "failure":
         breaker.failure("old", 103.0, 0.9)
@@ -209,8 +209,8 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.breaker.state is not BreakerState.CLOSED)
     @rule()
-    def hasten(self) -> None:
-        self.breaker.hasten(self.now)
+    def probe_now(self) -> None:
+        self.breaker.probe_now(self.now)
 
     @invariant()
     def holds(self) -> None:

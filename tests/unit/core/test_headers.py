@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.delivery import Delivery
-from consumer.core.headers import History, dead_letter_headers, delay_headers, history, return_headers
+from consumer.core.headers import (
+    TrackingHeaders,
+    dead_letter_headers,
+    delay_headers,
+    republish_headers,
+    tracking_headers,
+)
 from consumer.core.outcome import DeadLetter, Delay, Reason
 
 NOW = datetime(2026, 11, 23, 17, 30, 1, 234567, tzinfo=timezone(timedelta(hours=1)))
@@ -23,21 +29,21 @@ def message(**headers: Any) -> Delivery:
     return Delivery(b"{}", headers=named, exchange="journeys", routing_key="completed")
 
 
-FRESH = History(original_exchange="journeys", original_routing_key="completed")
-PAST = History(4, 2, EARLIER, "origin", "key", 1)
+FRESH = TrackingHeaders(original_exchange="journeys", original_routing_key="completed")
+PAST = TrackingHeaders(4, 2, EARLIER, "origin", "key", 1)
 
 
 def test_a_message_without_past() -> None:
     """A message that was never here has itself as its origin, and no failures."""
-    assert history(message()) == FRESH
+    assert tracking_headers(message()) == FRESH
 
 
 def test_a_message_with_a_past() -> None:
     """What we wrote is what we read."""
     headers = delay_headers(message(x_replays=1), PAST, Delay(60, "http_503", 503), 7, NOW)
-    assert history(Delivery(b"", headers=headers, exchange="", routing_key="queue")) == History(
-        7, 3, EARLIER, "origin", "key", 1
-    )
+    assert tracking_headers(
+        Delivery(b"", headers=headers, exchange="", routing_key="queue")
+    ) == TrackingHeaders(7, 3, EARLIER, "origin", "key", 1)
 
 
 @pytest.mark.parametrize(
@@ -47,18 +53,18 @@ def test_a_message_with_a_past() -> None:
 @pytest.mark.parametrize("name", ["x_attempts", "x_visits", "x_replays", "x_first_failure"])
 def test_an_operator_s_header_of_the_same_name(name: str, garbage: Any) -> None:
     """Another type, negative, absurd: as if it were not there."""
-    assert history(message(**{name: garbage})) == FRESH
+    assert tracking_headers(message(**{name: garbage})) == FRESH
 
 
 @pytest.mark.parametrize("garbage", [7, None, b"x", "x" * 256, "é" * 128, ["x"]])
 def test_names_that_amqp_would_refuse(garbage: Any) -> None:
     """An origin that is no short text is not believed."""
-    assert history(message(x_original_exchange=garbage, x_original_routing_key=garbage)) == FRESH
+    assert tracking_headers(message(x_original_exchange=garbage, x_original_routing_key=garbage)) == FRESH
 
 
 def test_the_default_exchange_is_an_origin_too() -> None:
     """An empty name is a name."""
-    past = history(message(x_original_exchange="", x_original_routing_key="queue"))
+    past = tracking_headers(message(x_original_exchange="", x_original_routing_key="queue"))
     assert (past.original_exchange, past.original_routing_key) == ("", "queue")
 
 
@@ -112,7 +118,7 @@ def test_nothing_steers_the_broker_on_the_way_round(way: str) -> None:
     if way == "delay":
         headers = delay_headers(delivery, PAST, Delay(60, "read", None), 5, NOW)
     else:
-        headers = return_headers(delivery, PAST, 5, NOW)
+        headers = republish_headers(delivery, PAST, 5, NOW)
     assert not STEERING.keys() & headers.keys()
     assert headers["tenant"] == "t"
 
@@ -138,7 +144,7 @@ def test_waiting_is_no_failure() -> None:
 
 def test_return() -> None:
     """The way back to our own queue costs no visit and forgets nothing."""
-    assert return_headers(message(x_visits=2, x_replays=1), PAST, 4, NOW) == {
+    assert republish_headers(message(x_visits=2, x_replays=1), PAST, 4, NOW) == {
         "x-attempts": 4,
         "x-visits": 2,
         "x-replays": 1,
@@ -173,10 +179,13 @@ names = st.sampled_from(
 def test_any_headers(headers: dict[str, Any], attempts: int) -> None:
     """Whatever an operator's headers hold: no exception, the original is unchanged, counts grow."""
     delivery = Delivery(b"", headers=dict(headers), exchange="e", routing_key="r")
-    past = history(delivery)
+    past = tracking_headers(delivery)
     added = delay_headers(delivery, past, Delay(60, "read", None), attempts, NOW)
-    again = history(Delivery(b"", headers=added))
-    assert (again.attempts, again.visits) == (attempts, past.visits + 1 if past.visits < 10_000 else 0)
+    again = tracking_headers(Delivery(b"", headers=added))
+    assert (again.attempts, again.delayed_retries) == (
+        attempts,
+        past.delayed_retries + 1 if past.delayed_retries < 10_000 else 0,
+    )
     assert (again.original_exchange, again.original_routing_key) == (
         past.original_exchange,
         past.original_routing_key,

@@ -35,7 +35,7 @@ from consumer.core.policy import Policy, Situation, charges_attempt, decide, ver
 NOW = datetime(2026, 11, 23, 16, tzinfo=UTC)
 POLICY = Policy()
 FIRST = Situation(
-    attempts=1, attempts_here=1, visits=0, now=NOW, deadline=NOW + timedelta(hours=23), jitter=0.5
+    attempts=1, attempts_here=1, delayed_retries=0, now=NOW, deadline=NOW + timedelta(hours=23), jitter=0.5
 )
 LAST_HERE = replace(FIRST, attempts=3, attempts_here=3)
 DOWN = Unavailable("http_503", 503)
@@ -94,14 +94,14 @@ def test_while_paused(outcome: Outcome, alone: Decision, cause: PauseCause) -> N
         (replace(FIRST, attempts=2, attempts_here=2), RetrySoon(0.5)),
         (replace(FIRST, jitter=0.0), RetrySoon(0.0)),
         (LAST_HERE, Delay(60, "http_503", 503)),
-        (replace(LAST_HERE, visits=1), Delay(300, "http_503", 503)),
-        (replace(LAST_HERE, visits=2), Delay(900, "http_503", 503)),
-        (replace(LAST_HERE, visits=3), Delay(3600, "http_503", 503)),
-        (replace(LAST_HERE, visits=30), Delay(3600, "http_503", 503)),
-        (replace(LAST_HERE, visits=30, deadline=None), Delay(3600, "http_503", 503)),
-        (deadline_in(3600, attempts_here=3, visits=9), Delay(900, "http_503", 503)),
-        (deadline_in(60, attempts_here=30, visits=9), RetrySoon(5.0)),
-        (deadline_in(4, attempts_here=30, visits=9), RetrySoon(2.0)),
+        (replace(LAST_HERE, delayed_retries=1), Delay(300, "http_503", 503)),
+        (replace(LAST_HERE, delayed_retries=2), Delay(900, "http_503", 503)),
+        (replace(LAST_HERE, delayed_retries=3), Delay(3600, "http_503", 503)),
+        (replace(LAST_HERE, delayed_retries=30), Delay(3600, "http_503", 503)),
+        (replace(LAST_HERE, delayed_retries=30, deadline=None), Delay(3600, "http_503", 503)),
+        (deadline_in(3600, attempts_here=3, delayed_retries=9), Delay(900, "http_503", 503)),
+        (deadline_in(60, attempts_here=30, delayed_retries=9), RetrySoon(5.0)),
+        (deadline_in(4, attempts_here=30, delayed_retries=9), RetrySoon(2.0)),
         (deadline_in(0), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
         (deadline_in(-5), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
         (replace(FIRST, attempts=74), RetrySoon(0.25)),
@@ -124,8 +124,8 @@ def test_unavailable(situation: Situation, expected: Decision) -> None:
         (None, ends_in(86_400), Delay(3600, "ends_in_future", None)),
         (None, ends_in(86_401), DeadLetter(Reason.INVALID, "ends_in_future at end.datetime", None)),
         (422, ends_in(-1), RetrySoon(0.25)),
-        (422, ends_in(-1, attempts_here=3, visits=3), Delay(3600, "ends_in_future", 422)),
-        (422, ends_in(-1, visits=4), DeadLetter(Reason.REJECTED, "ends_in_future", 422)),
+        (422, ends_in(-1, attempts_here=3, delayed_retries=3), Delay(3600, "ends_in_future", 422)),
+        (422, ends_in(-1, delayed_retries=4), DeadLetter(Reason.REJECTED, "ends_in_future", 422)),
         (422, ends_in(-1, attempts=75), DeadLetter(Reason.REJECTED, "ends_in_future", 422)),
         (422, deadline_in(-1), DeadLetter(Reason.REJECTED, "ends_in_future", 422)),
         (422, replace(FIRST, deadline=None, attempts_here=3), Delay(60, "ends_in_future", 422)),
@@ -140,7 +140,7 @@ def test_early(status: int | None, situation: Situation, expected: Decision) -> 
     outcome=st.sampled_from([outcome for outcome, _ in ALONE]),
     attempts=st.integers(1, 200),
     here=st.integers(1, 10_000),
-    visits=st.integers(0, 10_000),
+    delayed_retries=st.integers(0, 10_000),
     left=st.none() | st.floats(-1e6, 1e6),
     wait=st.none() | st.floats(-1e6, 1e6),
     jitter=st.floats(0, 1, exclude_max=True),
@@ -150,7 +150,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
     outcome: Outcome,
     attempts: int,
     here: int,
-    visits: int,
+    delayed_retries: int,
     left: float | None,
     wait: float | None,
     jitter: float,
@@ -162,7 +162,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
         Situation(
             attempts=attempts,
             attempts_here=here,
-            visits=visits,
+            delayed_retries=delayed_retries,
             now=NOW,
             deadline=None if left is None else NOW + timedelta(seconds=left),
             ends_at=None if wait is None else NOW + timedelta(seconds=wait),
@@ -189,7 +189,9 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
 def test_a_journey_that_always_fails_ends(outcome: Outcome, jitters: list[float], left: float | None) -> None:
     """Failing for ever ends in a dead letter, within the attempts and not after the deadline."""
     deadline = None if left is None else NOW + timedelta(seconds=left)
-    situation = Situation(attempts=0, attempts_here=0, visits=0, now=NOW, deadline=deadline, ends_at=NOW)
+    situation = Situation(
+        attempts=0, attempts_here=0, delayed_retries=0, now=NOW, deadline=deadline, ends_at=NOW
+    )
     for step in range(POLICY.max_attempts + 1):
         situation = replace(
             situation,
@@ -202,7 +204,9 @@ def test_a_journey_that_always_fails_ends(outcome: Outcome, jitters: list[float]
                 situation = replace(situation, now=situation.now + timedelta(seconds=seconds))
             case Delay(seconds):
                 now = situation.now + timedelta(seconds=seconds)
-                situation = replace(situation, now=now, attempts_here=0, visits=situation.visits + 1)
+                situation = replace(
+                    situation, now=now, attempts_here=0, delayed_retries=situation.delayed_retries + 1
+                )
             case decision:
                 break
     assert isinstance(decision, DeadLetter)
@@ -212,14 +216,16 @@ def test_a_journey_that_always_fails_ends(outcome: Outcome, jitters: list[float]
 
 def test_the_attempts_last_for_most_of_a_day() -> None:
     """With the defaults an outage of 21 hours exhausts nobody."""
-    now, attempts, visits = 0.0, 0, 0
+    now, attempts, delayed_retries = 0.0, 0, 0
     while True:
-        attempts += POLICY.attempts_per_visit
-        situation = replace(FIRST, attempts=attempts, attempts_here=3, visits=visits, deadline=None)
+        attempts += POLICY.attempts_per_delivery
+        situation = replace(
+            FIRST, attempts=attempts, attempts_here=3, delayed_retries=delayed_retries, deadline=None
+        )
         decision = decide(DOWN, situation, POLICY)
         if not isinstance(decision, Delay):
             break
-        now, visits = now + decision.seconds, visits + 1
+        now, delayed_retries = now + decision.seconds, delayed_retries + 1
     assert 21 * 3600 <= now < 86_400
 
 
@@ -230,7 +236,7 @@ def test_the_attempts_last_for_most_of_a_day() -> None:
         {"delays_seconds": (0, 60)},
         {"delays_seconds": (300, 60)},
         {"max_attempts": 0},
-        {"attempts_per_visit": 0},
+        {"attempts_per_delivery": 0},
         {"backoff_base_seconds": 0},
         {"backoff_base_seconds": 11},
     ],

@@ -11,21 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.rate_limiter import Pacer
+from consumer.core.rate_limiter import RateLimiter
 from consumer.core.reply import RateLimit
 
 
 def test_a_burst_then_one_by_one() -> None:
     """At 60 a minute and a burst of 3: three at once, then one each second."""
-    pacer = Pacer(60, burst=3)
-    assert [pacer.reserve(100.0) for _ in range(6)] == pytest.approx([0, 0, 0, 1, 2, 3])
+    rate_limiter = RateLimiter(60, burst=3)
+    assert [rate_limiter.reserve(100.0) for _ in range(6)] == pytest.approx([0, 0, 0, 1, 2, 3])
 
 
 def test_a_rest_does_not_save_up_more_than_a_burst() -> None:
     """After an hour of silence there is one burst, not an hour's worth."""
-    pacer = Pacer(60, burst=2)
-    assert pacer.reserve(0.0) == 0
-    assert [pacer.reserve(3600.0) for _ in range(4)] == pytest.approx([0, 0, 1, 2])
+    rate_limiter = RateLimiter(60, burst=2)
+    assert rate_limiter.reserve(0.0) == 0
+    assert [rate_limiter.reserve(3600.0) for _ in range(4)] == pytest.approx([0, 0, 1, 2])
 
 
 @given(
@@ -45,12 +45,12 @@ def test_no_window_sees_more_than_rate_and_burst(
     rate: int, burst: int, steps: list[tuple[float, int, RateLimit | None]]
 ) -> None:
     """Whatever is asked and whatever the answers tell: never more than rate * t + burst in t."""
-    pacer, now, slots = Pacer(rate, burst), 0.0, []
+    rate_limiter, now, slots = RateLimiter(rate, burst), 0.0, []
     for pause, asked, seen in steps:
         now += pause
         if seen is not None:
-            pacer.observe(seen, now)
-        waits = [pacer.reserve(now) for _ in range(asked)]
+            rate_limiter.observe(seen, now)
+        waits = [rate_limiter.reserve(now) for _ in range(asked)]
         assert all(wait >= 0 for wait in waits)
         slots += [now + wait for wait in waits]
     assert all(later >= earlier - 1e-9 for earlier, later in itertools.pairwise(slots))  # floats round
@@ -65,113 +65,113 @@ def test_no_window_sees_more_than_rate_and_burst(
 
 def test_nobody_sends_while_held() -> None:
     """A hold moves the next slots behind it, is never shortened, and starts with a burst at most."""
-    pacer = Pacer(60, burst=2)
-    pacer.hold(30.0)
-    pacer.hold(20.0)
-    assert pacer.held_for(10.0) == 20.0
-    assert [pacer.reserve(10.0) for _ in range(4)] == pytest.approx([20, 20, 21, 22])
-    assert pacer.held_for(30.0) == 0.0
+    rate_limiter = RateLimiter(60, burst=2)
+    rate_limiter.hold(30.0)
+    rate_limiter.hold(20.0)
+    assert rate_limiter.held_for(10.0) == 20.0
+    assert [rate_limiter.reserve(10.0) for _ in range(4)] == pytest.approx([20, 20, 21, 22])
+    assert rate_limiter.held_for(30.0) == 0.0
 
 
 def test_slots_lost_to_a_hold_are_asked_for_again() -> None:
     """Whoever wakes up during a hold gets a new slot of its own behind it."""
-    pacer = Pacer(60, burst=1)
-    assert [pacer.reserve(0.0) for _ in range(4)] == pytest.approx([0, 1, 2, 3])
-    pacer.hold(2.5)
-    again = [1.0 + pacer.reserve(1.0), 2.0 + pacer.reserve(2.0)]
+    rate_limiter = RateLimiter(60, burst=1)
+    assert [rate_limiter.reserve(0.0) for _ in range(4)] == pytest.approx([0, 1, 2, 3])
+    rate_limiter.hold(2.5)
+    again = [1.0 + rate_limiter.reserve(1.0), 2.0 + rate_limiter.reserve(2.0)]
     assert again == pytest.approx([4, 5])
 
 
 def test_what_remains_is_spread_over_the_time_that_remains() -> None:
     """60 left for 30 seconds: two a second, although our own rate would allow a hundred."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 60, 30.0), now=0.0)
-    assert [pacer.reserve(0.0) for _ in range(3)] == pytest.approx([0, 0.5, 1.0])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 60, 30.0), now=0.0)
+    assert [rate_limiter.reserve(0.0) for _ in range(3)] == pytest.approx([0, 0.5, 1.0])
 
 
 def test_plenty_left_does_not_lift_our_own_rate() -> None:
     """The rate that the operator chose stays the upper bound."""
-    pacer = Pacer(60, burst=1)
-    pacer.observe(RateLimit(20_000, 20_000, 1.0), now=0.0)
-    assert [pacer.reserve(0.0) for _ in range(2)] == pytest.approx([0, 1])
+    rate_limiter = RateLimiter(60, burst=1)
+    rate_limiter.observe(RateLimit(20_000, 20_000, 1.0), now=0.0)
+    assert [rate_limiter.reserve(0.0) for _ in range(2)] == pytest.approx([0, 1])
 
 
 def test_the_new_window_is_at_our_own_rate() -> None:
     """When the budget's window has ended its scarcity is over."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 3, 30.0), now=0.0)
-    assert [pacer.reserve(31.0) for _ in range(2)] == pytest.approx([0, 0.01])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 3, 30.0), now=0.0)
+    assert [rate_limiter.reserve(31.0) for _ in range(2)] == pytest.approx([0, 0.01])
 
 
 @pytest.mark.parametrize("remaining", [0, 7, 200])
 def test_the_last_percent_is_left_alone(remaining: int) -> None:
     """What is in flight has not been counted: at one percent left everybody waits for the reset."""
-    pacer = Pacer(20_000, burst=1)
-    pacer.observe(RateLimit(20_000, remaining, 12.0), now=5.0)
-    assert pacer.held_for(5.0) == 12.0
-    assert pacer.reserve(5.0) == 12.0
+    rate_limiter = RateLimiter(20_000, burst=1)
+    rate_limiter.observe(RateLimit(20_000, remaining, 12.0), now=5.0)
+    assert rate_limiter.held_for(5.0) == 12.0
+    assert rate_limiter.reserve(5.0) == 12.0
 
 
 def test_a_small_budget_has_no_reserve() -> None:
     """A limit of five is used to its last."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(5, 1, 10.0), now=0.0)
-    assert pacer.held_for(0.0) == 0.0
-    assert [pacer.reserve(0.0) for _ in range(2)] == pytest.approx([0, 10.0])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(5, 1, 10.0), now=0.0)
+    assert rate_limiter.held_for(0.0) == 0.0
+    assert [rate_limiter.reserve(0.0) for _ in range(2)] == pytest.approx([0, 10.0])
 
 
 def test_answers_overtake_each_other() -> None:
     """An older answer that arrives late does not give back what is used up."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 10, 10.0), now=0.0)
-    pacer.observe(RateLimit(None, 1000, 11.0), now=0.1)
-    assert [pacer.reserve(0.1) for _ in range(2)] == pytest.approx([0, 0.99])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 10, 10.0), now=0.0)
+    rate_limiter.observe(RateLimit(None, 1000, 11.0), now=0.1)
+    assert [rate_limiter.reserve(0.1) for _ in range(2)] == pytest.approx([0, 0.99])
 
 
 def test_a_later_window_replaces_the_old_one() -> None:
     """An answer of the next window counts as it is, even if the old one seems to last."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 1, 10.0), now=0.0)
-    pacer.observe(RateLimit(None, 120, 60.0), now=5.0)
-    assert [pacer.reserve(5.0) for _ in range(2)] == pytest.approx([0, 0.5])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 1, 10.0), now=0.0)
+    rate_limiter.observe(RateLimit(None, 120, 60.0), now=5.0)
+    assert [rate_limiter.reserve(5.0) for _ in range(2)] == pytest.approx([0, 0.5])
 
 
 @pytest.mark.parametrize("known_end", [10.0, 65.0])
 def test_late_answers_of_a_window_that_is_over(known_end: float) -> None:
     """The old window's last words, when they arrive in the new one, hold nobody up."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(1000, 900, known_end), now=0.0)
-    pacer.observe(RateLimit(1000, 3, 1.0), now=10.2)
-    assert pacer.held_for(10.2) == 0.0
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(1000, 900, known_end), now=0.0)
+    rate_limiter.observe(RateLimit(1000, 3, 1.0), now=10.2)
+    assert rate_limiter.held_for(10.2) == 0.0
 
 
 def test_a_window_that_was_too_long_to_be_true() -> None:
     """One answer with an absurd reset does not bind longer than until the next answer."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 1, 3600.0), now=0.0)
-    pacer.observe(RateLimit(None, 120, 60.0), now=5.0)
-    assert [pacer.reserve(5.0) for _ in range(2)] == pytest.approx([0, 0.5])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 1, 3600.0), now=0.0)
+    rate_limiter.observe(RateLimit(None, 120, 60.0), now=5.0)
+    assert [rate_limiter.reserve(5.0) for _ in range(2)] == pytest.approx([0, 0.5])
 
 
 def test_scarcity_ends_with_its_window() -> None:
     """Slots beyond the end of a scarce window are as close as ever."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(None, 1, 1.0), now=0.0)
-    assert [pacer.reserve(0.3) for _ in range(4)] == pytest.approx([0, 0.7, 0.71, 0.72])
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(None, 1, 1.0), now=0.0)
+    assert [rate_limiter.reserve(0.3) for _ in range(4)] == pytest.approx([0, 0.7, 0.71, 0.72])
 
 
 def test_an_ending_window_tells_nothing() -> None:
     """A reset of zero is about to be untrue."""
-    pacer = Pacer(6000, burst=1)
-    pacer.observe(RateLimit(100, 0, 0.0), now=0.0)
-    assert pacer.held_for(0.0) == 0.0
+    rate_limiter = RateLimiter(6000, burst=1)
+    rate_limiter.observe(RateLimit(100, 0, 0.0), now=0.0)
+    assert rate_limiter.held_for(0.0) == 0.0
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (math.nan, 1), (60, 0)])
 def test_unusable_settings_are_refused(rate: float, burst: int) -> None:
     """No rate, or no burst, would stop everything silently."""
     with pytest.raises(ValueError, match="must be"):
-        Pacer(rate, burst)
+        RateLimiter(rate, burst)
 
 
 class FixedWindow:
@@ -189,7 +189,7 @@ class FixedWindow:
 
 
 def simulate(  # noqa: C901 - five steps of one loop, each a function
-    pacers: list[Pacer], server: FixedWindow, *, workers: int, until: float, seed: int
+    pacers: list[RateLimiter], server: FixedWindow, *, workers: int, until: float, seed: int
 ) -> None:
     """Run the caller's loop of each pacer's workers, all with work waiting, in simulated time."""
     random_ = random.Random(seed)
@@ -199,12 +199,12 @@ def simulate(  # noqa: C901 - five steps of one loop, each a function
     def at(when: float, what: Callable[[float], None]) -> None:
         heapq.heappush(events, (when, next(order), what))
 
-    def start(pacer: Pacer) -> None:
+    def start(rate_limiter: RateLimiter) -> None:
         def ask(now: float) -> None:
-            at(now + pacer.reserve(now), wake)
+            at(now + rate_limiter.reserve(now), wake)
 
         def wake(now: float) -> None:
-            if pacer.held_for(now):
+            if rate_limiter.held_for(now):
                 ask(now)
             else:
                 at(now + random_.uniform(0.01, 0.05), arrive)
@@ -214,14 +214,14 @@ def simulate(  # noqa: C901 - five steps of one loop, each a function
             at(now + random_.uniform(0.01, 0.05), lambda then: answer(seen, then))
 
         def answer(seen: RateLimit, now: float) -> None:
-            pacer.observe(seen, now)
+            rate_limiter.observe(seen, now)
             ask(now)
 
         at(random_.uniform(0, 0.1), ask)
 
-    for pacer in pacers:
+    for rate_limiter in pacers:
         for _ in range(workers):
-            start(pacer)
+            start(rate_limiter)
     while events and events[0][0] < until:
         now, _, what = heapq.heappop(events)
         what(now)
@@ -232,7 +232,7 @@ def test_replicas_share_one_budget(replicas: int) -> None:
     """Each may use all of it, none knows the others: over at most by what is in flight, used to 95 %."""
     limit, window, windows = 3000, 60.0, 4
     server = FixedWindow(limit, window)
-    pacers = [Pacer(limit, burst=5) for _ in range(replicas)]
+    pacers = [RateLimiter(limit, burst=5) for _ in range(replicas)]
     simulate(pacers, server, workers=16, until=window * windows, seed=replicas)
     used = [server.seen[index] for index in range(windows)]
     assert max(used) <= limit * 1.002

@@ -6,7 +6,7 @@ from typing import Any
 
 from consumer.broker.queue_reader import BATCH_BYTES
 from consumer.core.delivery import Delivery
-from consumer.deadletters.hand import Dead, Hand
+from consumer.deadletters.hand import DeadLetterMessage, ReorderBuffer
 from consumer.deadletters.record import read
 from consumer.publishing import samples
 
@@ -14,20 +14,20 @@ NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TAP: Any = object()
 
 
-def dead(number: int, size: int = 0) -> Dead:
+def dead(number: int, size: int = 0) -> DeadLetterMessage:
     """A dead letter whose deadline is the farther the greater its number; of so many bytes more."""
     payload = samples.journey("v3", random.Random(number), NOW)
     payload["start"]["datetime"] = (NOW + timedelta(minutes=number)).isoformat()
     delivery = Delivery(samples.encode(payload) + b" " * size, tag=number)
-    return Dead(read(delivery, "rejected"), delivery, TAP, "rejected")
+    return DeadLetterMessage(read(delivery, "rejected"), delivery, TAP, "rejected")
 
 
 def test_what_waited_comes_out_as_it_went_in() -> None:
     """In the order of the deadlines, with its record and the tap that it must be acknowledged on."""
     every = [dead(number) for number in range(50)]
     shuffled = random.Random(1).sample(every, 50)
-    hand = Hand([each.record.urgency for each in every], most=None, most_bytes=10**9)
-    out = list[Dead]()
+    hand = ReorderBuffer([each.record.urgency for each in every], most=None, most_bytes=10**9)
+    out = list[DeadLetterMessage]()
     for start in range(0, 50, 10):
         hand.take_in(shuffled[start : start + 10])
         out += hand.take_out(len(hand))
@@ -42,7 +42,7 @@ def test_what_waited_comes_out_as_it_went_in() -> None:
 def test_a_batch_is_enough_in_number_or_in_bytes() -> None:
     """What is due is handed on before it is more than a batch may be."""
     every = [dead(number, size=3_000_000) for number in range(4)]
-    hand = Hand([each.record.urgency for each in every], most=None, most_bytes=10**9)
+    hand = ReorderBuffer([each.record.urgency for each in every], most=None, most_bytes=10**9)
     hand.take_in(every[:2])
     assert (hand.has_batch(2), hand.has_batch(3)) == (True, False)
     hand.take_in(every[2:3])
@@ -54,7 +54,7 @@ def test_a_batch_is_enough_in_number_or_in_bytes() -> None:
 def test_what_unpacks_to_much_comes_out_a_few_at_a_time() -> None:
     """Megabytes of spaces wait as a few kilobytes; all of them at once would not fit."""
     large = [dead(number, size=2_000_000) for number in range(20)]
-    hand = Hand([each.record.urgency for each in large], most=None, most_bytes=10**6)
+    hand = ReorderBuffer([each.record.urgency for each in large], most=None, most_bytes=10**6)
     hand.take_in(large[1:])
     assert len(hand) == 0, "they wait for the first one"
     hand.take_in(large[:1])

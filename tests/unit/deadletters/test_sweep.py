@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consumer.core.delivery import Delivery
-from consumer.core.headers import history, replay_headers
+from consumer.core.headers import replay_headers, tracking_headers
 from consumer.core.outgoing import Outgoing
-from consumer.deadletters.hand import Dead
-from consumer.deadletters.replay import ToQueue
+from consumer.deadletters.hand import DeadLetterMessage
+from consumer.deadletters.replay import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep, Tally
-from consumer.deadletters.underway import Acted, Result
+from consumer.deadletters.underway import BatchResult, Result
 from consumer.deadletters.view import show_tally
 from consumer.errors import BrokerError
 from consumer.errors import PublishError as Unconfirmed
@@ -113,7 +113,7 @@ def sweep(queue: Queue, **more: object) -> Sweep:
 async def test_every_acknowledgement_follows_its_confirm() -> None:
     """First the confirm, then the acknowledgement, then the tap is closed; the most urgent first."""
     queue = Queue(5, 1, 3)
-    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue), "q"))
     assert (tally.waiting, tally.selected, dict(tally.outcomes)) == (3, 3, {"replayed": 3})
     assert queue.journal[:2] == ["open", "close"], "the first look changes nothing"
     assert queue.journal[-1] == "close"
@@ -126,7 +126,7 @@ async def test_every_acknowledgement_follows_its_confirm() -> None:
 async def test_what_was_not_confirmed_is_not_acknowledged() -> None:
     """One failure among many: only that one stays, and the sweep ends."""
     queue = Queue(1, 2, 3, 4)
-    tally = await sweep(queue).run(ToQueue(Broker(queue, "2-3"), "q"))
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue, "2-3"), "q"))
     assert list(queue.messages) == ["2-3"]
     assert tally.trouble is not None
     assert "1 dead letters stay where they are" in tally.trouble
@@ -140,7 +140,7 @@ async def test_a_lost_connection_ends_it_and_closes_what_is_open() -> None:
     assert len(expected) == 2000
     queue.broken_after = 1000
     with pytest.raises(BrokerError, match="lost"):
-        await sweep(queue).run(ToQueue(Broker(queue), "q"))
+        await sweep(queue).run(ReplayToQueue(Broker(queue), "q"))
     assert queue.journal[-1] == "close"
     assert len(queue.messages) >= 1000
 
@@ -150,9 +150,9 @@ async def test_what_stays_is_not_met_again_in_the_same_sweep() -> None:
     queue, met = Queue(4, 3, 2, 1, 0.5), list[str]()
     queue.batch = 1
 
-    async def refuse(batch: Sequence[Dead]) -> Acted:
+    async def refuse(batch: Sequence[DeadLetterMessage]) -> BatchResult:
         met.extend(str(dead.record.message_id) for dead in batch)
-        return Acted([Result("rejected", gone=False)] * len(batch))
+        return BatchResult([Result("rejected", gone=False)] * len(batch))
 
     tally = await sweep(queue, most_bytes=1).run(refuse)
     assert met == ["4-0.5", "3-1", "2-2", "1-3", "0-4"]
@@ -165,7 +165,7 @@ async def test_each_pass_waits_for_what_the_one_before_gave_back() -> None:
     """A broker takes back on its own time; a pass that begins before that would miss the most urgent."""
     queue = Queue(4, 3, 2, 1)
     queue.batch = 1
-    await sweep(queue, most_bytes=1).run(ToQueue(Broker(queue), "q"))
+    await sweep(queue, most_bytes=1).run(ReplayToQueue(Broker(queue), "q"))
     assert queue.at_least == [0, 4, 3, 2, 1]
 
 
@@ -181,7 +181,7 @@ class DyingAgain(Queue):
 async def test_what_died_meanwhile_is_left_alone() -> None:
     """A journey that was replayed and died again during the sweep does not go round."""
     queue = DyingAgain(1, 2)
-    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue), "q"))
     assert (tally.acted, tally.missed) == (0, 2)
     assert len(queue.messages) == 2
 
@@ -191,7 +191,7 @@ async def test_who_wrote_them_may_have_another_clock(ahead: timedelta) -> None:
     """A death in the future by our clock was before the look all the same; one far away is no date."""
     queue = Queue(1, 2)
     queue.headers = {"x-last-failure": (NOW + ahead).isoformat()}
-    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue), "q"))
     assert (tally.acted, tally.missed) == (2, 0)
 
 
@@ -208,7 +208,7 @@ class Shared(Queue):
 async def test_what_somebody_else_took_is_told() -> None:
     """A replay is not done when some of what was selected was not there any more."""
     queue = Shared(1, 2, 3)
-    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"))
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue), "q"))
     assert (tally.acted, tally.missed) == (2, 1)
     assert "1  gone when their turn came" in show_tally(tally)
     assert "not come to" not in show_tally(tally)
@@ -217,7 +217,7 @@ async def test_what_somebody_else_took_is_told() -> None:
 async def test_a_limit_misses_nothing() -> None:
     """What a limit leaves out is not come to, and not gone."""
     queue = Queue(1, 2, 3)
-    tally = await sweep(queue).run(ToQueue(Broker(queue), "q"), limit=2)
+    tally = await sweep(queue).run(ReplayToQueue(Broker(queue), "q"), limit=2)
     assert (tally.acted, tally.missed) == (2, 0)
     assert "1  not come to" in show_tally(tally)
 
@@ -230,9 +230,9 @@ async def test_twins_are_acted_upon_once_each() -> None:
     queue.messages = {"a": twin, "b": twin, **dict(list(queue.messages.items())[1:])}
     queue.message_id = "the same"
 
-    async def refuse(batch: Sequence[Dead]) -> Acted:
+    async def refuse(batch: Sequence[DeadLetterMessage]) -> BatchResult:
         met.extend((dead.record.urgency - NOW.timestamp()) / 3600 for dead in batch)
-        return Acted([Result("rejected", gone=False)] * len(batch))
+        return BatchResult([Result("rejected", gone=False)] * len(batch))
 
     tally = await sweep(queue, most_bytes=1).run(refuse)
     assert met == [1, 2, 3, 4, 4]
@@ -246,10 +246,10 @@ async def test_large_ones_that_are_due_are_not_collected() -> None:
     queue.batch = 2
     most = 0
 
-    async def act(batch: Sequence[Dead]) -> Acted:
+    async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
         nonlocal most
         most = max(most, len(queue.messages) - len(queue._untaken))
-        return Acted([Result("replayed", gone=True)] * len(batch))
+        return BatchResult([Result("replayed", gone=True)] * len(batch))
 
     tally = await sweep(queue).run(act)
     assert tally.outcomes == {"replayed": 40}
@@ -281,9 +281,9 @@ async def test_stopping_ends_after_the_batch_under_way() -> None:
     queue = Queue(*range(1, 21))
     one = sweep(queue)
 
-    async def act(batch: Sequence[Dead]) -> Acted:
+    async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
         one.stop()
-        return Acted([Result("replayed", gone=True)] * len(batch))
+        return BatchResult([Result("replayed", gone=True)] * len(batch))
 
     tally = await one.run(act, rate=25)
     assert tally.outcomes == {"replayed": 5}
@@ -300,7 +300,7 @@ async def test_looking_is_shown_and_can_be_stopped() -> None:
         if tally.waiting == 2000:
             one.stop()
 
-    tally = await one.run(ToQueue(Broker(queue), "q"), show=show)
+    tally = await one.run(ReplayToQueue(Broker(queue), "q"), show=show)
     assert seen == [(True, 1000), (True, 2000), (True, 2000)]
     assert show_tally(tally) == "stopped after a look at 2,000 dead letters; nothing was done"
     assert len(queue.messages) == 2500
@@ -325,7 +325,7 @@ def test_a_replayed_message_starts_a_new_life() -> None:
         "mine": "kept",
     }
     delivery = Delivery(b"{}", headers=dead)
-    assert replay_headers(delivery, history(delivery)) == {
+    assert replay_headers(delivery, tracking_headers(delivery)) == {
         "mine": "kept",
         "x-replays": 1,
         "x-original-exchange": "e",

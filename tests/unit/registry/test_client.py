@@ -10,12 +10,12 @@ import pytest
 
 from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.errors import ConfigurationError
-from consumer.registry.client import MAX_BODY_BYTES, Registry
+from consumer.registry.client import MAX_BODY_BYTES, RegistryClient
 
 TOKEN = "token-that-nobody-may-see"
 
 
-def registry(transport: httpx.AsyncBaseTransport | None = None, **changes: object) -> Registry:
+def registry(transport: httpx.AsyncBaseTransport | None = None, **changes: object) -> RegistryClient:
     """A Registry on a transport of the test's own."""
     settings: dict[str, object] = {
         "url": "http://localhost:1/",
@@ -24,7 +24,7 @@ def registry(transport: httpx.AsyncBaseTransport | None = None, **changes: objec
         "concurrency": 2,
         "transport": transport,
     }
-    return Registry(**{**settings, **changes})  # type: ignore[arg-type]
+    return RegistryClient(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 class Trickle(httpx.AsyncByteStream):

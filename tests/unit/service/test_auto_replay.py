@@ -11,11 +11,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.core.delivery import Delivery
-from consumer.deadletters.sweep import Taps
+from consumer.deadletters.sweep import QueueReaders
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
-from consumer.service import auto_replay as returner
-from consumer.service.auto_replay import Returner, Surroundings
+from consumer.service import auto_replay as auto_replayer
+from consumer.service.auto_replay import AutoReplayer, ServiceState
 from tests.waiting import await_until
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -61,16 +61,18 @@ def registry() -> CollectorRegistry:
     return CollectorRegistry()
 
 
-def made(registry: CollectorRegistry, taps: Callable[[Sequence[str]], Taps], **how: Any) -> Returner:
+def made(
+    registry: CollectorRegistry, taps: Callable[[Sequence[str]], QueueReaders], **how: Any
+) -> AutoReplayer:
     """One that looks all the time and returns nothing, unless ``how`` says otherwise."""
     nobody: Any = None
     settings: dict[str, Any] = {"returning": False, "per_second": 1, "look_seconds": 0.01, **how}
-    return Returner(
+    return AutoReplayer(
         taps=taps, publisher=nobody, queue="q", metrics=Metrics(registry), now=lambda: NOW, **settings
     )
 
 
-QUIET = Surroundings(paused=lambda: False, busy=lambda: False, successes=lambda: 0)
+QUIET = ServiceState(paused=lambda: False, busy=lambda: False, successes=lambda: 0)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +109,12 @@ async def test_a_bug_in_it_does_not_end_the_service(
     """Dead letters wait; fresh journeys must not wait for them. It is logged, and tried again."""
     asked = 0
 
-    def broken(_reasons: Sequence[str]) -> Taps:
+    def broken(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal asked
         asked += 1
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(returner, "ROUNDS", 1_000)
+    monkeypatch.setattr(auto_replayer, "ROUNDS", 1_000)
     one = made(
         registry, broken, returning=returning, look_seconds=0 if returning else 0.01, round_seconds=0.01
     )
@@ -129,7 +131,7 @@ async def test_a_lasting_refusal_is_logged_once(
     """A queue that somebody deleted for good is one line, not one a minute; another reason is a new one."""
     asked = 0
 
-    def refused(_reasons: Sequence[str]) -> Taps:
+    def refused(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal asked
         asked += 1
         raise BrokerError("the queue does not exist" if asked <= 20 else "not permitted")
@@ -159,12 +161,12 @@ async def test_what_is_wrong_with_one_queue_hides_no_other(
     taps: Any = {"expired": Broken, "invalid": lambda: Queue(5), "rejected": lambda: Queue(7)}
     looks = 0
 
-    def found(_reasons: Sequence[str]) -> Taps:
+    def found(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal looks
         looks += 1
         if looks > 5:
             taps.pop("rejected", None)
-        found: Taps = taps
+        found: QueueReaders = taps
         return found
 
     def value(reason: str) -> float:
@@ -190,7 +192,7 @@ async def test_what_others_hold_is_not_forgotten(
     """A look while somebody holds some sees the rest: what was known before may still be there."""
     looks = 0
 
-    def found(_reasons: Sequence[str]) -> Taps:
+    def found(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal looks
         looks += 1
         taps: Any = {"unauthorized": lambda: Queue(3) if looks == 1 else Queue(*seen)}

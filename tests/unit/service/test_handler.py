@@ -22,10 +22,10 @@ from consumer.core.outcome import (
     Reason,
     Registered,
     Release,
-    Return,
+    Republish,
 )
 from consumer.publishing import samples
-from consumer.registry.secret import Held
+from consumer.registry.secret import LoadedToken
 from tests.corridor import PROBE_SECONDS, THRESHOLD, Corridor, passes, refused, registered, unavailable
 from tests.travel import loop, travelling
 
@@ -35,7 +35,7 @@ CLOUDEVENT = "application/cloudevents+json"
 class Rotating:
     """A token file in memory: ``renew`` finds the next token."""
 
-    held: Held | None = None
+    held: LoadedToken | None = None
 
     def __init__(self, *tokens: str | Outcome) -> None:
         self.tokens = list(tokens)
@@ -179,10 +179,10 @@ async def test_a_lost_answer_is_sent_again_and_found_registered() -> None:
 @travelling
 async def test_after_some_attempts_the_journey_comes_back_later() -> None:
     """The visit ends in the first delay queue; the next visit's in the second, then for ever in it."""
-    corridor = Corridor(unavailable(), attempts_per_visit=2)
+    corridor = Corridor(unavailable(), attempts_per_delivery=2)
     fate = await corridor.handle()
     assert (fate.disposition, fate.attempts) == (Delay(60, "503", 503), 2)
-    corridor = Corridor(unavailable(), attempts_per_visit=2)
+    corridor = Corridor(unavailable(), attempts_per_delivery=2)
     fate = await corridor.handle(headers={"x-attempts": 2, "x-visits": 1})
     assert (fate.disposition, fate.attempts) == (Delay(300, "503", 503), 4)
 
@@ -292,7 +292,7 @@ async def test_without_a_token_nothing_is_sent_and_nothing_dies() -> None:
         handled = asyncio.create_task(corridor.handler.handle(corridor.delivery()))
         await passes(3600)
         assert corridor.sent == []
-        assert corridor.gate.pausing is PauseCause.MISCONFIGURED
+        assert corridor.admission.pausing is PauseCause.MISCONFIGURED
         tokens.tokens = ["found"]
         fate = await asyncio.wait_for(handled, 601)
     assert isinstance(fate.disposition, Acknowledge)
@@ -311,7 +311,7 @@ async def test_what_pauses_costs_no_attempts() -> None:
             for number in range(THRESHOLD + 2)
         ]
         await passes(24 * 3600 - 7200)
-        assert corridor.gate.pausing is PauseCause.UNAVAILABLE
+        assert corridor.admission.pausing is PauseCause.UNAVAILABLE
         probes = len(corridor.sent)
         assert probes < 24 * 3600 / PROBE_SECONDS, "one at a time, at growing distances"
         corridor.answers = [registered()]
@@ -340,7 +340,7 @@ Situation = Callable[[Corridor], Awaitable[None]]
 
 async def _drained(corridor: Corridor) -> None:
     corridor.handler.draining = True
-    corridor.gate.pulse.fire()
+    corridor.admission.notifier.notify_all()
 
 
 async def _lost(corridor: Corridor) -> None:
@@ -352,7 +352,8 @@ async def _too_long(_: Corridor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("end", "disposition"), [(_drained, Release()), (_lost, Release()), (_too_long, Return("held too long"))]
+    ("end", "disposition"),
+    [(_drained, Release()), (_lost, Release()), (_too_long, Republish("held too long"))],
 )
 @pytest.mark.parametrize("waiting", ["throttled", "early", "paused", "paced", "retry"])
 @travelling
@@ -375,7 +376,7 @@ async def test_waiting_ends(waiting: str, end: Situation, disposition: Any) -> N
     corridor = Corridor(*answers, **limits, **more)
     async with corridor.open():
         if waiting == "paced":
-            corridor.pacer.reserve(loop().time())
+            corridor.rate_limiter.reserve(loop().time())
         body = samples.encode(corridor.payload(ends_in_seconds=early or -1.0))
         handled = asyncio.create_task(corridor.handler.handle(corridor.delivery(body)))
         await passes(5)
@@ -393,15 +394,15 @@ async def test_waiting_ends(waiting: str, end: Situation, disposition: Any) -> N
 
 @given(
     attempts=st.integers(-3, 10**12) | st.text(max_size=3) | st.booleans(),
-    visits=st.integers(-3, 10**12) | st.text(max_size=3),
+    delayed_retries=st.integers(-3, 10**12) | st.text(max_size=3),
 )
-def test_no_header_of_a_message_can_break_the_handler(attempts: object, visits: object) -> None:
+def test_no_header_of_a_message_can_break_the_handler(attempts: object, delayed_retries: object) -> None:
     """Headers are other people's text: whatever they say, there is a fate."""
 
     @travelling
     async def handled() -> None:
         corridor = Corridor(unavailable())
-        fate = await corridor.handle(headers={"x-attempts": attempts, "x-visits": visits})
+        fate = await corridor.handle(headers={"x-attempts": attempts, "x-visits": delayed_retries})
         assert isinstance(fate.disposition, Delay | DeadLetter)
 
     handled()

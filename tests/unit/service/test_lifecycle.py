@@ -60,14 +60,14 @@ async def test_a_bad_token_pauses_before_the_backlog_is_gone() -> None:
     async with corridor.serving():
         publish(corridor, 200)
         await passes(600)
-        assert corridor.gate.pausing is PauseCause.UNAUTHORIZED
+        assert corridor.admission.pausing is PauseCause.UNAUTHORIZED
         assert len(corridor.dead("unauthorized")) == THRESHOLD
         assert corridor.health.obstacle is None, "a pause is not the process's fault"
         probes = len(corridor.sent)
         assert probes <= THRESHOLD + 600 / (PROBE_SECONDS / 2)
         corridor.answers = [registered()]
         await passes(60)
-        assert corridor.gate.pausing is None
+        assert corridor.admission.pausing is None
     assert corridor.value("journeys_total", outcome="registered") == 200 - THRESHOLD
     assert len(corridor.dead("unauthorized")) == THRESHOLD
     corridor.balance(200)
@@ -80,7 +80,7 @@ async def test_a_wrong_route_kills_nothing() -> None:
     async with corridor.serving():
         publish(corridor, 50)
         await passes(3000)
-        assert corridor.gate.pausing is PauseCause.MISCONFIGURED
+        assert corridor.admission.pausing is PauseCause.MISCONFIGURED
         corridor.answers = [registered()]
         await passes(100)
     corridor.balance(50)
@@ -94,7 +94,7 @@ async def test_an_outage_costs_no_journey_its_attempts() -> None:
     async with corridor.serving():
         publish(corridor, 30)
         await passes(2 * 3600)
-        assert corridor.gate.pausing is PauseCause.UNAVAILABLE
+        assert corridor.admission.pausing is PauseCause.UNAVAILABLE
         corridor.answers = [registered()]
         await passes(700)
     corridor.balance(30)

@@ -10,25 +10,25 @@ from prometheus_client import CollectorRegistry
 
 from consumer.commands.asyncapi import add_events, document
 from consumer.core.delivery import Delivery
-from consumer.core.headers import History
+from consumer.core.headers import TrackingHeaders
 from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Reason, Registered
 from consumer.core.outgoing import Outgoing
 from consumer.errors import PublishError
 from consumer.metrics import Metrics
 from consumer.service import outcome_events as events
-from consumer.service.outcome_events import Events, event_of
-from consumer.service.result import Fate
+from consumer.service.outcome_events import OutcomeEvents, event_of
+from consumer.service.result import HandlingResult
 from schemas import Journey
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 JOURNEY = Journey("j-1", NOW, NOW)
 FATES = {
-    "registered": Fate(
-        Acknowledge(Registered(201, "2026-11-23T11:59:59.000Z")), JOURNEY, History(replays=1), 2
+    "registered": HandlingResult(
+        Acknowledge(Registered(201, "2026-11-23T11:59:59.000Z")), JOURNEY, TrackingHeaders(replays=1), 2
     ),
-    "already_registered": Fate(Acknowledge(AlreadyRegistered(409)), JOURNEY, History(), 1),
-    "rejected": Fate(DeadLetter(Reason.REJECTED, "too_short", 422), JOURNEY, History(), 1),
-    "invalid": Fate(DeadLetter(Reason.INVALID, "not_json", None), None, History(), 0),
+    "already_registered": HandlingResult(Acknowledge(AlreadyRegistered(409)), JOURNEY, TrackingHeaders(), 1),
+    "rejected": HandlingResult(DeadLetter(Reason.REJECTED, "too_short", 422), JOURNEY, TrackingHeaders(), 1),
+    "invalid": HandlingResult(DeadLetter(Reason.INVALID, "not_json", None), None, TrackingHeaders(), 0),
 }
 
 
@@ -63,7 +63,7 @@ async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch)
     """Confirmed, unroutable, failed; and beyond the bound they are dropped without being made."""
     monkeypatch.setattr(events, "MOST_WAITING", 3)
     registry, publisher = CollectorRegistry(), Publisher()
-    told = Events(publisher, exchange="e", queue="a b", metrics=Metrics(registry), now=lambda: NOW)
+    told = OutcomeEvents(publisher, exchange="e", queue="a b", metrics=Metrics(registry), now=lambda: NOW)
     for _ in range(5):
         told.settled(Delivery(b"{}"), FATES["rejected"], "rejected")
     outgoing = publisher.sent[0][0]
@@ -90,7 +90,9 @@ async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch)
 async def test_an_event_that_comes_back_makes_no_event() -> None:
     """A binding of the operator's that leads back to our queue would otherwise never come to an end."""
     publisher = Publisher()
-    told = Events(publisher, exchange="e", queue="q", metrics=Metrics(CollectorRegistry()), now=lambda: NOW)
+    told = OutcomeEvents(
+        publisher, exchange="e", queue="q", metrics=Metrics(CollectorRegistry()), now=lambda: NOW
+    )
     told.settled(Delivery(b"{}"), FATES["invalid"], "invalid")
     ((first, future),) = publisher.sent
     told.settled(Delivery(first.body, headers=first.headers), FATES["invalid"], "invalid")

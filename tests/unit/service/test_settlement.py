@@ -9,7 +9,7 @@ import pytest
 import schemas
 from consumer import __version__
 from consumer.core.delivery import Delivery
-from consumer.core.headers import history
+from consumer.core.headers import tracking_headers
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
@@ -19,21 +19,21 @@ from consumer.core.outcome import (
     Reason,
     Registered,
     Release,
-    Return,
+    Republish,
 )
 from consumer.publishing import samples
-from consumer.service.result import Fate
+from consumer.service.result import HandlingResult
 from tests.corridor import QUEUE, Corridor, passes
 from tests.travel import loop, travelling
 
 NOW = "2026-11-23T16:00:00.000Z"
 
 
-def fate_of(delivery: Delivery, disposition: Disposition, attempts: int = 1) -> Fate:
+def fate_of(delivery: Delivery, disposition: Disposition, attempts: int = 1) -> HandlingResult:
     """What the handler would have said."""
     journey = schemas.validate("v3", delivery.body)
     known = journey if isinstance(journey, schemas.Journey) else None
-    return Fate(disposition, known, history(delivery), attempts)
+    return HandlingResult(disposition, known, tracking_headers(delivery), attempts)
 
 
 SETTLED: dict[type[Disposition], tuple[Disposition, str | None, str]] = {
@@ -41,7 +41,7 @@ SETTLED: dict[type[Disposition], tuple[Disposition, str | None, str]] = {
     Acknowledge: (Acknowledge(Registered(201)), None, "registered"),
     DeadLetter: (DeadLetter(Reason.REJECTED, "x", 400), "journeys.dead-letter.rejected", "rejected"),
     Delay: (Delay(60, "503", 503), "journeys.retry.60s", "delayed"),
-    Return: (Return("held too long"), QUEUE, "returned"),
+    Republish: (Republish("held too long"), QUEUE, "returned"),
     Release: (Release(), None, ""),
 }
 
