@@ -47,7 +47,10 @@ COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --universal --python
 
 lock: $(VENV)-lock/.uv ## Renew the pinned dependencies from pyproject.toml
 	$(COMPILE) --output-file requirements/run.lock pyproject.toml
-	$(COMPILE) --output-file requirements/dev.lock --constraints requirements/run.lock --extra dev pyproject.toml
+	for extra in sandbox sqs; do \
+		$(COMPILE) --output-file requirements/$$extra.lock --constraints requirements/run.lock \
+			--extra $$extra pyproject.toml || exit 1; done
+	$(COMPILE) --output-file requirements/dev.lock --constraints requirements/run.lock --all-extras pyproject.toml
 	$(COMPILE) --output-file requirements/build.lock requirements/build.in
 
 clean: ## Remove the environments and all caches
@@ -72,8 +75,8 @@ $(BIN)/python:
 	@echo "make: setting up $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml requirements/build.lock requirements/run.lock | $(BIN)/python
-	@$(PIP) -r requirements/build.lock -r requirements/run.lock
+$(VENV)/.run: pyproject.toml requirements/build.lock requirements/sandbox.lock | $(BIN)/python
+	@$(PIP) -r requirements/build.lock -r requirements/sandbox.lock
 	@$(SOURCE)
 	@touch $@
 
