@@ -1,7 +1,8 @@
-"""Builds every object by hand and introduces them to one another. Decides nothing itself.
+"""Builds every object and connects them. Decides nothing itself.
 
-Settings come in, a ``Service`` comes out; ``run``, the demo and the tests all go through here, so
-that what is tested is what runs. Must be called on the event loop that will run the service.
+Settings come in, a ``Service`` comes out. ``run``, the demo and the tests all call ``assemble``, so that what
+is tested is what runs; the broker link, the HTTP transport and the clocks are arguments. Must be called on
+the event loop that will run the service.
 """
 
 import time
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -20,21 +21,25 @@ from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
 from consumer.core.breaker import Breaker, BreakerPolicy
+from consumer.core.clock import utc_now
 from consumer.core.outcome import PauseCause
 from consumer.core.policy import Policy
+from consumer.core.protocols import Consumer, Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
 from consumer.deadletters.sources import SafeQueueReaders
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
-from consumer.registry.client import RegistryClient
+from consumer.registry.client import RegistryClient, Transport
 from consumer.registry.key_exchange import ExchangedToken
 from consumer.registry.secret import read_secret
+from consumer.registry.submit import Submission
 from consumer.registry.tokens import FileToken, StaticToken, TokenSource
 from consumer.service.admission import Admission
 from consumer.service.auto_replay import AutoReplayer
-from consumer.service.handler import Handler, utc_now
+from consumer.service.handler import Handler
 from consumer.service.health import Health
+from consumer.service.inflight import InFlight
 from consumer.service.lifecycle import Service
 from consumer.service.outcome_events import OutcomeEvents
 from consumer.service.settlement import Settler
@@ -44,17 +49,28 @@ RATE_LIMITER_BURST = 16
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerLink:
+    """The two sides of a broker, which may be one object."""
+
+    consumer: Consumer
+    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled:
-    """The service with the parts that its surroundings want to look at."""
+    """The service with the parts that its surroundings look at."""
 
     service: Service
     health: Health
     topology: Topology
     admission: Admission
+    in_flight: InFlight
+    handler: Handler
+    settler: Settler
 
 
 def build_topology(settings: Settings) -> Topology:
-    """The queues that these settings ask for."""
+    """Return the queues that these settings name."""
     return Topology(
         queue=settings.broker_queue,
         exchange=settings.broker_exchange,
@@ -64,16 +80,22 @@ def build_topology(settings: Settings) -> Topology:
     )
 
 
-def build_connections(settings: Settings) -> Callable[[], ConnectionFactory]:
-    """A way to make dialers for the broker that these settings name."""
-    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    return lambda: ConnectionFactory(
-        settings.broker_urls, heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
+def build_connections(settings: Settings) -> ConnectionFactory:
+    """Return a factory of connections to the broker that these settings name."""
+    return ConnectionFactory(
+        settings.broker_urls,
+        heartbeat_seconds=settings.broker_heartbeat_seconds,
+        ca_file=str(settings.broker_ca_file) if settings.broker_ca_file else None,
     )
 
 
+def payload_version(settings: Settings) -> Literal["v2", "v3"]:
+    """Return the rules by which payloads are judged."""
+    return cast("Literal['v2', 'v3']", settings.registry_api_version[:2])
+
+
 def build_policy(settings: Settings) -> Policy:
-    """The rules of retrying that these settings ask for."""
+    """Return the rules of retrying."""
     return Policy(
         max_attempts=settings.retry_max_attempts,
         attempts_per_delivery=settings.retry_attempts_per_visit,
@@ -85,7 +107,7 @@ def build_policy(settings: Settings) -> Policy:
 
 
 def build_breakers(settings: Settings) -> dict[PauseCause, Breaker]:
-    """One breaker for each cause of a pause."""
+    """Return one breaker for each cause of a pause."""
     auth = BreakerPolicy(
         settings.auth_pause_after,
         settings.auth_probe_seconds,
@@ -100,8 +122,8 @@ def build_breakers(settings: Settings) -> dict[PauseCause, Breaker]:
     }
 
 
-def build_registry_client(settings: Settings) -> RegistryClient:
-    """The HTTP client of the Registry that these settings ask for."""
+def build_registry_client(settings: Settings, transport: Transport | None = None) -> RegistryClient:
+    """Return the HTTP client of the Registry; ``transport`` replaces the network."""
     return RegistryClient(
         url=settings.registry_url,
         api_version=settings.registry_api_version,
@@ -109,11 +131,12 @@ def build_registry_client(settings: Settings) -> RegistryClient:
         concurrency=settings.registry_concurrency,
         ca_file=settings.registry_ca_file,
         proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
+        transport=transport,
     )
 
 
 def build_token_source(settings: Settings, registry: RegistryClient) -> TokenSource:
-    """The way of authenticating that is configured; exactly one is (``config.load`` sees to it)."""
+    """Return the one way of authenticating that is configured (``config.load`` checks that it is one)."""
     if settings.registry_token is not None:
         return StaticToken(settings.registry_token.get_secret_value())
     if settings.registry_token_file is not None:
@@ -129,10 +152,47 @@ def build_token_source(settings: Settings, registry: RegistryClient) -> TokenSou
 
 
 def _secret(value: SecretStr | None, file: Path | None) -> str:
-    """Read anew at every exchange, because a mounted Secret is rotated under the running process."""
+    """Read again at every exchange: a mounted Secret is rotated under the running process."""
     if value is not None:
         return value.get_secret_value()
     return read_secret(file) if file is not None else ""
+
+
+def build_link(settings: Settings, topology: Topology, metrics: Metrics) -> BrokerLink:
+    """Return both sides of the broker that these settings name; nothing connects yet."""
+    if not is_amqp(settings.broker_urls[0]):
+        link = VirtualLink(
+            url=settings.broker_urls[0], topology=topology, prefetch=settings.broker_prefetch, metrics=metrics
+        )
+        return BrokerLink(link, link)
+    consumer = AmqpConsumer(
+        connections=build_connections(settings),
+        topology=topology,
+        prefetch=settings.broker_prefetch,
+        declare=settings.broker_declare,
+        metrics=metrics,
+    )
+    publisher = AmqpPublisher(
+        connections=build_connections(settings),
+        topology=topology,
+        declare=settings.broker_declare,
+        metrics=metrics,
+        confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
+    )
+    return BrokerLink(consumer, publisher)
+
+
+def _events_publisher(settings: Settings) -> AmqpPublisher | None:
+    """Return a publisher with a connection and metrics of its own, so that its failures affect no journey."""
+    if not settings.events_exchange or not is_amqp(settings.broker_urls[0]):
+        return None
+    return AmqpPublisher(
+        connections=build_connections(settings),
+        topology=None,
+        declare=False,
+        metrics=Metrics(CollectorRegistry()),
+        purpose="outcome events",
+    )
 
 
 def assemble(
@@ -140,106 +200,97 @@ def assemble(
     metrics: Metrics,
     output: Output,
     *,
+    link: BrokerLink | None = None,
+    transport: Transport | None = None,
+    tokens: TokenSource | None = None,
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], datetime] = utc_now,
 ) -> Assembled:
-    """Make the service that ``settings`` describe."""
+    """Make the service that ``settings`` describe. ``clock`` is monotonic seconds, ``now`` aware.
+
+    ``link``, ``transport`` and ``tokens`` take the place of what the settings name.
+    """
     topology, policy = build_topology(settings), build_policy(settings)
-    registry = build_registry_client(settings)
-    tokens = build_token_source(settings, registry)
+    client = build_registry_client(settings, transport)
+    tokens = tokens or build_token_source(settings, client)
+    link = link or build_link(settings, topology, metrics)
     rate_limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
-    settlement_log = SettlementLog(output, log_format=settings.log_format, level=settings.log_level)
-    health = Health()
-    admission = Admission(
-        breakers=build_breakers(settings),
-        rate_limiter=rate_limiter,
-        metrics=metrics,
-        clock=clock,
+    settlement_log = SettlementLog(
+        output,
+        log_format=settings.log_format,
+        level=settings.log_level,
+        clock=lambda: now().timestamp(),
     )
-    consumer: AmqpConsumer | VirtualLink
-    publisher: AmqpPublisher | VirtualLink
-    urls = settings.broker_urls
-    if is_amqp(urls[0]):
-        connections = build_connections(settings)
-        consumer = AmqpConsumer(
-            connections=connections(),
-            topology=topology,
-            prefetch=settings.broker_prefetch,
-            declare=settings.broker_declare,
-            metrics=metrics,
-        )
-        publisher = AmqpPublisher(
-            connections=connections(),
-            topology=topology,
-            declare=settings.broker_declare,
-            metrics=metrics,
-            confirm_timeout_seconds=settings.broker_confirm_timeout_seconds,
-        )
-    else:
-        consumer = publisher = VirtualLink(
-            url=urls[0],
-            topology=topology,
-            prefetch=settings.broker_prefetch,
-            metrics=metrics,
-        )
-    handler = Handler(
-        version=cast("Literal['v2', 'v3']", settings.registry_api_version[:2]),
-        registry=registry,
+    health = Health(clock=clock)
+    in_flight = InFlight(payload_version(settings))
+    admission = Admission(
+        breakers=build_breakers(settings), rate_limiter=rate_limiter, metrics=metrics, clock=clock
+    )
+    submission = Submission(
+        client=client,
         tokens=tokens,
-        admission=admission,
         rate_limiter=rate_limiter,
+        clock=clock,
+        now=now,
+        throttled_seconds=policy.throttled_seconds,
+        on_answer=metrics.request,
+        on_rate_limit=lambda limit: metrics.rate_limit_remaining.set(limit.remaining),
+    )
+    handler = Handler(
+        submission=submission,
+        admission=admission,
         policy=policy,
         metrics=metrics,
-        currency=consumer,
+        consumer=link.consumer,
         concurrency=settings.registry_concurrency,
         hold_limit_seconds=settings.hold_limit_seconds,
         clock=clock,
-        utc_now=now,
+        now=now,
     )
-    background: list[AmqpPublisher] = []
-    observer: dict[str, Any] = {}
-    if settings.events_exchange and is_amqp(urls[0]):
-        # A connection of its own, whose troubles are nobody else's; so are its metrics.
-        link = AmqpPublisher(
-            connections=build_connections(settings)(),
-            topology=None,
-            declare=False,
-            metrics=Metrics(CollectorRegistry()),
-            purpose="outcome events",
-        )
-        background.append(link)
+    events_publisher = _events_publisher(settings)
+    events = None
+    if events_publisher is not None and settings.events_exchange:
         events = OutcomeEvents(
-            link, exchange=settings.events_exchange, queue=topology.queue, metrics=metrics, now=now
+            events_publisher,
+            exchange=settings.events_exchange,
+            queue=topology.queue,
+            metrics=metrics,
+            now=now,
         )
-        observer["on_settled"] = events.settled
     settler = Settler(
-        consumer=consumer,
-        publisher=publisher,
+        consumer=link.consumer,
+        publisher=link.publisher,
         topology=topology,
         metrics=metrics,
         settlement_log=settlement_log,
-        utc_now=now,
+        clock=clock,
+        now=now,
         hold_limit_seconds=settings.hold_limit_seconds,
-        **observer,
+        events=events,
     )
-    safe_taps = SafeQueueReaders(
-        build_connections(settings), urls[0], topology, unverified=settings.dead_letters_unverified
+    # On other transports what is read is in no queue: a crash would lose all of it.
+    amqp = is_amqp(settings.broker_urls[0])
+    readers = SafeQueueReaders(
+        lambda: build_connections(settings),
+        settings.broker_urls[0],
+        topology,
+        unverified=settings.dead_letters_unverified,
     )
     auto_replayer = AutoReplayer(
-        taps=safe_taps,
-        shared=safe_taps.shared,
-        publisher=publisher,
+        taps=readers,
+        shared=readers.shared,
+        publisher=link.publisher,
         queue=topology.queue,
         metrics=metrics,
         now=now,
-        # On other transports what is looked at is in nobody's queue: a crash would lose all of it.
-        returning=settings.dead_letters_return_unauthorized and is_amqp(urls[0]),
+        returning=settings.dead_letters_return_unauthorized and amqp,
         per_second=settings.dead_letters_return_per_second,
-        look_seconds=settings.dead_letters_look_seconds if is_amqp(urls[0]) else 0,
+        look_seconds=settings.dead_letters_look_seconds if amqp else 0,
     )
     service = Service(
-        consumer=consumer,
-        publisher=publisher,
+        consumer=link.consumer,
+        publisher=link.publisher,
+        in_flight=in_flight,
         handler=handler,
         settler=settler,
         admission=admission,
@@ -247,10 +298,12 @@ def assemble(
         metrics=metrics,
         settlement_log=settlement_log,
         tokens=tokens,
-        close_registry=registry.aclose,
-        drain_timeout_seconds=settings.drain_timeout_seconds,
         auto_replayer=auto_replayer,
-        background=background,
+        close_registry=client.aclose,
+        drain_timeout_seconds=settings.drain_timeout_seconds,
+        clock=clock,
+        now=now,
         busy_from=max(1, settings.broker_prefetch // 2),
+        background=[] if events_publisher is None else [events_publisher],
     )
-    return Assembled(service, health, topology, admission)
+    return Assembled(service, health, topology, admission, in_flight, handler, settler)

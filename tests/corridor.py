@@ -1,7 +1,6 @@
-"""The whole corridor in one process, on a travelling clock: real parts between two scripted ends.
+"""The whole service in one process, on a travelling clock: ``assemble`` between two scripted ends.
 
-The broker is a ``MemoryLink``, the Registry's answers come from a list through the real HTTP edge. Everything
-between is what ``consumer.app`` puts there.
+The broker is a ``MemoryLink``, the Registry's answers come from a list through the real HTTP edge.
 """
 
 import asyncio
@@ -16,29 +15,37 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 
-from consumer.core.breaker import Breaker, BreakerPolicy
+from consumer.app import BrokerLink, assemble, build_topology
+from consumer.config import Settings
 from consumer.core.delivery import Delivery
-from consumer.core.outcome import PauseCause
-from consumer.core.policy import Policy
-from consumer.core.rate_limiter import RateLimiter
-from consumer.core.topology import Topology
-from consumer.logs import Output, SettlementLog
+from consumer.logs import Output
 from consumer.metrics import PREFIX, Metrics
 from consumer.publishing import samples
-from consumer.registry.client import RegistryClient
-from consumer.registry.tokens import StaticToken, TokenSource
-from consumer.service.admission import Admission
-from consumer.service.handler import Handler
-from consumer.service.health import Health
+from consumer.registry.tokens import TokenSource
+from consumer.service.inflight import Entry, HandlingResult
 from consumer.service.lifecycle import Service
-from consumer.service.result import HandlingResult
-from consumer.service.settlement import Settler
 from tests.memory_link import MemoryLink
 from tests.travel import loop
 
 QUEUE = "journeys"
 THRESHOLD = 3  # failures in a row that open a breaker
 PROBE_SECONDS = 10.0
+
+SETTINGS: dict[str, Any] = {
+    "registry_url": "http://localhost:1",
+    "registry_api_version": "v3.3",
+    "registry_token": "token",
+    "registry_concurrency": 8,
+    "registry_rate_per_minute": 1_000_000,
+    "broker_url": "memory://",
+    "broker_queue": QUEUE,
+    "retry_delays_seconds": (60, 300),
+    "breaker_threshold": THRESHOLD,
+    "auth_pause_after": THRESHOLD,
+    "breaker_probe_seconds": PROBE_SECONDS,
+    "auth_probe_seconds": PROBE_SECONDS,
+    "breaker_probe_cap_seconds": 4 * PROBE_SECONDS,
+}
 
 Answer = httpx.Response | Exception | Callable[[httpx.Request], Awaitable[httpx.Response]]
 
@@ -62,87 +69,37 @@ def unavailable() -> httpx.Response:
 
 
 class Corridor:
-    """Make it inside a ``travelling`` test. ``answers`` are used up in order, the last one for ever."""
+    """Make it inside a ``travelling`` test. ``answers`` are used up in order, the last one is repeated.
 
-    def __init__(
-        self,
-        *answers: Answer,
-        tokens: TokenSource | None = None,
-        rate_per_minute: float = 1_000_000,
-        concurrency: int = 8,
-        hold_limit_seconds: float = 600.0,
-        drain_timeout_seconds: float = 25.0,
-        **policy: Any,
-    ) -> None:
+    ``settings`` are the service's own, by their names in ``Settings``.
+    """
+
+    def __init__(self, *answers: Answer, tokens: TokenSource | None = None, **settings: Any) -> None:
         self.answers = list(answers) or [registered()]
         self.sent: list[httpx.Request] = []
         self.sent_at: list[float] = []
         self.in_flight = self.most_in_flight = 0
-        self.topology = Topology(QUEUE, delays_seconds=(60, 300))
+        self.settings = Settings(**{**SETTINGS, **settings})
+        self.topology = build_topology(self.settings)
         self.link = MemoryLink(topology=self.topology)
         self.collector = CollectorRegistry()
         self.metrics = Metrics(self.collector)
         self.log = io.StringIO()
-        settlement_log = SettlementLog(Output(self.log), clock=lambda: loop().now().timestamp())
-        auth, down = (
-            BreakerPolicy(THRESHOLD, PROBE_SECONDS, 4 * PROBE_SECONDS),
-            BreakerPolicy(1, PROBE_SECONDS, 4 * PROBE_SECONDS),
-        )
-        self.breakers = {cause: Breaker(auth) for cause in PauseCause}
-        self.breakers[PauseCause.MISCONFIGURED] = Breaker(down)
-        self.rate_limiter = RateLimiter(rate_per_minute, 1)
-        self.admission = Admission(
-            breakers=self.breakers,
-            rate_limiter=self.rate_limiter,
-            metrics=self.metrics,
-            clock=lambda: loop().time(),
-        )
-        self.admission.listen(lambda: None)
-        self.policy = Policy(**{"delays_seconds": (60, 300), **policy})
-        self.health = Health(clock=lambda: loop().time())
-        registry = RegistryClient(
-            url="http://localhost:1",
-            api_version="v3.3",
-            timeout_seconds=10.0,
-            concurrency=concurrency,
+        self.assembled = assemble(
+            self.settings,
+            self.metrics,
+            Output(self.log),
+            link=BrokerLink(self.link, self.link),
             transport=httpx.MockTransport(self._answer),
-        )
-        self.handler = Handler(
-            version="v3",
-            registry=registry,
-            tokens=tokens or StaticToken("token"),
-            admission=self.admission,
-            rate_limiter=self.rate_limiter,
-            policy=self.policy,
-            metrics=self.metrics,
-            currency=self.link,
-            concurrency=concurrency,
-            hold_limit_seconds=hold_limit_seconds,
+            tokens=tokens,
             clock=lambda: loop().time(),
-            utc_now=lambda: loop().now(),
+            now=lambda: loop().now(),
         )
-        self.settler = Settler(
-            consumer=self.link,
-            publisher=self.link,
-            topology=self.topology,
-            metrics=self.metrics,
-            settlement_log=settlement_log,
-            utc_now=lambda: loop().now(),
-            hold_limit_seconds=hold_limit_seconds,
-        )
-        self._service: dict[str, Any] = {
-            "consumer": self.link,
-            "publisher": self.link,
-            "handler": self.handler,
-            "settler": self.settler,
-            "admission": self.admission,
-            "health": self.health,
-            "metrics": self.metrics,
-            "settlement_log": settlement_log,
-            "tokens": tokens or StaticToken("token"),
-            "close_registry": registry.aclose,
-            "drain_timeout_seconds": drain_timeout_seconds,
-        }
+        self.service = self.assembled.service
+        self.health = self.assembled.health
+        self.admission = self.assembled.admission
+        self.handler = self.assembled.handler
+        self.settler = self.assembled.settler
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
@@ -188,16 +145,26 @@ class Corridor:
             generation=self.link._generation,
         )
 
+    def entry(self, body: bytes | None = None, **more: Any) -> Entry:
+        """Return the entry of a delivery of its own, read; the link must be open."""
+        entry = self.assembled.in_flight.open(self.delivery(body, **more))
+        self.assembled.in_flight.read(entry)
+        return entry
+
     async def handle(self, body: bytes | None = None, **more: Any) -> HandlingResult:
         """Take one delivery through the handler."""
         async with self.open():
-            return await self.handler.handle(self.delivery(body, **more))
+            return await self.handler.handle(self.entry(body, **more))
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Connect the link, without anybody taking its deliveries."""
-        self.link.listen(lambda _: None, self.admission.notifier.notify_all)
-        running = asyncio.create_task(self.link.run())
+        """Connect the link; the test takes the deliveries itself."""
+
+        def lost() -> None:
+            self.settler.withdraw(self.assembled.in_flight)
+            self.admission.notifier.notify_all()
+
+        running = asyncio.create_task(self.link.run(lambda _: None, lost))
         await asyncio.sleep(0)
         yield
         await self.link.close()
@@ -206,11 +173,10 @@ class Corridor:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Service]:
         """Run the service around the body, then drain it."""
-        service = Service(**self._service)
-        running = asyncio.create_task(service.run())
+        running = asyncio.create_task(self.service.run())
         await asyncio.sleep(0)
-        yield service
-        service.stop()
+        yield self.service
+        self.service.stop()
         await running
 
     # --- what came of it --------------------------------------------------------------------

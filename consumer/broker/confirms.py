@@ -9,6 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 from consumer.core.outgoing import Outgoing
+from consumer.errors import PublishFailure
 
 
 @dataclass(slots=True)
@@ -21,7 +22,7 @@ class Request:
     returned: bool = False
 
 
-Result = tuple[Request, str | None]
+Result = tuple[Request, PublishFailure | None]
 
 
 class Unconfirmed:
@@ -53,11 +54,12 @@ class Unconfirmed:
 
     def ack(self, tag: int, *, multiple: bool) -> list[Result]:
         """The broker has taken these; the returned among them have failed."""
-        return [(r, "returned" if r.returned else None) for r in self._take(tag, multiple=multiple)]
+        taken = self._take(tag, multiple=multiple)
+        return [(r, PublishFailure.RETURNED if r.returned else None) for r in taken]
 
     def nack(self, tag: int, *, multiple: bool) -> list[Result]:
         """The broker could not take these."""
-        return [(r, "nacked") for r in self._take(tag, multiple=multiple)]
+        return [(r, PublishFailure.NACKED) for r in self._take(tag, multiple=multiple)]
 
     def returned(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Mark an unroutable message; its acknowledgement follows.

@@ -27,8 +27,8 @@ from consumer.broker.connection import (
 )
 from consumer.broker.declare import ensure
 from consumer.broker.frames import FrameReader
-from consumer.broker.subscription import Mode, Subscription
-from consumer.core.delivery import Delivery
+from consumer.broker.subscription import Subscription
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
@@ -77,11 +77,6 @@ class AmqpConsumer:
 
     # --- what the rest of the program asks ---------------------------------------------
 
-    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Say who takes the deliveries and who hears of a lost connection, before ``run``."""
-        self._on_delivery = on_delivery
-        self._on_lost = on_lost
-
     @property
     def connected(self) -> bool:
         """Whether a connection is up, with its queues verified."""
@@ -111,8 +106,9 @@ class AmqpConsumer:
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
         return True
 
-    async def run(self) -> None:
-        """Stay connected until ``close``: dial, deliver, and after a loss wait and dial again."""
+    async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
+        """Stay connected until ``close``: connect, deliver, and after a loss wait and connect again."""
+        self._on_delivery, self._on_lost = on_delivery, on_lost
         self._loop = asyncio.get_running_loop()
         failures = 0
         complaint = LogOnce(log, "broker unreachable")

@@ -26,9 +26,9 @@ from consumer.broker.confirms import Request, Result, Unconfirmed
 from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, ConnectionFactory, LogOnce, close_connection
 from consumer.broker.declare import ensure
 from consumer.broker.wakeup import Wakeup
-from consumer.core.outgoing import UNENCODABLE, Outgoing
+from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
-from consumer.errors import BrokerError, PublishError
+from consumer.errors import BrokerError, PublishError, PublishFailure
 from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.publisher")
@@ -48,7 +48,11 @@ ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError, Recurs
 
 
 class _Reconnect(Exception):  # noqa: N818 a signal within this file
-    """Throw this connection away; the argument is the kind for the metric."""
+    """Throw this connection away; ``kind`` is why its unconfirmed publishes fail."""
+
+    def __init__(self, kind: PublishFailure) -> None:
+        super().__init__(kind)
+        self.kind = kind
 
 
 class AmqpPublisher:
@@ -109,11 +113,16 @@ class AmqpPublisher:
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
-            future.set_exception(PublishError("closed"))
+            future.set_exception(PublishError(PublishFailure.CLOSED))
             return future
         self._requests.append(Request(outgoing, future))
         self._wakeup.set()
         return future
+
+    def withdraw(self, future: asyncio.Future[None]) -> None:
+        """End ``future`` as out of date; its message is not published if it was not sent yet."""
+        if not future.done():
+            future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
 
     async def close(self) -> None:
         """Stop the thread; whatever is unconfirmed then fails."""
@@ -137,13 +146,13 @@ class AmqpPublisher:
                 complaint.tell(error)
                 failures = self._wait_before_redial(failures)
                 continue
-            kind, opened = "connection", time.monotonic()
+            kind, opened = PublishFailure.CONNECTION, time.monotonic()
             try:
                 channel = self._open(connection)
                 complaint.settle()
                 self._serve(connection, channel)
             except _Reconnect as signal:
-                kind = str(signal)
+                kind = signal.kind
             except BrokerError as error:
                 complaint.tell(error)
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
@@ -162,7 +171,7 @@ class AmqpPublisher:
                 if time.monotonic() - opened > SHORT_LIFE_SECONDS:
                     failures = 0
                 failures = self._wait_before_redial(failures)
-        self._fail_unconfirmed("connection")
+        self._fail_unconfirmed(PublishFailure.CONNECTION)
 
     def _open(self, connection: Any) -> Any:
         if self._topology is not None:
@@ -220,7 +229,7 @@ class AmqpPublisher:
             except ENCODING_ERRORS:
                 # Raised while packing, before a byte was written: this message's fault alone.
                 self._unconfirmed.unsent(tag)
-                self._resolve([(request, UNENCODABLE)])
+                self._resolve([(request, PublishFailure.UNENCODABLE)])
 
     def _read_all(self, connection: Any) -> None:
         try:
@@ -235,7 +244,7 @@ class AmqpPublisher:
             return
         if now - self._unconfirmed.oldest_sent_at > self._confirm_timeout:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
-            raise _Reconnect("timeout")
+            raise _Reconnect(PublishFailure.TIMEOUT)
 
     def _mend_route(self, connection: Any) -> None:
         """Something was unroutable: a queue of ours was deleted. Declare it again, if we may."""
@@ -269,7 +278,7 @@ class AmqpPublisher:
 
     # --- ends --------------------------------------------------------------------------
 
-    def _fail_unconfirmed(self, kind: str) -> None:
+    def _fail_unconfirmed(self, kind: PublishFailure) -> None:
         requests = self._unconfirmed.clear()
         if self._closing:
             requests += self._requests

@@ -2,18 +2,9 @@
 
 import itertools
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
 from consumer.broker.acks import AckLedger
-
-
-class Mode(Enum):
-    """How much to take from the queue."""
-
-    NONE = "none"
-    PROBE = "probe"
-    FLOW = "flow"
 
 
 class Subscription:

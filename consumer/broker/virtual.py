@@ -19,11 +19,10 @@ from urllib.parse import unquote, urlsplit
 import kombu
 from kombu.transport import virtual
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
-from consumer.errors import BrokerError, PublishError
+from consumer.errors import BrokerError, PublishError, PublishFailure
 from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.virtual")
@@ -118,14 +117,11 @@ class VirtualLink:
         self._connected = False
         self._subscribed = False
         self._closing = False
+        self._on_delivery: Callable[[Delivery], None] = lambda _delivery: None
+        self._on_lost: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._main, name="virtual-link", daemon=True)
 
     # --- intake ------------------------------------------------------------------------
-
-    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Say who takes the deliveries and who hears of a lost connection, before ``run``."""
-        self._on_delivery = on_delivery
-        self._on_lost = on_lost
 
     @property
     def connected(self) -> bool:
@@ -155,8 +151,9 @@ class VirtualLink:
         self._commands.put(lambda channel: channel.basic_ack(tag))
         return True
 
-    async def run(self) -> None:
+    async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
         """Serve until ``close``."""
+        self._on_delivery, self._on_lost = on_delivery, on_lost
         self.start()
         await self._ended.wait()
 
@@ -184,10 +181,15 @@ class VirtualLink:
         """Publish; the future ends when the transport has taken the message."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
-            future.set_exception(PublishError("closed"))
+            future.set_exception(PublishError(PublishFailure.CLOSED))
         else:
             self._commands.put(lambda channel: self._publish(channel, outgoing, future))
         return future
+
+    def withdraw(self, future: asyncio.Future[None]) -> None:
+        """End ``future`` as out of date; its message is not published if it was not sent yet."""
+        if not future.done():
+            future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
 
     # --- in the thread -----------------------------------------------------------------
 
@@ -288,7 +290,7 @@ class VirtualLink:
         try:
             channel.basic_publish(message, exchange=outgoing.exchange, routing_key=outgoing.routing_key)
         except Exception:
-            self._loop.call_soon_threadsafe(_end, future, PublishError("connection"))
+            self._loop.call_soon_threadsafe(_end, future, PublishError(PublishFailure.CONNECTION))
             raise
         self._loop.call_soon_threadsafe(_end, future, None)
 

@@ -2,7 +2,7 @@
 
 1. Everything that changes the state is in this file, and every change walks ``_TRANSITIONS``.
 2. Only failures of *different* keys in a row open it: a journey that fails alone, again and
-   again, is that journey's trouble. Any success starts the row anew.
+   again, is a failure of that journey. Any success starts the row anew.
 3. Open, it grants one probe at a time; each failed probe doubles the wait, up to the cap.
 4. A success closes it from every state, also one that was sent before the opening. A failure
    that arrives while it is open says nothing new and changes nothing.
@@ -60,11 +60,10 @@ class BreakerPolicy:
 class Breaker:
     """The breaker of one cause.
 
-    ``opened_at`` is when this pause began, None while closed. ``probe_at`` is when the next
-    probe is due, None unless OPEN.
+    ``probe_at`` is when the next probe is due, None unless OPEN.
     """
 
-    __slots__ = ("_failed_probes", "_keys", "_policy", "_probe_requested", "opened_at", "probe_at", "state")
+    __slots__ = ("_failed_probes", "_keys", "_policy", "_probe_requested", "probe_at", "state")
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
@@ -72,7 +71,6 @@ class Breaker:
         self._failed_probes = 0
         self._probe_requested = False
         self.state = BreakerState.CLOSED
-        self.opened_at: float | None = None
         self.probe_at: float | None = None
 
     def failure(self, key: Hashable, now: float, jitter: float) -> None:
@@ -81,7 +79,6 @@ class Breaker:
             self._keys.add(key)
             if len(self._keys) >= self._policy.threshold:
                 self._move(_Event.THRESHOLD)
-                self.opened_at = now
                 self.probe_at = now + self._wait(jitter)
         elif self.state is BreakerState.HALF_OPEN:
             self._move(_Event.FAILED_PROBE)
@@ -97,7 +94,7 @@ class Breaker:
         self._keys.clear()
         self._failed_probes = 0
         self._probe_requested = False
-        self.opened_at = self.probe_at = None
+        self.probe_at = None
 
     def may_probe(self, now: float) -> bool:
         """Grant the probe if one is due.

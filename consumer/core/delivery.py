@@ -6,7 +6,16 @@ an acknowledgement is written only on the channel and the connection that delive
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
+
+
+class Mode(Enum):
+    """How much to take from the queue."""
+
+    NONE = "none"
+    PROBE = "probe"
+    FLOW = "flow"
 
 
 @dataclass(slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""The words for what became of a submission, and for what follows from it.
+"""The results of a submission, and what follows from each.
 
 1. An ``Outcome`` says what the Registry (or our own validation) said of a journey.
 2. A ``Decision`` says what to do next; its subset ``Disposition`` ends the delivery.
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a dead letter is dead; also the last part of its queue's name."""
+    """Why a journey was dead-lettered; also the last part of the queue's name."""
 
     INVALID = "invalid"
     REJECTED = "rejected"
@@ -108,18 +108,17 @@ class Throttled:
 class Unavailable:
     """No usable answer: an outage, a timeout, a lost connection, a 408 or a plain 5xx.
 
-    ``status`` is None when there was no answer. ``reached`` is False only when the request
-    certainly never reached the Registry (connecting failed).
+    ``status`` is None when there was no answer; ``exception`` is then the class of what the client raised.
     """
 
     detail: str
     status: int | None = None
-    reached: bool = True
+    exception: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """The route or version is not served, or redirects: ours to mend, not the journey's fault."""
+    """The route or version is not served, or redirects: ours to fix, not the journey's fault."""
 
     status: int
     detail: str
@@ -173,7 +172,7 @@ class Republish:
     """Publish back to the end of our own queue, wait for the confirm, acknowledge.
 
     Costs no attempt. Unlike a requeue it leaves the broker's delivery count alone, so a
-    long pause can not push a good journey over the delivery limit.
+    long pause cannot push a good journey over the delivery limit.
     """
 
     detail: str
@@ -193,9 +192,7 @@ class RetrySoon:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Wait until ``cause`` no longer pauses consumption, then submit again. Costs no attempt."""
-
-    cause: PauseCause
+    """Wait until nothing pauses consumption any more, then submit again. Costs no attempt."""
 
 
 Disposition = Acknowledge | DeadLetter | Delay | Republish | Release

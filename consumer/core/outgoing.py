@@ -12,8 +12,6 @@ from typing import Any
 from consumer.core.delivery import Delivery
 
 PERSISTENT = 2
-#: The ``PublishError`` of a message whose properties no frame can hold; ``bare`` is what can be sent.
-UNENCODABLE = "unencodable"
 
 #: Property -> header that keeps it. ``expiration`` would let a dead letter vanish; ``user_id`` must
 #: equal the publishing user or the broker closes the channel.

@@ -1,7 +1,7 @@
 """What follows from an outcome: acknowledge, retry, delay, hold or dead-letter.
 
 1. Pure: the clock and the jitter are in ``Situation``; nothing here sleeps, publishes or counts.
-2. Total: every outcome is decided in every situation, and a journey that fails for ever ends
+2. Total: every outcome is decided in every situation, and a journey that always fails ends
    in a dead letter after at most ``max_attempts`` attempts.
 3. While something pauses consumption no journey is given up for what caused the pause:
    it is held, at no cost, until the pause ends.
@@ -40,7 +40,7 @@ from consumer.core.outcome import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient we are. With the defaults 75 attempts last about 21 hours.
+    """How often and how long a journey is retried. With the defaults 75 attempts last about 21 hours.
 
     ``delays_seconds`` are the delay queues, in ascending order: the n-th delayed return takes
     the n-th, and the last is repeated. ``early_*`` bound the wait for a journey's end.
@@ -63,7 +63,7 @@ class Policy:
         if not self.delays_seconds or not ascending:
             raise ValueError("delays_seconds must be positive, in ascending order, at least one")
         if self.max_attempts < 1 or self.attempts_per_delivery < 1:
-            raise ValueError("max_attempts and attempts_per_visit must be at least 1")
+            raise ValueError("max_attempts and attempts_per_delivery must be at least 1")
         if not 0 < self.backoff_base_seconds <= self.backoff_cap_seconds:
             raise ValueError("backoff_base_seconds must be positive and at most backoff_cap_seconds")
 
@@ -106,11 +106,12 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
         case Forbidden(status, detail):
             return _held(situation) or DeadLetter(Reason.FORBIDDEN, detail, status)
         case Misconfigured():
-            return Hold(PauseCause.MISCONFIGURED)
+            return Hold()
         case Throttled(seconds):
             return RetrySoon(policy.throttled_seconds if seconds is None else seconds)
-        case Unavailable(detail, status):
-            return _held(situation) or _unavailable(detail, status, situation, policy)
+        case Unavailable(detail, status, exception):
+            shown = detail if exception is None else f"{detail} ({exception})"
+            return _held(situation) or _unavailable(shown, status, situation, policy)
         case Early(status):
             return _early(status, situation, policy)
         case _:
@@ -118,8 +119,8 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
 
 
 def _held(situation: Situation) -> Hold | None:
-    """Hold for what really pauses: waiting for another cause would end at once."""
-    return None if situation.pausing is None else Hold(situation.pausing)
+    """Hold while anything pauses consumption."""
+    return None if situation.pausing is None else Hold()
 
 
 def _unavailable(detail: str, status: int | None, situation: Situation, policy: Policy) -> Decision:

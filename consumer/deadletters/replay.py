@@ -13,10 +13,10 @@ from typing import Protocol
 
 from consumer.core.delivery import Delivery
 from consumer.core.headers import replay_headers, tracking_headers
-from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
+from consumer.core.outgoing import Outgoing, bare, copy_of
 from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.underway import BatchResult, Result
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 
 REPLAYED = "replayed"
 STAYED = "not confirmed"
@@ -72,7 +72,7 @@ async def confirmed(
     One whose headers no frame holds any more, with those that we add, goes without what is too much.
     """
     failures = await _each_confirmed(publisher, messages, patience_seconds)
-    again_bare = [index for index, failure in enumerate(failures) if failure == UNENCODABLE]
+    again_bare = [index for index, failure in enumerate(failures) if failure == PublishFailure.UNENCODABLE]
     second = await _each_confirmed(publisher, [bare(messages[i]) for i in again_bare], patience_seconds)
     for index, failure in zip(again_bare, second, strict=True):
         failures[index] = failure

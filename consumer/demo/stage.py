@@ -22,19 +22,19 @@ from consumer.app import Assembled, assemble
 from consumer.broker.virtual import VirtualLink
 from consumer.broker.virtual_reader import VirtualQueueReader
 from consumer.config import load
+from consumer.core.clock import utc_now
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
 from consumer.deadletters.replay import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message
-from consumer.errors import PublishError
+from consumer.errors import ConsumerError
 from consumer.logs import Output
 from consumer.metrics import Metrics
 from consumer.metrics.catalogue import PREFIX
 from consumer.publishing import samples
 from consumer.sandbox import Sandbox
-from consumer.service.handler import utc_now
 
 BROKER = "memory://"
 QUEUE = "journeys.completed"
@@ -103,7 +103,6 @@ class Stage:
         self._link = VirtualLink(
             url=BROKER, topology=self.topology, prefetch=1, metrics=Metrics(CollectorRegistry())
         )
-        self._link.listen(lambda _delivery: None, lambda: None)
         self._link.start()
         while not self._link.connected:  # noqa: ASYNC110 - the link has no event for it
             await asyncio.sleep(0.01)
@@ -223,7 +222,7 @@ class Stage:
         sweep = Sweep({reason: lambda: VirtualQueueReader(BROKER, queue)}, Selection(), now=utc_now)
         tally = await sweep.run(ReplayToQueue(self._link, self.topology.queue, on_replayed=count))
         if tally.trouble is not None:
-            raise PublishError(tally.trouble)
+            raise ConsumerError(tally.trouble)
         return tally.acted
 
     # --- what is so ---------------------------------------------------------------------

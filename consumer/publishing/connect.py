@@ -99,7 +99,6 @@ async def _connect_virtual(settings: Settings, target: Target) -> VirtualLink:
         prefetch=1,
         metrics=Metrics(CollectorRegistry()),
     )
-    link.listen(lambda _delivery: None, lambda: None)
     link.start()
     deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
     while not link.connected:

@@ -21,7 +21,7 @@ from consumer.core.outcome import (
     Unauthorized,
     Unavailable,
 )
-from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.core.reply import Fault, Reply
 from consumer.registry.jsonrpc import (
     HTTP_ERRORS,
     Error,
@@ -164,9 +164,6 @@ _BY_CLASS: Mapping[int, _Rule] = {
 # ``terms_violation_labels`` beside ``expired``.
 _TERMS = ("distance_too_short", "too_many_trips_by_day", "too_close_trips")
 
-# Faults after which the journey certainly is not at the Registry; after any other it may be.
-_NEVER_SENT = frozenset({FaultKind.CONNECT, FaultKind.CONNECT_TIMEOUT, FaultKind.TLS, FaultKind.POOL_TIMEOUT})
-
 # --- Walking them -----------------------------------------------------------------------------
 
 
@@ -175,8 +172,8 @@ def classify(answer: Reply | Fault) -> Outcome:
     match answer:
         case Reply():
             return _of_reply(answer)
-        case Fault(kind=kind):
-            return Unavailable(kind.value, status=None, reached=kind not in _NEVER_SENT)
+        case Fault(kind=kind, detail=exception):
+            return Unavailable(kind.value, status=None, exception=exception or None)
         case _:
             assert_never(answer)
 

@@ -24,6 +24,9 @@ from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.errors import ConfigurationError
 from consumer.registry.transport import ReqwestTransport, TlsError, UnusableCertificatesError
 
+#: What carries requests; replaced in tests.
+Transport = httpx.AsyncBaseTransport
+
 MAX_BODY_BYTES: Final = 64 * 1024
 _ACCESS_TOKEN_VERSION: Final = "v3.3"  # the only version that offers the key exchange  # noqa: S105
 
@@ -91,7 +94,7 @@ class RegistryClient:
         ca_file: str | Path | None = None,
         proxy: str | None = None,
         trust_env: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
     ) -> None:
         origin = _origin(url)
         # Our own transport keeps the deadline itself, in Rust, where it costs nothing.

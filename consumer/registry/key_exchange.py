@@ -14,7 +14,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 from consumer.core.outcome import Forbidden, Misconfigured, Outcome, Throttled, Unauthorized, Unavailable
@@ -58,13 +57,11 @@ def refusal(answer: Reply | Fault) -> Outcome:
     They were never sent: nothing here may look like a verdict on a journey.
     """
     if isinstance(answer, Reply) and 200 <= answer.status < 300:  # noqa: PLR2004
-        return Unavailable("access_token_missing", answer.status, reached=False)
+        return Unavailable("access_token_missing", answer.status)
     match classify(answer):
         case Unauthorized(status=status) | Forbidden(status=status):
             return Unauthorized(status, "access_keys_refused")
-        case Unavailable() as outcome:
-            return replace(outcome, reached=False)
-        case Throttled() | Misconfigured() as outcome:
+        case Unavailable() | Throttled() | Misconfigured() as outcome:
             return outcome
         case _:
             return Misconfigured(answer.status if isinstance(answer, Reply) else 0, "access_token_refused")

@@ -1,9 +1,9 @@
-"""Who may submit now: the breakers, the pacer and the slots, asked in one place.
+"""Who may submit now: breakers and rate limiter, asked in one place.
 
-1. Closed breakers and a free slot: go. This is the hot path and awaits nothing.
-2. An open breaker: everybody waits but one, the probe, when it is due.
-3. Waiting ends early when something changed: a breaker closed, a new token, the drain, a lost
-   connection (``Pulse``).
+1. Closed breakers and a free slot of the rate limiter: go. This is the hot path and awaits nothing.
+2. An open breaker: all wait but one, the probe, when it is due.
+3. A wait ends early when something changed: a breaker closed, a new token, the drain, a lost connection.
+   ``notifier`` wakes those who wait for admission, ``pause_changed`` whoever follows the pauses.
 """
 
 import asyncio
@@ -18,17 +18,16 @@ from consumer.core.policy import verdict
 from consumer.core.rate_limiter import RateLimiter
 from consumer.metrics import Metrics
 
-log = logging.getLogger("journey_consumer.gate")
+log = logging.getLogger("journey_consumer.service")
 
 
 class Notifier:
-    """Wakes everybody who waits; each then looks for itself what changed."""
+    """Wakes all who wait; each then checks what changed."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def notify_all(self) -> None:
-        """Wake all."""
         event, self._event = self._event, asyncio.Event()
         event.set()
 
@@ -43,7 +42,7 @@ class Notifier:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave to submit once. ``probing`` are the causes whose single probe this is."""
+    """Permission to submit once. ``probing`` are the causes whose single probe this is."""
 
     probing: tuple[PauseCause, ...] = ()
 
@@ -52,7 +51,7 @@ _ORDINARY = Permit()
 
 
 class Admission:
-    """Admits submissions and learns from their outcomes. ``clock`` is monotonic seconds."""
+    """Admits submissions and records their outcomes. ``clock`` is monotonic seconds."""
 
     def __init__(
         self,
@@ -69,23 +68,20 @@ class Admission:
         self._open: dict[PauseCause, Breaker] = {}
         self._all_clear = False
         self.notifier = Notifier()
-
-    def listen(self, on_change: Callable[[], None]) -> None:
-        """Say who hears that a pause begins or ends, before the first submission."""
-        self._on_change = on_change
+        self.pause_changed = Notifier()
 
     @property
     def pausing(self) -> PauseCause | None:
-        """What pauses consumption now, None when it flows."""
+        """What pauses consumption now; None when nothing does."""
         return next(iter(self._open), None)
 
     @property
     def throttled(self) -> bool:
-        """Whether everybody waits because of a 429 or a spent budget."""
+        """Whether all wait because of a 429 or a spent rate limit."""
         return self._rate_limiter.held_for(self._clock()) > 0.0
 
     async def acquire(self, *, give_up: Callable[[], bool], until: float) -> Permit | None:
-        """Wait for leave to submit; None when ``give_up`` says so or ``until`` has passed."""
+        """Wait for permission to submit; None when ``give_up`` says so or ``until`` has passed."""
         while True:
             now = self._clock()
             if not self._open:
@@ -109,13 +105,13 @@ class Admission:
                 return None
 
     async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> None:
-        """Keep the reserved slot: pulses that change nothing for us do not bring it forward."""
+        """Keep the reserved slot: a wake-up that changes nothing does not bring it forward."""
         while (left := min(at, until) - self._clock()) > 0.0 and not give_up() and not self._open:
             await self.notifier.wait(left)
 
     def _until_probe(self, breaker: Breaker, now: float) -> float:
         if breaker.state is BreakerState.HALF_OPEN or breaker.probe_at is None:
-            return 1.0  # somebody is probing; the pulse tells when it is over
+            return 1.0  # a probe is under way; the notifier wakes us when it has ended
         return breaker.probe_at - now
 
     def _probe(self, now: float) -> Permit:
@@ -127,9 +123,9 @@ class Admission:
         return Permit(tuple(claimed))
 
     def record(self, permit: Permit, outcome: Outcome, key: Hashable) -> None:
-        """Learn from an outcome. ``key`` tells journeys apart (one bad journey is no outage)."""
+        """Note an outcome. ``key`` tells journeys apart: one bad journey is no outage."""
         if self._all_clear and isinstance(outcome, Registered | AlreadyRegistered):
-            return  # the hot path: nothing to mend
+            return  # the hot path: nothing changes
         if PauseCause.UNAUTHORIZED in (said := verdict(outcome)):
             self._metrics.token_accepted.set(said[PauseCause.UNAUTHORIZED])
         now = self._clock()
@@ -146,18 +142,14 @@ class Admission:
             self._note(cause, breaker)
 
     def release(self, permit: Permit) -> None:
-        """Give a ticket back unused; a probe that was not made is due again."""
+        """Give a permit back unused; a probe that was not made is due again."""
         now = self._clock()
         for cause in permit.probing:
             self._breakers[cause].abandon_probe(now)
             self._note(cause, self._breakers[cause])
 
-    def hold(self, seconds: float) -> None:
-        """Throttled: nobody sends before ``seconds`` have passed."""
-        self._rate_limiter.hold(self._clock() + seconds)
-
     def probe_now(self, *causes: PauseCause) -> None:
-        """Something changed (a new token): probe at once."""
+        """Something changed, such as the token: probe at once."""
         now = self._clock()
         for cause in causes:
             if cause in self._open:
@@ -165,7 +157,7 @@ class Admission:
         self.notifier.notify_all()
 
     def _note(self, cause: PauseCause, breaker: Breaker) -> None:
-        """Bring metrics, log and sleepers up to date with one breaker's state."""
+        """Bring metrics, log and those who wait up to date with one breaker's state."""
         was_open = cause in self._open
         is_open = breaker.state is not BreakerState.CLOSED
         self._metrics.breaker(cause, breaker.state)
@@ -179,5 +171,5 @@ class Admission:
             if is_open:
                 self.notifier.notify_all()
             return
-        self._on_change()
+        self.pause_changed.notify_all()
         self.notifier.notify_all()

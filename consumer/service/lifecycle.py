@@ -1,9 +1,9 @@
 """The life of the process: start, take deliveries, pause, drain, stop.
 
-1. Each delivery is one task: handle, then settle. An unexpected exception in it is a bug of ours;
-   the journey is then delayed and counted like any other failure, never lost.
-2. How much is taken from the queue follows from the gate: everything, one to probe with, nothing.
-3. SIGTERM drains: nothing new, what waits is released, what is being sent is finished and settled
+1. Each delivery is one task: read, handle, settle. An unexpected exception in it is a bug of ours; the
+   journey is then delayed and counted like any other failure, never lost.
+2. How much is taken from the queue follows from the pauses: everything, one to probe with, nothing.
+3. SIGTERM drains: nothing new, what waits is released, what is being submitted is finished and settled
    within the drain timeout; what could not finish goes back to the broker unacknowledged.
 """
 
@@ -11,14 +11,12 @@ import asyncio
 import logging
 import os
 import signal
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from datetime import datetime
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
-from consumer.core.headers import tracking_headers
-from consumer.core.outcome import PauseCause, Unavailable
+from consumer.core.delivery import Delivery, Mode
+from consumer.core.outcome import Acknowledge, PauseCause
+from consumer.core.protocols import Consumer, Publisher
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.tokens import TokenSource
@@ -26,58 +24,22 @@ from consumer.service.admission import Admission
 from consumer.service.auto_replay import AutoReplayer, ServiceState
 from consumer.service.handler import Handler
 from consumer.service.health import Health
-from consumer.service.result import HandlingResult
+from consumer.service.inflight import Entry, InFlight
 from consumer.service.settlement import Settler
 
 log = logging.getLogger("journey_consumer.service")
 
 TICK_SECONDS = 0.2
 EXIT_SECOND_SIGNAL = 1
-
-
-class Consumer(Protocol):
-    """The consuming side, as the life of the process sees it."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether the queues are verified and can be read."""
-
-    @property
-    def subscribed(self) -> bool:
-        """Whether the broker may send deliveries now."""
-
-    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Say who takes the deliveries and who hears of a lost connection."""
-
-    def want(self, mode: Mode) -> None:
-        """Take all, one, or nothing."""
-
-    async def run(self) -> None:
-        """Stay connected until closed."""
-
-    async def close(self) -> None:
-        """Write the last acknowledgements and disconnect."""
-
-
-class Publisher(Protocol):
-    """The publishing side, as the life of the process sees it."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether the broker takes publishes now."""
-
-    def start(self) -> None:
-        """Start publishing."""
-
-    async def close(self) -> None:
-        """Stop publishing."""
+#: The pauses that an old token can have caused.
+TOKEN_CAUSES = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
 
 
 class Service:
     """Runs until ``stop`` is called or a signal comes. ``close_registry`` ends the HTTP client.
 
-    ``background`` are publishers that only have to live as long. ``returner`` looks after dead letters;
-    from ``busy_from`` deliveries on they wait behind fresh ones.
+    ``background`` are publishers that only have to live as long. ``auto_replayer`` looks after dead letters;
+    from ``busy_from`` deliveries in flight on they wait behind fresh ones. ``clock`` is monotonic seconds.
     """
 
     def __init__(
@@ -85,6 +47,7 @@ class Service:
         *,
         consumer: Consumer,
         publisher: Publisher,
+        in_flight: InFlight,
         handler: Handler,
         settler: Settler,
         admission: Admission,
@@ -92,14 +55,17 @@ class Service:
         metrics: Metrics,
         settlement_log: SettlementLog,
         tokens: TokenSource,
+        auto_replayer: AutoReplayer,
         close_registry: Callable[[], Awaitable[None]],
         drain_timeout_seconds: float,
-        auto_replayer: AutoReplayer | None = None,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
         busy_from: int = 1,
         background: Sequence[Publisher] = (),
     ) -> None:
         self._consumer = consumer
         self._publisher = publisher
+        self._in_flight = in_flight
         self._handler = handler
         self._settler = settler
         self._admission = admission
@@ -107,56 +73,49 @@ class Service:
         self._metrics = metrics
         self._log = settlement_log
         self._tokens = tokens
+        self._auto_replayer = auto_replayer
         self._close_registry = close_registry
         self._drain_timeout = drain_timeout_seconds
-        self._auto_replayer = auto_replayer
+        self._clock = clock
+        self._now = now
+        self._busy_from = busy_from
         self._background = background
-        self._surroundings = ServiceState(
-            paused=lambda: admission.pausing is not None or self._stopping.is_set(),
-            busy=lambda: len(self._tasks) >= busy_from,
-            successes=lambda: settler.successes,
-        )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._successes = 0
         self._stopping = asyncio.Event()
-        consumer.listen(self.deliver, self.lost)
-        admission.listen(self.apply_mode)
 
-    # --- called by the intake ----------------------------------------------------------
+    # --- a delivery, from its arrival to its settlement ---------------------------------
 
-    def deliver(self, delivery: Delivery) -> None:
-        """A delivery has come: give it a task of its own."""
+    def _deliver(self, delivery: Delivery) -> None:
+        """Give a delivery that has arrived an entry and a task of its own."""
         metrics = self._metrics
         metrics.deliveries.inc()
         if delivery.redelivered:
             metrics.redelivered.inc()
-        metrics.last_delivery.set(time.time())
+        metrics.last_delivery.set(self._now().timestamp())
         if self._stopping.is_set():
             return  # unacknowledged: it goes back when the channel closes
-        task = self._loop.create_task(self._process(delivery))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        entry = self._in_flight.open(delivery)
+        entry.task = self._loop.create_task(self._process(entry))
+        entry.task.add_done_callback(lambda _task: self._in_flight.close(entry))
 
-    def lost(self) -> None:
-        """The consuming connection is gone: its deliveries will come again."""
-        self._settler.forget_unconfirmed()
-        self._admission.notifier.notify_all()
-
-    async def _process(self, delivery: Delivery) -> None:
+    async def _process(self, entry: Entry) -> None:
         try:
-            fate = await self._handler.handle(delivery)
+            self._in_flight.read(entry)
+            result = await self._handler.handle(entry)
         except Exception as error:
             log.exception("a delivery could not be handled; it is delayed")
-            fate = self._fate_of_bug(delivery, error)
+            result = self._handler.failed(entry, error)
         try:
-            await self._settler.settle(delivery, fate)
+            if await self._settler.settle(entry, result):
+                self._successes += isinstance(result.disposition, Acknowledge)
         except Exception:
             # Nothing is lost: unacknowledged it comes again, and its delivery count bounds how often.
             log.exception("a delivery could not be settled; it stays with the broker")
 
-    def _fate_of_bug(self, delivery: Delivery, error: Exception) -> HandlingResult:
-        """An attempt like any other: bounded, then dead-lettered as exhausted."""
-        outcome = Unavailable(f"internal error {type(error).__name__}")
-        return self._handler.give_up_visit(tracking_headers(delivery), outcome)
+    def _lose(self) -> None:
+        """The consuming connection was lost: its deliveries will come again."""
+        self._settler.withdraw(self._in_flight)
+        self._admission.notifier.notify_all()
 
     # --- life --------------------------------------------------------------------------
 
@@ -181,17 +140,19 @@ class Service:
     async def run(self) -> None:
         """Serve until stopped, then drain."""
         self._loop = asyncio.get_running_loop()
-        self._publisher.start()
-        for publisher in self._background:
+        state = ServiceState(
+            paused=lambda: self._admission.pausing is not None or self._stopping.is_set(),
+            busy=lambda: len(self._in_flight) >= self._busy_from,
+            successes=lambda: self._successes,
+        )
+        for publisher in (self._publisher, *self._background):
             publisher.start()
         background = [
-            self._loop.create_task(self._consumer.run(), name="intake"),
+            self._loop.create_task(self._consumer.run(self._deliver, self._lose), name="consumer"),
             self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),
+            self._loop.create_task(self._auto_replayer.run(state), name="auto-replay"),
         ]
-        if self._auto_replayer is not None:
-            returning = self._auto_replayer.run(self._surroundings)
-            background.append(self._loop.create_task(returning, name="returner"))
         stopping = self._loop.create_task(self._stopping.wait())
         try:
             done, _ = await asyncio.wait([stopping, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -207,17 +168,17 @@ class Service:
     async def _drain(self) -> None:
         self._stopping.set()
         self._health.not_ready("draining")
-        self._handler.draining = True
-        self._settler.begin_drain()
         self._consumer.want(Mode.NONE)
-        self._admission.notifier.notify_all()
-        started = time.monotonic()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=self._drain_timeout)
-        unfinished = len(self._tasks)
-        for task in set(self._tasks):
+        self._handler.begin_drain()
+        self._settler.begin_drain()
+        started = self._clock()
+        tasks = [entry.task for entry in self._in_flight if entry.task is not None]
+        unfinished: set[asyncio.Task[None]] = set()
+        if tasks:
+            _, unfinished = await asyncio.wait(tasks, timeout=self._drain_timeout)
+        for task in unfinished:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*unfinished, return_exceptions=True)
         for publisher in (self._publisher, *self._background):
             await publisher.close()
         await self._consumer.close()
@@ -225,59 +186,59 @@ class Service:
         await self._close_registry()
         log.info(
             "drained",
-            extra={"seconds": round(time.monotonic() - started, 3), "unfinished": unfinished},
+            extra={"seconds": round(self._clock() - started, 3), "unfinished": len(unfinished)},
         )
 
     async def _watch_token(self) -> None:
         """A new token ends the pauses that an old one can have caused: probe at once."""
 
         def changed() -> None:
-            self._admission.probe_now(*causes)
-            if self._auto_replayer is not None:
-                self._auto_replayer.token_changed()
+            self._admission.probe_now(*TOKEN_CAUSES)
+            self._auto_replayer.token_changed()
 
-        causes = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
         await self._tokens.watch(changed)
         await asyncio.Event().wait()  # a token that never changes is not watched
 
     async def _tick(self) -> None:
-        """Five times a second: the heartbeat, the mode, the gauges, the log's buffer."""
+        """Five times a second, and when a pause begins or ends: heartbeat, mode, gauges, log buffer."""
         while True:
             self._health.beat()
-            self.apply_mode()
-            self._look()
+            self._apply_mode()
+            self._update_gauges()
+            self._update_readiness()
             self._log.flush()
-            await asyncio.sleep(TICK_SECONDS)
+            await self._admission.pause_changed.wait(TICK_SECONDS)
 
-    def apply_mode(self) -> None:
-        """Take from the queue what the gate allows."""
+    def _apply_mode(self) -> None:
+        """Take from the queue what the pauses allow."""
         if self._stopping.is_set():
             mode = Mode.NONE
         elif self._admission.pausing is None:
             mode = Mode.FLOW
         else:
-            mode = Mode.NONE if self._tasks else Mode.PROBE
+            mode = Mode.NONE if self._in_flight else Mode.PROBE
         self._consumer.want(mode)
 
-    def _look(self) -> None:
-        metrics, consumer = self._metrics, self._consumer
-        metrics.in_flight.set(len(self._tasks))
-        oldest = self._handler.oldest_pending_start
+    def _update_gauges(self) -> None:
+        metrics, in_flight = self._metrics, self._in_flight
+        metrics.in_flight.set(len(in_flight))
+        metrics.held.set(in_flight.waiting)
+        oldest = in_flight.oldest_start
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
-        metrics.loop_heartbeat.set(time.time())
-        metrics.held.set(self._handler.waiting)
+        metrics.loop_heartbeat.set(self._now().timestamp())
         metrics.paused["throttled"].set(self._admission.throttled)
-        metrics.paused["publisher"].set(bool(self._settler.publishing) and not self._publisher.ready)
+        metrics.paused["publisher"].set(bool(in_flight.publishing) and not self._publisher.ready)
         token = self._tokens.held
         if token is not None:
             metrics.token_loaded.set(token.loaded_at)
             metrics.token_expiry.set(token.expires_at or 0)
+
+    def _update_readiness(self) -> None:
         if self._stopping.is_set():
             return
-        pausing = self._admission.pausing
-        if not consumer.connected:
+        if not self._consumer.connected:
             self._health.not_ready("not connected to the broker")
-        elif not consumer.subscribed and pausing is None:
+        elif not self._consumer.subscribed and self._admission.pausing is None:
             self._health.not_ready("not subscribed")
         else:
             self._health.ready()

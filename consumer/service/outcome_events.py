@@ -1,28 +1,29 @@
-"""Outcome events: a CloudEvents 1.0 message for each final fate, for the operator's own systems.
+"""Outcome events: a CloudEvents 1.0 message for each final result, for the operator's own systems.
 
 1. Ids, codes and the Registry's own date; never a value of the payload.
 2. Fire and forget: published on a connection of its own, so that an exchange that is missing, full or slow
-   neither delays nor endangers settlement. What can not be published is dropped, and counted.
-3. An event that is consumed as if it were a journey makes no event: a binding that leads back would
-   otherwise never come to an end.
-4. An event is made after its delivery was acknowledged: a crash in between loses it. A delivery that comes
-   again makes an event of the same id again.
+   neither delays nor endangers settlement. What cannot be published is dropped and counted.
+3. An event that is consumed as if it were a journey makes no event: a binding that leads back to our queue
+   would otherwise make events without end.
+4. An event is made after its delivery was acknowledged: a crash in between loses it. A redelivery makes an
+   event of the same id again.
 """
 
 import asyncio
 import json
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from datetime import datetime
+from typing import Any, Final
 from urllib.parse import quote
 
-from consumer.core.delivery import Delivery
+from consumer.core.clock import iso_utc
 from consumer.core.outcome import Acknowledge, DeadLetter, Registered
 from consumer.core.outgoing import PERSISTENT, Outgoing
-from consumer.errors import PublishError
+from consumer.core.protocols import Publisher
+from consumer.errors import PublishError, PublishFailure
 from consumer.metrics import Metrics
-from consumer.service.result import HandlingResult
+from consumer.service.inflight import Entry, HandlingResult
 
 TYPE_PREFIX: Final = "journey-consumer.journey."
 CONTENT_TYPE: Final = "application/cloudevents+json"
@@ -30,13 +31,6 @@ CONTENT_TYPE: Final = "application/cloudevents+json"
 MARK: Final = "x-outcome-event"
 #: Events that wait for their confirm; beyond that they are dropped.
 MOST_WAITING: Final = 10_000
-
-
-class Publisher(Protocol):
-    """What publishing events needs."""
-
-    def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
-        """Publish; the future ends with the confirm or with ``PublishError``."""
 
 
 class OutcomeEvents:
@@ -58,15 +52,15 @@ class OutcomeEvents:
         self._now = now
         self._waiting = 0
 
-    def settled(self, delivery: Delivery, fate: HandlingResult, outcome: str) -> None:
-        """A delivery was settled with the final fate ``outcome``; never raises, never waits."""
-        if MARK in delivery.headers:
+    def settled(self, entry: Entry, result: HandlingResult, outcome: str) -> None:
+        """Publish the event of a delivery that was settled as ``outcome``; never raises, never waits."""
+        if MARK in entry.delivery.headers:
             return
         if self._waiting >= MOST_WAITING:
             self._metrics.events["dropped"].inc()
             return
         self._waiting += 1
-        event = event_of(delivery, fate, outcome, source=self._source, now=self._now())
+        event = build_event(entry, result, outcome, source=self._source, now=self._now())
         body = json.dumps(event, separators=(",", ":")).encode()
         properties = {"content_type": CONTENT_TYPE, "delivery_mode": PERSISTENT}
         self._publisher.submit(
@@ -76,7 +70,7 @@ class OutcomeEvents:
     def _ended(self, future: "asyncio.Future[None]") -> None:
         self._waiting -= 1
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, PublishError) and str(error) == "returned":
+        if isinstance(error, PublishError) and error.kind is PublishFailure.RETURNED:
             self._metrics.events["unrouted"].inc()
         elif error is not None or future.cancelled():
             self._metrics.events["dropped"].inc()
@@ -84,20 +78,21 @@ class OutcomeEvents:
             self._metrics.events["published"].inc()
 
 
-def event_of(
-    delivery: Delivery, fate: HandlingResult, outcome: str, *, source: str, now: datetime
+def build_event(
+    entry: Entry, result: HandlingResult, outcome: str, *, source: str, now: datetime
 ) -> dict[str, Any]:
-    """The event in structured mode. The same fate of the same journey has the same ``id``."""
-    journey_id = None if fate.journey is None else fate.journey.journey_id
-    subject = journey_id or delivery.message_id
+    """Return the event in structured mode. The same outcome of the same journey has the same ``id``."""
+    journey_id = None if entry.journey is None else entry.journey.journey_id
+    message_id, replays = entry.delivery.message_id, entry.tracking.replays
+    subject = journey_id or message_id
     data: dict[str, Any] = {
         "outcome": outcome,
         "journey_id": journey_id,
-        "message_id": delivery.message_id,
-        "attempts": fate.attempts,
-        "replays": fate.tracking_headers.replays,
+        "message_id": message_id,
+        "attempts": result.attempts,
+        "replays": replays,
     }
-    match fate.disposition:
+    match result.disposition:
         case Acknowledge(outcome=Registered(status=status, created_at=created_at)):
             data |= {"status": status, "created_at": created_at}
         case Acknowledge(outcome=already):
@@ -108,10 +103,10 @@ def event_of(
             pass  # not final: never here
     event = {
         "specversion": "1.0",
-        "id": f"{subject or uuid.uuid4()}/{outcome}/{fate.tracking_headers.replays}",
+        "id": f"{subject or uuid.uuid4()}/{outcome}/{replays}",
         "source": source,
         "type": TYPE_PREFIX + outcome,
-        "time": now.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "time": iso_utc(now),
         "datacontenttype": "application/json",
         "data": data,
     }

@@ -1,65 +1,46 @@
-"""The one exit door: every delivery is settled here, exactly once, and counted here.
+"""Settles each delivery exactly once: publish with a confirm, acknowledge, count.
 
-1. Publish with a confirm, then acknowledge. A publish that fails is tried again; it is never
-   followed by an acknowledgement.
+1. A publish that fails is tried again; it is never followed by an acknowledgement.
 2. Counted and logged after the acknowledgement was written, so that metrics and queues agree.
-3. A delivery whose connection is gone is not settled at all: the broker delivers it again.
+3. A delivery that is no longer current is not settled: the broker delivers it again.
 """
 
 import asyncio
 import contextlib
 import random
-import time
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any, Protocol, assert_never
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any, assert_never
 
 from consumer import __version__
-from consumer.core.delivery import Delivery
+from consumer.core.clock import REGISTRATION_WINDOW, backoff_seconds
 from consumer.core.headers import dead_letter_headers, delay_headers, republish_headers
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
     DeadLetter,
     Delay,
+    Disposition,
+    Registered,
     Release,
     Republish,
 )
-from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
+from consumer.core.outgoing import Outgoing, bare, copy_of
+from consumer.core.protocols import Consumer, Publisher
 from consumer.core.topology import Topology
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
-from consumer.service.result import HandlingResult
+from consumer.service.inflight import Entry, HandlingResult, State
+from consumer.service.outcome_events import OutcomeEvents
 
-REGISTRATION_DEADLINE = timedelta(hours=24)
-PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.2, 5.0
-
-
-class Consumer(Protocol):
-    """What settling needs of the consuming side."""
-
-    def is_current(self, delivery: Delivery) -> bool:
-        """Whether ``delivery`` can still be acknowledged."""
-
-    def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge; False when the delivery's connection is gone."""
-
-
-class Publisher(Protocol):
-    """What settling needs of the publishing side."""
-
-    delay_queues: bool
-
-    def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
-        """Publish; the future ends with the broker's confirm or with ``PublishError``."""
+PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.4, 5.0
 
 
 class Settler:
-    """Carries out dispositions. ``utc_now`` is an aware clock.
+    """Carries out dispositions. ``clock`` is monotonic seconds, ``now`` aware.
 
-    ``on_settled`` hears of each final fate by its metric's name, after the acknowledgement; it must not
-    wait. ``successes`` counts what the Registry has taken.
+    ``events`` publishes an event for each final result, after the acknowledgement.
     """
 
     def __init__(
@@ -70,160 +51,148 @@ class Settler:
         topology: Topology,
         metrics: Metrics,
         settlement_log: SettlementLog,
-        utc_now: Callable[[], datetime],
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
         hold_limit_seconds: float,
-        on_settled: Callable[[Delivery, HandlingResult, str], None] = lambda _delivery, _fate, _name: None,
+        events: OutcomeEvents | None = None,
     ) -> None:
-        self._on_settled = on_settled
-        self.successes = 0
         self._consumer = consumer
         self._publisher = publisher
         self._topology = topology
         self._metrics = metrics
         self._log = settlement_log
-        self._now = utc_now
+        self._clock = clock
+        self._now = now
         self._hold_limit = hold_limit_seconds
-        self._publishing: set[asyncio.Future[None]] = set()
+        self._events = events
         self._draining = asyncio.Event()
 
-    async def settle(self, delivery: Delivery, fate: HandlingResult) -> bool:
-        """Settle ``delivery``; False when it was left to the broker (released or out of date)."""
-        match fate.disposition:
+    async def settle(self, entry: Entry, result: HandlingResult) -> bool:
+        """Settle ``entry``; False when it was left to the broker (released or no longer current)."""
+        match result.disposition:
             case Acknowledge():
-                return self._acknowledge(delivery, fate)
-            case DeadLetter() | Delay() | Republish():
-                outgoing = await self._outgoing(delivery, fate, fate.disposition)
-                return await self._publish(delivery, outgoing) and self._acknowledge(delivery, fate)
+                return self._acknowledge(entry, result)
+            case DeadLetter() | Delay() | Republish() as disposition:
+                outgoing = await self._outgoing(entry, disposition, result.attempts)
+                return await self._publish(entry, outgoing) and self._acknowledge(entry, result)
             case Release():
                 self._metrics.returned["released"].inc()
                 return False
             case _ as unreachable:
                 assert_never(unreachable)
 
-    @property
-    def publishing(self) -> int:
-        """Publishes that the broker has not confirmed yet."""
-        return len(self._publishing)
-
     def begin_drain(self) -> None:
-        """The process drains: what waits here for its delay goes back to the queue now."""
+        """Republish at once what waits here for its delay."""
         self._draining.set()
 
-    def forget_unconfirmed(self) -> None:
-        """The consuming connection was lost: what was not published yet must not be any more."""
-        for future in self._publishing:
-            if not future.done():
-                future.set_exception(PublishError("delivery out of date"))
+    def withdraw(self, entries: Iterable[Entry]) -> None:
+        """The consuming connection was lost: what was not sent yet must not be published any more."""
+        for entry in entries:
+            if entry.publish is not None:
+                self._publisher.withdraw(entry.publish)
 
     async def _outgoing(
-        self, delivery: Delivery, fate: HandlingResult, disposition: DeadLetter | Delay | Republish
+        self, entry: Entry, disposition: DeadLetter | Delay | Republish, attempts: int
     ) -> Outgoing:
+        delivery, tracking = entry.delivery, entry.tracking
         headers: Mapping[str, Any]
         match disposition:
             case DeadLetter():
                 headers = dead_letter_headers(
-                    delivery,
-                    fate.tracking_headers,
-                    disposition,
-                    self._now(),
-                    __version__,
-                    attempts=fate.attempts,
+                    delivery, tracking, disposition, self._now(), __version__, attempts=attempts
                 )
                 exchange, key = self._topology.dead_letter_exchange, disposition.reason.value
             case Delay():
-                headers = delay_headers(
-                    delivery, fate.tracking_headers, disposition, fate.attempts, self._now()
-                )
+                headers = delay_headers(delivery, tracking, disposition, attempts, self._now())
                 exchange, key = "", self._topology.delay_queue(disposition.seconds)
                 if not self._publisher.delay_queues:
-                    # No queue that waits on this transport: wait here, unacknowledged.
+                    # This transport has no queue that waits: wait here, unacknowledged.
+                    entry.waits_for = "delay"
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(disposition.seconds, self._hold_limit)):
                             await self._draining.wait()
                     key = self._topology.queue
             case Republish():
-                headers = republish_headers(delivery, fate.tracking_headers, fate.attempts, self._now())
+                headers = republish_headers(delivery, tracking, attempts, self._now())
                 exchange, key = "", self._topology.queue
             case _ as unreachable:
                 assert_never(unreachable)
         return copy_of(delivery, exchange=exchange, routing_key=key, headers=headers)
 
-    async def _publish(self, delivery: Delivery, outgoing: Outgoing) -> bool:
-        """Publish until confirmed; False once the delivery is out of date."""
+    async def _publish(self, entry: Entry, outgoing: Outgoing) -> bool:
+        """Publish until confirmed; False once the delivery is no longer current."""
         failures = 0
-        while self._consumer.is_current(delivery):
-            future = self._publisher.submit(outgoing)
-            self._publishing.add(future)
+        entry.state = State.PUBLISHING
+        while self._consumer.is_current(entry.delivery):
+            entry.publish = self._publisher.submit(outgoing)
             try:
-                await future
+                await entry.publish
             except PublishError as error:
-                if str(error) == UNENCODABLE and (smaller := bare(outgoing)) != outgoing:
+                if error.kind is PublishFailure.UNENCODABLE and (smaller := bare(outgoing)) != outgoing:
                     outgoing = smaller
                     continue
+                delay = backoff_seconds(failures, PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS)
                 failures += 1
-                delay = min(PUBLISH_RETRY_CAP_SECONDS, PUBLISH_RETRY_BASE_SECONDS * 2 ** min(failures, 8))
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
             else:
                 return True
             finally:
-                self._publishing.discard(future)
+                entry.publish = None
         return False
 
-    def _acknowledge(self, delivery: Delivery, fate: HandlingResult) -> bool:
-        if not self._consumer.acknowledge(delivery):
+    def _acknowledge(self, entry: Entry, result: HandlingResult) -> bool:
+        if not self._consumer.acknowledge(entry.delivery):
             return False
-        self._count(delivery, fate)
+        self._count(entry, result)
         return True
 
-    def _count(self, delivery: Delivery, fate: HandlingResult) -> None:
+    def _count(self, entry: Entry, result: HandlingResult) -> None:
         """Every counter and the log line of a settled delivery."""
-        metrics, journey, now = self._metrics, fate.journey, self._now()
+        metrics, journey, now, delivery = self._metrics, entry.journey, self._now(), entry.delivery
         age = (now - journey.start).total_seconds() if journey is not None else None
-        detail: str | None = None
-        status: int | None
-        match fate.disposition:
+        name, status, detail = _described(result.disposition)
+        match result.disposition:
             case Acknowledge(outcome=outcome):
-                status = outcome.status
-                self.successes += 1
                 metrics.last_success.set(now.timestamp())
-                if isinstance(outcome, AlreadyRegistered):
-                    name = "already_registered"  # its age tells of the repetition, not of the registration
-                else:
-                    name = "registered"
-                    if age is not None:
-                        metrics.journey_age.observe(max(age, 0.0))
-            case DeadLetter(reason=reason, detail=detail, status=status):
-                name = reason.value
-                metrics.dead_letter(reason, detail)
-                if age is not None and age > REGISTRATION_DEADLINE.total_seconds():
+                if age is not None and isinstance(outcome, Registered):
+                    metrics.journey_age.observe(max(age, 0.0))
+            case DeadLetter(reason=reason, detail=text):
+                metrics.dead_letter(reason, text)
+                if age is not None and age > REGISTRATION_WINDOW.total_seconds():
                     metrics.deadline_missed.inc()
-            case Delay(detail=detail, status=status):
-                name = "delayed"
-            case Republish(detail=detail):
-                name, status = "returned", None
-            case Release():  # never acknowledged, so never here
-                return
-            case _ as unreachable:
-                assert_never(unreachable)
-        metrics.settlement_duration.observe(time.monotonic() - delivery.received_at)
-        self._count_fate(delivery, fate, name)
+        metrics.settlement_duration.observe(self._clock() - delivery.received_at)
+        if name in metrics.journeys:
+            metrics.journeys[name].inc()
+            if entry.tracking.replays:
+                metrics.replays[name].inc()
+            if self._events is not None:
+                self._events.settled(entry, result, name)
+        else:
+            metrics.returned[name].inc()
         self._log.settled(
             outcome=name,
             journey_id=journey.journey_id if journey is not None else None,
             message_id=delivery.message_id,
-            attempts=fate.attempts,
+            attempts=result.attempts,
             status=status,
             detail=detail,
             age_seconds=age,
             redelivered=delivery.redelivered,
         )
 
-    def _count_fate(self, delivery: Delivery, fate: HandlingResult, name: str) -> None:
-        """Count where it went; a final fate is also told to who listens."""
-        if name not in self._metrics.journeys:
-            self._metrics.returned[name].inc()
-            return
-        self._metrics.journeys[name].inc()
-        if fate.tracking_headers.replays:
-            self._metrics.replays[name].inc()
-        self._on_settled(delivery, fate, name)
+
+def _described(disposition: Disposition) -> tuple[str, int | None, str | None]:
+    """Return the name of a disposition in metrics and log, its HTTP status and its detail."""
+    match disposition:
+        case Acknowledge(outcome=Registered(status=status)):
+            return "registered", status, None
+        case Acknowledge(outcome=AlreadyRegistered(status=status)):
+            return "already_registered", status, None
+        case DeadLetter(reason=reason, detail=detail, status=status):
+            return reason.value, status, detail
+        case Delay(detail=detail, status=status):
+            return "delayed", status, detail
+        case Republish(detail=detail):
+            return "returned", None, detail
+        case _:
+            raise TypeError(f"{type(disposition).__name__} is not settled")

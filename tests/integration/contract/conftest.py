@@ -50,9 +50,8 @@ class Side:
     async def link(self, on_delivery: Callable[[Any], None], on_lost: Callable[[], None]) -> tuple[Any, Any]:
         """Start a new intake and publisher."""
         consumer, publisher = self._make()
-        consumer.listen(on_delivery, on_lost)
         publisher.start()
-        self._running.append((consumer, publisher, asyncio.create_task(consumer.run())))
+        self._running.append((consumer, publisher, asyncio.create_task(consumer.run(on_delivery, on_lost))))
         return consumer, publisher
 
     async def put(self, body: bytes, headers: Mapping[str, Any] | None = None, **properties: Any) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Reason
 from consumer.core.outgoing import Outgoing, copy_of
 from consumer.errors import PublishError

@@ -59,7 +59,7 @@ ALONE: list[tuple[Outcome, Decision]] = [
     (Expired(422, "-32422 expired"), DeadLetter(Reason.EXPIRED, "-32422 expired", 422)),
     (Unauthorized(401, "401"), DeadLetter(Reason.UNAUTHORIZED, "401", 401)),
     (Forbidden(403, "-32503"), DeadLetter(Reason.FORBIDDEN, "-32503", 403)),
-    (Misconfigured(404, "http_404"), Hold(PauseCause.MISCONFIGURED)),
+    (Misconfigured(404, "http_404"), Hold()),
     (Throttled(12.0), RetrySoon(12.0)),
     (Throttled(None), RetrySoon(60.0)),
     (DOWN, RetrySoon(0.25)),
@@ -82,7 +82,7 @@ def test_while_paused(outcome: Outcome, alone: Decision, cause: PauseCause) -> N
     """During a pause nothing is given up for its cause: it waits for what really pauses."""
     decision = decide(outcome, replace(LAST_HERE, attempts=99, attempts_here=1, pausing=cause), POLICY)
     if isinstance(outcome, HELD):
-        assert decision == Hold(cause)
+        assert decision == Hold()
     elif not isinstance(outcome, Early):  # decided by its time, in a pause as without one
         assert decision == alone
 

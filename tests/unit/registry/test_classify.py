@@ -114,23 +114,11 @@ def test_recorded_answer(case: str) -> None:
     assert classify(recorded(case)) == MEANING[case]
 
 
-REACHED = {
-    FaultKind.CONNECT: False,
-    FaultKind.CONNECT_TIMEOUT: False,
-    FaultKind.TLS: False,
-    FaultKind.POOL_TIMEOUT: False,
-    FaultKind.TIMEOUT: True,
-    FaultKind.READ: True,
-    FaultKind.PROTOCOL: True,
-    FaultKind.TOO_LARGE: True,
-    FaultKind.OTHER: True,
-}
-
-
 @pytest.mark.parametrize("kind", FaultKind)
 def test_fault(kind: FaultKind) -> None:
-    """A fault is unavailability, and only what was never sent did not reach the Registry."""
-    assert classify(Fault(kind, "SomeError")) == Unavailable(kind.value, None, reached=REACHED[kind])
+    """A fault is unavailability; the outcome names the exception's class."""
+    assert classify(Fault(kind, "SomeError")) == Unavailable(kind.value, None, exception="SomeError")
+    assert classify(Fault(kind)) == Unavailable(kind.value)
 
 
 def test_what_is_no_answer_is_refused() -> None:

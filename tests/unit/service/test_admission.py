@@ -41,7 +41,7 @@ CAUSES: dict[PauseCause, Outcome] = {
 
 @dataclass
 class Bench:
-    """A gate with what is around it."""
+    """An admission with what is around it."""
 
     admission: Admission
     rate_limiter: RateLimiter
@@ -53,7 +53,7 @@ class Bench:
         return self.collector.get_sample_value(PREFIX + name, labels)
 
     async def acquire(self, *, until: float = float("inf")) -> Permit | None:
-        """Ask for leave, patiently."""
+        """Wait for a permit."""
         return await self.admission.acquire(give_up=lambda: False, until=until)
 
     async def fail(self, outcome: Outcome, times: int = THRESHOLD) -> None:
@@ -65,7 +65,7 @@ class Bench:
 
 
 def bench(rate_per_minute: float = 1e9) -> Bench:
-    """Make a gate whose breakers all open after three."""
+    """Make an admission whose breakers all open after three."""
     collector = CollectorRegistry()
     rate_limiter = RateLimiter(rate_per_minute, 1)
     policy = BreakerPolicy(THRESHOLD, BASE, CAP)
@@ -76,7 +76,13 @@ def bench(rate_per_minute: float = 1e9) -> Bench:
         metrics=Metrics(collector),
         clock=lambda: loop().time(),
     )
-    admission.listen(lambda: changes.append(admission.pausing))
+
+    class Recorded(Notifier):
+        def notify_all(self) -> None:
+            changes.append(admission.pausing)
+            super().notify_all()
+
+    admission.pause_changed = Recorded()
     return Bench(admission, rate_limiter, collector, changes)
 
 
@@ -238,7 +244,7 @@ async def test_a_hold_stops_everybody_for_its_time() -> None:
     await b.acquire()
     waiting = asyncio.create_task(b.acquire())
     await asyncio.sleep(0.5)
-    b.admission.hold(30)
+    b.rate_limiter.hold(loop().time() + 30)
     await waiting
     assert loop().time() - began >= 30.5
 
@@ -248,7 +254,7 @@ async def test_a_probe_waits_for_a_hold_too() -> None:
     """Paused and throttled: the longer wait counts."""
     b = bench()
     await b.fail(CAUSES[PauseCause.UNAVAILABLE])
-    b.admission.hold(100)
+    b.rate_limiter.hold(loop().time() + 100)
     began = loop().time()
     await b.acquire()
     assert loop().time() - began >= 100

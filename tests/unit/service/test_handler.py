@@ -1,4 +1,4 @@
-"""From a delivery to its fate: what is sent, how often, when, and what it costs."""
+"""From a delivery to its result: what is sent, how often, when, and what it costs."""
 
 import asyncio
 import base64
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.app import RATE_LIMITER_BURST
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
@@ -58,7 +59,7 @@ class Rotating:
 
 
 @pytest.mark.parametrize(
-    ("answer", "fate"),
+    ("answer", "result"),
     [
         (registered(), Acknowledge(Registered(201, "2026-11-23T16:00:00Z"))),
         (refused(409, -32509), Acknowledge(AlreadyRegistered(409))),
@@ -81,11 +82,11 @@ class Rotating:
     ids=lambda value: str(value.status_code) if isinstance(value, httpx.Response) else "",
 )
 @travelling
-async def test_one_answer_is_enough(answer: httpx.Response, fate: Any) -> None:
+async def test_one_answer_is_enough(answer: httpx.Response, result: Any) -> None:
     """The answer decides at once; it cost one attempt."""
     corridor = Corridor(answer)
     found = await corridor.handle()
-    assert (found.disposition, found.attempts, len(corridor.sent)) == (fate, 1, 1)
+    assert (found.disposition, found.attempts, len(corridor.sent)) == (result, 1, 1)
 
 
 UNREADABLE = [
@@ -115,11 +116,11 @@ UNREADABLE = [
 async def test_what_cannot_be_read_is_never_sent(body: bytes, more: dict[str, Any], code: str) -> None:
     """An invalid dead letter with the reason's code, without any attempt."""
     corridor = Corridor()
-    fate = await corridor.handle(body, **more)
-    assert isinstance(fate.disposition, DeadLetter)
-    assert (fate.disposition.reason, fate.disposition.status) == (Reason.INVALID, None)
-    assert fate.disposition.detail.split(" ")[0] == code
-    assert (fate.attempts, fate.journey, corridor.sent) == (0, None, [])
+    result = await corridor.handle(body, **more)
+    assert isinstance(result.disposition, DeadLetter)
+    assert (result.disposition.reason, result.disposition.status) == (Reason.INVALID, None)
+    assert result.disposition.detail.split(" ")[0] == code
+    assert (result.attempts, corridor.sent) == (0, [])
 
 
 def _event(data: dict[str, Any]) -> dict[str, Any]:
@@ -149,21 +150,19 @@ async def test_the_payload_goes_out_byte_for_byte(kind: str) -> None:
             sent = text.replace("{", '{"api_version" : "v9",', 1)
         case _:
             sent = text
-    fate = await corridor.handle(sent.encode(), **more)
-    assert isinstance(fate.disposition, Acknowledge)
+    result = await corridor.handle(sent.encode(), **more)
+    assert isinstance(result.disposition, Acknowledge)
     (request,) = corridor.sent
     assert request.content == text.encode()
-    assert fate.journey is not None
-    assert fate.journey.journey_id == "journey-0"
 
 
 @travelling
 async def test_failures_are_tried_again_and_counted() -> None:
     """Two failures and a success are three attempts, with a wait between them."""
     corridor = Corridor(unavailable(), httpx.ReadError("gone"), registered())
-    fate = await corridor.handle()
-    assert isinstance(fate.disposition, Acknowledge)
-    assert (fate.attempts, len(corridor.sent)) == (3, 3)
+    result = await corridor.handle()
+    assert isinstance(result.disposition, Acknowledge)
+    assert (result.attempts, len(corridor.sent)) == (3, 3)
     assert corridor.value("retries_total", reason="5xx") == 1
     assert corridor.value("retries_total", reason="read") == 1
 
@@ -172,27 +171,27 @@ async def test_failures_are_tried_again_and_counted() -> None:
 async def test_a_lost_answer_is_sent_again_and_found_registered() -> None:
     """The Registry had stored the journey: the second attempt meets a 409, and that is a success."""
     corridor = Corridor(httpx.RemoteProtocolError("closed"), refused(409, -32509))
-    fate = await corridor.handle()
-    assert (fate.disposition, fate.attempts) == (Acknowledge(AlreadyRegistered(409)), 2)
+    result = await corridor.handle()
+    assert (result.disposition, result.attempts) == (Acknowledge(AlreadyRegistered(409)), 2)
 
 
 @travelling
 async def test_after_some_attempts_the_journey_comes_back_later() -> None:
     """The visit ends in the first delay queue; the next visit's in the second, then for ever in it."""
-    corridor = Corridor(unavailable(), attempts_per_delivery=2)
-    fate = await corridor.handle()
-    assert (fate.disposition, fate.attempts) == (Delay(60, "503", 503), 2)
-    corridor = Corridor(unavailable(), attempts_per_delivery=2)
-    fate = await corridor.handle(headers={"x-attempts": 2, "x-visits": 1})
-    assert (fate.disposition, fate.attempts) == (Delay(300, "503", 503), 4)
+    corridor = Corridor(unavailable(), retry_attempts_per_visit=2)
+    result = await corridor.handle()
+    assert (result.disposition, result.attempts) == (Delay(60, "503", 503), 2)
+    corridor = Corridor(unavailable(), retry_attempts_per_visit=2)
+    result = await corridor.handle(headers={"x-attempts": 2, "x-visits": 1})
+    assert (result.disposition, result.attempts) == (Delay(300, "503", 503), 4)
 
 
 @travelling
 async def test_the_last_attempt_exhausts_the_journey() -> None:
     """No more than the bound, over all visits."""
-    corridor = Corridor(unavailable(), max_attempts=7)
-    fate = await corridor.handle(headers={"x-attempts": 5, "x-visits": 2})
-    assert (fate.disposition, fate.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 7)
+    corridor = Corridor(unavailable(), retry_max_attempts=7)
+    result = await corridor.handle(headers={"x-attempts": 5, "x-visits": 2})
+    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 7)
 
 
 @travelling
@@ -200,8 +199,8 @@ async def test_after_the_deadline_there_is_one_attempt() -> None:
     """The Registry has the last word about 24 hours, but nothing is retried after them."""
     corridor = Corridor(unavailable())
     body = samples.encode(corridor.payload(ends_in_seconds=-25 * 3600))
-    fate = await corridor.handle(body)
-    assert (fate.disposition, fate.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 1)
+    result = await corridor.handle(body)
+    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 1)
 
 
 @travelling
@@ -209,9 +208,9 @@ async def test_an_early_journey_is_held_until_its_end_has_passed() -> None:
     """Ten seconds early by our clock: sent after that, at no cost."""
     corridor = Corridor()
     began = loop().time()
-    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=10)))
-    assert isinstance(fate.disposition, Acknowledge)
-    assert fate.attempts == 1
+    result = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=10)))
+    assert isinstance(result.disposition, Acknowledge)
+    assert result.attempts == 1
     assert 10 < corridor.sent_at[0] - began < 13
 
 
@@ -219,8 +218,8 @@ async def test_an_early_journey_is_held_until_its_end_has_passed() -> None:
 async def test_a_journey_hours_early_waits_in_a_delay_queue() -> None:
     """Nothing is sent, no attempt is charged, the longest delay that does not overshoot is taken."""
     corridor = Corridor()
-    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=7200)))
-    assert (fate.disposition, fate.attempts) == (Delay(300, "ends_in_future", None), 0)
+    result = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=7200)))
+    assert (result.disposition, result.attempts) == (Delay(300, "ends_in_future", None), 0)
     assert corridor.sent == []
 
 
@@ -228,8 +227,8 @@ async def test_a_journey_hours_early_waits_in_a_delay_queue() -> None:
 async def test_a_journey_days_early_is_invalid() -> None:
     """Beyond the bound it is nonsense."""
     corridor = Corridor()
-    fate = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=2 * 86_400)))
-    assert fate.disposition == DeadLetter(Reason.INVALID, "ends_in_future at end.datetime", None)
+    result = await corridor.handle(samples.encode(corridor.payload(ends_in_seconds=2 * 86_400)))
+    assert result.disposition == DeadLetter(Reason.INVALID, "ends_in_future at end.datetime", None)
 
 
 @travelling
@@ -237,9 +236,9 @@ async def test_early_by_the_registrys_clock_only() -> None:
     """Its clock is behind ours: tried again soon, and registered."""
     early = refused(422, -32700, "Journeys cannot happen in the future")
     corridor = Corridor(early, registered())
-    fate = await corridor.handle()
-    assert isinstance(fate.disposition, Acknowledge)
-    assert fate.attempts == 2
+    result = await corridor.handle()
+    assert isinstance(result.disposition, Acknowledge)
+    assert result.attempts == 2
 
 
 @pytest.mark.parametrize(
@@ -253,12 +252,12 @@ async def test_when_throttled_everybody_waits(answer: httpx.Response, seconds: f
     corridor = Corridor(answer, registered())
     async with corridor.open():
         began = loop().time()
-        first = asyncio.create_task(corridor.handler.handle(corridor.delivery()))
+        first = asyncio.create_task(corridor.handler.handle(corridor.entry()))
         await passes(1)
         late = samples.encode(corridor.payload(1))
-        second = asyncio.create_task(corridor.handler.handle(corridor.delivery(late)))
-        fates = await asyncio.gather(first, second)
-    assert [fate.attempts for fate in fates] == [1, 1]
+        second = asyncio.create_task(corridor.handler.handle(corridor.entry(late)))
+        results = await asyncio.gather(first, second)
+    assert [result.attempts for result in results] == [1, 1]
     assert all(at - began >= seconds for at in corridor.sent_at[1:])
     assert len(corridor.sent) == 3
 
@@ -268,8 +267,8 @@ async def test_a_refused_token_is_looked_up_once_more() -> None:
     """The file may just have changed: no journey pays for that."""
     tokens = Rotating("old", "new")
     corridor = Corridor(refused(401, -32501), registered(), tokens=tokens)
-    fate = await corridor.handle()
-    assert isinstance(fate.disposition, Acknowledge)
+    result = await corridor.handle()
+    assert isinstance(result.disposition, Acknowledge)
     assert [request.headers["authorization"] for request in corridor.sent] == ["Bearer old", "Bearer new"]
     assert tokens.renewed == ["old"]
 
@@ -278,8 +277,8 @@ async def test_a_refused_token_is_looked_up_once_more() -> None:
 async def test_a_token_that_stays_refused_is_believed() -> None:
     """One second look, not more."""
     corridor = Corridor(refused(401, -32501), tokens=Rotating("old", "new"))
-    fate = await corridor.handle()
-    assert fate.disposition == DeadLetter(Reason.UNAUTHORIZED, "-32501", 401)
+    result = await corridor.handle()
+    assert result.disposition == DeadLetter(Reason.UNAUTHORIZED, "-32501", 401)
     assert len(corridor.sent) == 2
 
 
@@ -287,37 +286,37 @@ async def test_a_token_that_stays_refused_is_believed() -> None:
 async def test_without_a_token_nothing_is_sent_and_nothing_dies() -> None:
     """It is ours to mend: consumption pauses until there is a token."""
     tokens = Rotating(Misconfigured(0, "token_file_empty"))
-    corridor = Corridor(tokens=tokens, hold_limit_seconds=1e9)
+    corridor = Corridor(tokens=tokens, hold_limit_seconds=1700)
     async with corridor.open():
-        handled = asyncio.create_task(corridor.handler.handle(corridor.delivery()))
-        await passes(3600)
+        handled = asyncio.create_task(corridor.handler.handle(corridor.entry()))
+        await passes(1500)
         assert corridor.sent == []
         assert corridor.admission.pausing is PauseCause.MISCONFIGURED
         tokens.tokens = ["found"]
-        fate = await asyncio.wait_for(handled, 601)
-    assert isinstance(fate.disposition, Acknowledge)
-    assert (fate.attempts, len(corridor.sent)) == (1, 1)
+        result = await asyncio.wait_for(handled, 101)
+    assert isinstance(result.disposition, Acknowledge)
+    assert (result.attempts, len(corridor.sent)) == (1, 1)
 
 
 @travelling
 async def test_what_pauses_costs_no_attempts() -> None:
     """Different journeys fail: the breaker opens, and from then on failing is nobody's fault."""
-    corridor = Corridor(unavailable(), hold_limit_seconds=1e9)
+    corridor = Corridor(unavailable(), hold_limit_seconds=1700)
     async with corridor.open():
         handled = [
             asyncio.create_task(
-                corridor.handler.handle(corridor.delivery(samples.encode(corridor.payload(number))))
+                corridor.handler.handle(corridor.entry(samples.encode(corridor.payload(number))))
             )
             for number in range(THRESHOLD + 2)
         ]
-        await passes(24 * 3600 - 7200)
+        await passes(1500)
         assert corridor.admission.pausing is PauseCause.UNAVAILABLE
         probes = len(corridor.sent)
-        assert probes < 24 * 3600 / PROBE_SECONDS, "one at a time, at growing distances"
+        assert probes < 1500 / PROBE_SECONDS, "one at a time, at growing distances"
         corridor.answers = [registered()]
-        fates = await asyncio.gather(*handled)
-    assert all(isinstance(fate.disposition, Acknowledge) for fate in fates)
-    assert max(fate.attempts for fate in fates) <= 3
+        results = await asyncio.gather(*handled)
+    assert all(isinstance(result.disposition, Acknowledge) for result in results)
+    assert max(result.attempts for result in results) <= 3
 
 
 @travelling
@@ -328,10 +327,10 @@ async def test_no_more_requests_are_under_way_than_allowed() -> None:
         await asyncio.sleep(1)
         return registered()
 
-    corridor = Corridor(slow, concurrency=3)
+    corridor = Corridor(slow, registry_concurrency=3)
     async with corridor.open():
         bodies = [samples.encode(corridor.payload(number)) for number in range(10)]
-        await asyncio.gather(*(corridor.handler.handle(corridor.delivery(body)) for body in bodies))
+        await asyncio.gather(*(corridor.handler.handle(corridor.entry(body)) for body in bodies))
     assert corridor.most_in_flight == 3
 
 
@@ -339,8 +338,7 @@ Situation = Callable[[Corridor], Awaitable[None]]
 
 
 async def _drained(corridor: Corridor) -> None:
-    corridor.handler.draining = True
-    corridor.admission.notifier.notify_all()
+    corridor.handler.begin_drain()
 
 
 async def _lost(corridor: Corridor) -> None:
@@ -353,43 +351,58 @@ async def _too_long(_: Corridor) -> None:
 
 @pytest.mark.parametrize(
     ("end", "disposition"),
-    [(_drained, Release()), (_lost, Release()), (_too_long, Republish("held too long"))],
+    [(_drained, Release()), (_lost, Release()), (_too_long, None)],
 )
-@pytest.mark.parametrize("waiting", ["throttled", "early", "paused", "paced", "retry"])
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ("throttled", "throttled"),
+        ("early", "early"),
+        ("paused", "misconfigured"),
+        ("paced", "rate limit"),
+        ("retry", "unavailable"),
+    ],
+)
 @travelling
-async def test_waiting_ends(waiting: str, end: Situation, disposition: Any) -> None:
+async def test_waiting_ends(
+    waiting: str, reason: str, end: Situation, disposition: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever a journey waits for: the drain, a lost connection and the holding time end it, untouched."""
-    early, limits = 0.0, {"rate_per_minute": 1_000_000.0}
     answers: list[httpx.Response] = [unavailable()]
-    more: dict[str, Any] = {}
+    ends_in_seconds = -1.0
+    settings: dict[str, Any] = {"hold_limit_seconds": 20.0}
     match waiting:
         case "throttled":
             answers = [refused(429, 429, Retry_After="3000")]
         case "early":
-            early, more = 4000.0, {"early_in_process_seconds": 5000.0}
+            ends_in_seconds = 29.0
         case "paused":
             answers = [refused(404, -32601)]
         case "paced":
-            limits = {"rate_per_minute": 60 / 3600}
+            settings |= {"registry_rate_per_minute": 1}
         case _:
-            more = {"backoff_base_seconds": 1e7, "backoff_cap_seconds": 1e7, "deadline_seconds": 1e9}
-    corridor = Corridor(*answers, **limits, **more)
+            settings |= {
+                "retry_backoff_base_seconds": 60,
+                "retry_backoff_cap_seconds": 300,
+                "retry_attempts_per_visit": 20,
+            }
+            monkeypatch.setattr("random.random", lambda: 0.99)
+    corridor = Corridor(*answers, **settings)
     async with corridor.open():
         if waiting == "paced":
-            corridor.rate_limiter.reserve(loop().time())
-        body = samples.encode(corridor.payload(ends_in_seconds=early or -1.0))
-        handled = asyncio.create_task(corridor.handler.handle(corridor.delivery(body)))
+            for _ in range(RATE_LIMITER_BURST):
+                await corridor.admission.acquire(give_up=lambda: False, until=float("inf"))
+        body = samples.encode(corridor.payload(ends_in_seconds=ends_in_seconds))
+        handled = asyncio.create_task(corridor.handler.handle(corridor.entry(body)))
         await passes(5)
         assert not handled.done()
-        assert corridor.handler.waiting == 1
+        assert corridor.assembled.in_flight.waiting == 1
         sent = len(corridor.sent)
         await end(corridor)
         await passes(0.1)
         assert handled.done()
-    assert handled.result().disposition == disposition
+    assert handled.result().disposition == (disposition or Republish(f"held too long: {reason}"))
     assert len(corridor.sent) <= sent + 700 / (PROBE_SECONDS / 2)
-    assert corridor.handler.waiting == 0
-    assert corridor.handler.oldest_pending_start is None
 
 
 @given(
@@ -397,13 +410,13 @@ async def test_waiting_ends(waiting: str, end: Situation, disposition: Any) -> N
     delayed_retries=st.integers(-3, 10**12) | st.text(max_size=3),
 )
 def test_no_header_of_a_message_can_break_the_handler(attempts: object, delayed_retries: object) -> None:
-    """Headers are other people's text: whatever they say, there is a fate."""
+    """Headers are other people's text: whatever they say, there is a result."""
 
     @travelling
     async def handled() -> None:
         corridor = Corridor(unavailable())
-        fate = await corridor.handle(headers={"x-attempts": attempts, "x-visits": delayed_retries})
-        assert isinstance(fate.disposition, Delay | DeadLetter)
+        result = await corridor.handle(headers={"x-attempts": attempts, "x-visits": delayed_retries})
+        assert isinstance(result.disposition, Delay | DeadLetter)
 
     handled()
 
@@ -414,10 +427,10 @@ async def test_the_oldest_pending_journey_is_known() -> None:
     corridor = Corridor(refused(404, -32601))
     async with corridor.open():
         old = corridor.payload(1, ends_in_seconds=-7200)
-        deliveries = [corridor.delivery(), corridor.delivery(samples.encode(old))]
-        tasks = [asyncio.create_task(corridor.handler.handle(delivery)) for delivery in deliveries]
+        entries = [corridor.entry(), corridor.entry(samples.encode(old))]
+        tasks = [asyncio.create_task(corridor.handler.handle(entry)) for entry in entries]
         await passes(1)
-        oldest = corridor.handler.oldest_pending_start
+        oldest = corridor.assembled.in_flight.oldest_start
         assert oldest is not None
         assert oldest.isoformat() == old["start"]["datetime"]
         await _drained(corridor)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.broker.subscription import Mode
+from consumer.core.delivery import Mode
 from consumer.core.outcome import PauseCause
 from consumer.publishing import samples
 from tests.corridor import PROBE_SECONDS, QUEUE, THRESHOLD, Corridor, passes, refused, registered, unavailable
@@ -40,7 +40,7 @@ async def test_journeys_flow() -> None:
 @travelling
 async def test_delayed_journeys_come_back_and_end() -> None:
     """An outage of one journey: short retries, the delay queues, and the dead letter in the end."""
-    corridor = Corridor(unavailable(), max_attempts=8)
+    corridor = Corridor(unavailable(), retry_max_attempts=8)
     async with corridor.serving():
         publish(corridor, 1)
         await passes(3600)
@@ -55,7 +55,7 @@ async def test_delayed_journeys_come_back_and_end() -> None:
 @travelling
 async def test_a_bad_token_pauses_before_the_backlog_is_gone() -> None:
     """As many dead letters as the threshold and what was under way; the rest stays in the queue."""
-    corridor = Corridor(refused(401, -32501), concurrency=1)
+    corridor = Corridor(refused(401, -32501), registry_concurrency=1)
     corridor.link._prefetch = 4
     async with corridor.serving():
         publish(corridor, 200)
@@ -90,7 +90,7 @@ async def test_a_wrong_route_kills_nothing() -> None:
 @travelling
 async def test_an_outage_costs_no_journey_its_attempts() -> None:
     """Two hours: everything is registered afterwards, and nobody was near the bound of attempts."""
-    corridor = Corridor(unavailable(), max_attempts=10)
+    corridor = Corridor(unavailable(), retry_max_attempts=10)
     async with corridor.serving():
         publish(corridor, 30)
         await passes(2 * 3600)
@@ -123,7 +123,7 @@ async def test_the_drain_finishes_what_is_under_way() -> None:
         await asyncio.sleep(5)
         return registered()
 
-    corridor = Corridor(slow, concurrency=3)
+    corridor = Corridor(slow, registry_concurrency=3)
     corridor.link._prefetch = 10
     async with corridor.serving():
         publish(corridor, 20)
@@ -179,7 +179,7 @@ async def test_a_lost_connection_costs_a_repetition_and_no_journey() -> None:
         await asyncio.sleep(1)
         return registered()
 
-    corridor = Corridor(slow, concurrency=100)
+    corridor = Corridor(slow, registry_concurrency=100)
     async with corridor.serving():
         publish(corridor, 20)
         await passes(0.5)
@@ -196,13 +196,13 @@ async def test_a_mistake_of_ours_is_an_attempt_like_any_other(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Delayed, bounded, exhausted in the end; the log says where, and nothing of the journey."""
-    corridor = Corridor(max_attempts=3)
+    corridor = Corridor(retry_max_attempts=3)
     payload = corridor.payload()
 
     def broken(*_: Any) -> Any:
         raise KeyError(payload["driver"]["identity"]["phone"])
 
-    monkeypatch.setattr("consumer.service.handler.parse", broken)
+    monkeypatch.setattr("consumer.service.inflight.parse", broken)
     async with corridor.serving():
         corridor.link.put(samples.encode(payload))
         await passes(3600)
@@ -233,7 +233,7 @@ async def test_a_background_task_that_fails_stops_the_process() -> None:
     """Rather than going on without its intake or heartbeat."""
     corridor = Corridor()
 
-    async def broken() -> None:
+    async def broken(*_: Any) -> None:
         raise OSError
 
     corridor.link.run = broken  # type: ignore[method-assign]
@@ -283,7 +283,7 @@ def test_nothing_is_ever_lost(
 
     @travelling
     async def run() -> None:
-        corridor = Corridor(*answers, registered(), hold_limit_seconds=50.0, max_attempts=6)
+        corridor = Corridor(*answers, registered(), hold_limit_seconds=50.0, retry_max_attempts=6)
         corridor.link._prefetch = 8
         published = 10
         async with corridor.serving():
@@ -344,3 +344,20 @@ async def test_a_delivery_that_cannot_be_settled_stays_with_the_broker(
         corridor.link.lose()
         await passes(1)
     corridor.balance(2)
+
+
+@travelling
+async def test_a_dead_letter_without_a_confirm_is_still_pending() -> None:
+    """Until it is settled its start counts for DeadlineAtRisk: nothing about it is safe yet."""
+    corridor = Corridor(refused(400, -32602))
+    corridor.link.confirm_after_seconds = 3600.0
+    async with corridor.serving():
+        publish(corridor, 1)
+        await passes(1800)
+        assert corridor.value("dead_lettered_total", reason="rejected") == 0
+        assert corridor.value("in_flight") == 1
+        assert corridor.value("held") == 0
+        assert corridor.value("oldest_pending_start_timestamp_seconds") > 0
+        await passes(1900)
+        assert corridor.value("oldest_pending_start_timestamp_seconds") == 0
+    corridor.balance(1)

@@ -11,25 +11,43 @@ from prometheus_client import CollectorRegistry
 from consumer.commands.asyncapi import add_events, document
 from consumer.core.delivery import Delivery
 from consumer.core.headers import TrackingHeaders
-from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Reason, Registered
+from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Invalid, Reason, Registered
 from consumer.core.outgoing import Outgoing
-from consumer.errors import PublishError
+from consumer.core.parse import Ready
+from consumer.errors import PublishError, PublishFailure
 from consumer.metrics import Metrics
 from consumer.service import outcome_events as events
-from consumer.service.outcome_events import OutcomeEvents, event_of
-from consumer.service.result import HandlingResult
+from consumer.service.inflight import Entry, HandlingResult
+from consumer.service.outcome_events import OutcomeEvents, build_event
 from schemas import Journey
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 JOURNEY = Journey("j-1", NOW, NOW)
-FATES = {
-    "registered": HandlingResult(
-        Acknowledge(Registered(201, "2026-11-23T11:59:59.000Z")), JOURNEY, TrackingHeaders(replays=1), 2
+RESULTS = {
+    "registered": (
+        HandlingResult(Acknowledge(Registered(201, "2026-11-23T11:59:59.000Z")), 2),
+        JOURNEY,
+        TrackingHeaders(replays=1),
     ),
-    "already_registered": HandlingResult(Acknowledge(AlreadyRegistered(409)), JOURNEY, TrackingHeaders(), 1),
-    "rejected": HandlingResult(DeadLetter(Reason.REJECTED, "too_short", 422), JOURNEY, TrackingHeaders(), 1),
-    "invalid": HandlingResult(DeadLetter(Reason.INVALID, "not_json", None), None, TrackingHeaders(), 0),
+    "already_registered": (
+        HandlingResult(Acknowledge(AlreadyRegistered(409)), 1),
+        JOURNEY,
+        TrackingHeaders(),
+    ),
+    "rejected": (
+        HandlingResult(DeadLetter(Reason.REJECTED, "too_short", 422), 1),
+        JOURNEY,
+        TrackingHeaders(),
+    ),
+    "invalid": (HandlingResult(DeadLetter(Reason.INVALID, "not_json", None), 0), None, TrackingHeaders()),
 }
+
+
+def settled(outcome: str, delivery: Delivery | None = None) -> tuple[Entry, HandlingResult, str]:
+    """What the settler says of a delivery that ended as ``outcome``."""
+    result, journey, tracking = RESULTS[outcome]
+    parsed = Invalid("not_json") if journey is None else Ready(journey, b"{}")
+    return Entry(delivery or Delivery(b"{}"), tracking, parsed), result, outcome
 
 
 class Publisher:
@@ -45,15 +63,15 @@ class Publisher:
         return future
 
 
-@pytest.mark.parametrize("outcome", FATES)
+@pytest.mark.parametrize("outcome", RESULTS)
 def test_an_event_is_what_the_document_says(outcome: str) -> None:
     """Valid by the schema of the AsyncAPI document, which knows each outcome."""
     whole = document("q", "v3")
     add_events(whole, "outcomes")
     schema = whole["components"]["schemas"]["OutcomeEvent"]
-    event = event_of(Delivery(b"{}"), FATES[outcome], outcome, source="/journey-consumer/q", now=NOW)
+    event = build_event(*settled(outcome), source="/journey-consumer/q", now=NOW)
     jsonschema.validate(event, schema)
-    assert ("subject" in event) == (FATES[outcome].journey is not None)
+    assert ("subject" in event) == (RESULTS[outcome][1] is not None)
     if outcome == "registered":
         assert event["data"]["created_at"] == "2026-11-23T11:59:59.000Z"
         assert event["id"] == "j-1/registered/1"
@@ -65,20 +83,22 @@ async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch)
     registry, publisher = CollectorRegistry(), Publisher()
     told = OutcomeEvents(publisher, exchange="e", queue="a b", metrics=Metrics(registry), now=lambda: NOW)
     for _ in range(5):
-        told.settled(Delivery(b"{}"), FATES["rejected"], "rejected")
+        told.settled(*settled("rejected"))
     outgoing = publisher.sent[0][0]
     assert (outgoing.exchange, outgoing.routing_key) == ("e", "rejected")
     assert json.loads(outgoing.body)["source"] == "/journey-consumer/a%20b"
     assert len(publisher.sent) == 3
     for (_, future), error in zip(
-        publisher.sent, (None, PublishError("returned"), PublishError("connection")), strict=True
+        publisher.sent,
+        (None, PublishError(PublishFailure.RETURNED), PublishError(PublishFailure.CONNECTION)),
+        strict=True,
     ):
         if error is None:
             future.set_result(None)
         else:
             future.set_exception(error)
     await asyncio.sleep(0)
-    told.settled(Delivery(b"{}"), FATES["rejected"], "rejected")
+    told.settled(*settled("rejected"))
     assert len(publisher.sent) == 4, "there is room again"
 
     def value(result: str) -> float | None:
@@ -93,8 +113,8 @@ async def test_an_event_that_comes_back_makes_no_event() -> None:
     told = OutcomeEvents(
         publisher, exchange="e", queue="q", metrics=Metrics(CollectorRegistry()), now=lambda: NOW
     )
-    told.settled(Delivery(b"{}"), FATES["invalid"], "invalid")
+    told.settled(*settled("invalid"))
     ((first, future),) = publisher.sent
-    told.settled(Delivery(first.body, headers=first.headers), FATES["invalid"], "invalid")
+    told.settled(*settled("invalid", Delivery(first.body, headers=first.headers)))
     assert len(publisher.sent) == 1
     future.set_result(None)

@@ -6,10 +6,7 @@ from typing import get_args
 
 import pytest
 
-import schemas
 from consumer import __version__
-from consumer.core.delivery import Delivery
-from consumer.core.headers import tracking_headers
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
@@ -22,18 +19,16 @@ from consumer.core.outcome import (
     Republish,
 )
 from consumer.publishing import samples
-from consumer.service.result import HandlingResult
+from consumer.service.inflight import HandlingResult
 from tests.corridor import QUEUE, Corridor, passes
 from tests.travel import loop, travelling
 
 NOW = "2026-11-23T16:00:00.000Z"
 
 
-def fate_of(delivery: Delivery, disposition: Disposition, attempts: int = 1) -> HandlingResult:
-    """What the handler would have said."""
-    journey = schemas.validate("v3", delivery.body)
-    known = journey if isinstance(journey, schemas.Journey) else None
-    return HandlingResult(disposition, known, tracking_headers(delivery), attempts)
+def result_of(disposition: Disposition, attempts: int = 1) -> HandlingResult:
+    """What the handler would have returned."""
+    return HandlingResult(disposition, attempts)
 
 
 SETTLED: dict[type[Disposition], tuple[Disposition, str | None, str]] = {
@@ -58,8 +53,8 @@ async def test_every_disposition_is_settled(kind: type[Disposition]) -> None:
     disposition, queue, outcome = SETTLED[kind]
     corridor = Corridor()
     async with corridor.open():
-        delivery = corridor.delivery()
-        settled = await corridor.settler.settle(delivery, fate_of(delivery, disposition))
+        entry = corridor.entry()
+        settled = await corridor.settler.settle(entry, result_of(disposition))
         assert settled is (kind is not Release)
         assert bool(corridor.link._unacked) is (kind is Release)
         copies = {name: len(held) for name, held in corridor.link.queues.items() if held}
@@ -86,13 +81,13 @@ async def test_a_dead_letter_carries_its_past(reason: Reason) -> None:
     corridor = Corridor()
     async with corridor.open():
         body = samples.encode(corridor.payload()) + b"\n"
-        delivery = corridor.delivery(
+        entry = corridor.entry(
             body,
             headers={"x-trace": "abc", "x-first-failure": "2026-11-23T12:00:00+00:00", "x-attempts": 4},
             properties={"message_id": "m-1", "content_type": "application/json", "expiration": "5000"},
         )
-        fate = fate_of(delivery, DeadLetter(reason, "-32602 at driver.revenue", 400), attempts=5)
-        assert await corridor.settler.settle(delivery, fate)
+        result = result_of(DeadLetter(reason, "-32602 at driver.revenue", 400), attempts=5)
+        assert await corridor.settler.settle(entry, result)
     (letter,) = corridor.dead(reason)
     assert letter.body == body
     assert letter.exchange == "journeys.dead-letter"
@@ -126,8 +121,8 @@ async def test_a_delayed_journey_carries_what_the_next_visit_needs() -> None:
     """Attempts, visits, the first failure and the origin."""
     corridor = Corridor()
     async with corridor.open():
-        delivery = corridor.delivery(headers={"x-trace": "abc", "CC": ["elsewhere"]})
-        await corridor.settler.settle(delivery, fate_of(delivery, Delay(300, "503", 503), attempts=3))
+        entry = corridor.entry(headers={"x-trace": "abc", "CC": ["elsewhere"]})
+        await corridor.settler.settle(entry, result_of(Delay(300, "503", 503), attempts=3))
         (waiting,) = corridor.link.queues["journeys.retry.300s"]
     assert waiting.headers == {
         "x-trace": "abc",
@@ -148,9 +143,9 @@ async def test_no_confirm_no_acknowledgement(failure: str) -> None:
     corridor = Corridor()
     corridor.link.publish_failures.extend([failure] * 5)
     async with corridor.open():
-        delivery = corridor.delivery()
-        fate = fate_of(delivery, DeadLetter(Reason.INVALID, "x", None))
-        settling = asyncio.create_task(corridor.settler.settle(delivery, fate))
+        entry = corridor.entry()
+        result = result_of(DeadLetter(Reason.INVALID, "x", None))
+        settling = asyncio.create_task(corridor.settler.settle(entry, result))
         while corridor.link.publish_failures:
             await passes(0.05)
             assert corridor.link._unacked or not corridor.link.publish_failures
@@ -167,9 +162,9 @@ async def test_a_lost_connection_ends_the_attempts() -> None:
     corridor = Corridor()
     corridor.link.publish_failures.extend(["nacked"] * 3)
     async with corridor.open():
-        delivery = corridor.delivery()
-        fate = fate_of(delivery, DeadLetter(Reason.INVALID, "x", None))
-        settling = asyncio.create_task(corridor.settler.settle(delivery, fate))
+        entry = corridor.entry()
+        result = result_of(DeadLetter(Reason.INVALID, "x", None))
+        settling = asyncio.create_task(corridor.settler.settle(entry, result))
         await passes(0.01)
         corridor.link.lose()
         assert not await settling
@@ -185,12 +180,12 @@ async def test_what_is_not_published_yet_is_called_back_when_the_connection_is_l
     corridor = Corridor()
     corridor.link.confirm_after_seconds = 5.0
     async with corridor.open():
-        delivery = corridor.delivery()
-        fate = fate_of(delivery, DeadLetter(Reason.INVALID, "x", None))
-        settling = asyncio.create_task(corridor.settler.settle(delivery, fate))
+        entry = corridor.entry()
+        result = result_of(DeadLetter(Reason.INVALID, "x", None))
+        settling = asyncio.create_task(corridor.settler.settle(entry, result))
         await passes(1)
         corridor.link.lose()
-        corridor.settler.forget_unconfirmed()
+        corridor.settler.withdraw(corridor.assembled.in_flight)
         assert not await settling
         await passes(10)
     assert corridor.dead("invalid") == []
@@ -202,9 +197,9 @@ async def test_a_confirm_that_comes_too_late_settles_nothing() -> None:
     corridor = Corridor()
     corridor.link.confirm_after_seconds = 5.0
     async with corridor.open():
-        delivery = corridor.delivery()
-        fate = fate_of(delivery, DeadLetter(Reason.INVALID, "x", None))
-        settling = asyncio.create_task(corridor.settler.settle(delivery, fate))
+        entry = corridor.entry()
+        result = result_of(DeadLetter(Reason.INVALID, "x", None))
+        settling = asyncio.create_task(corridor.settler.settle(entry, result))
         await passes(1)
         corridor.link.lose()
         assert not await settling
@@ -219,9 +214,9 @@ async def test_headers_that_no_frame_holds_are_left_behind() -> None:
     corridor.link.publish_failures.append("unencodable")
     async with corridor.open():
         odd = {"x-odd": 1e400, "when": datetime(1, 1, 1, tzinfo=UTC), "x-trace": "abc"}
-        delivery = corridor.delivery(headers=odd, properties={"message_id": "m", "timestamp": -1})
-        fate = fate_of(delivery, DeadLetter(Reason.REJECTED, "x", 400))
-        assert await corridor.settler.settle(delivery, fate)
+        entry = corridor.entry(headers=odd, properties={"message_id": "m", "timestamp": -1})
+        result = result_of(DeadLetter(Reason.REJECTED, "x", 400))
+        assert await corridor.settler.settle(entry, result)
     (letter,) = corridor.dead("rejected")
     assert letter.properties == {"message_id": "m", "delivery_mode": 2}
     assert letter.headers["x-reason"] == "rejected"
@@ -235,11 +230,9 @@ async def test_what_can_not_be_made_smaller_is_tried_at_a_pace() -> None:
     corridor = Corridor()
     corridor.link.publish_failures += ["unencodable"] * 3
     async with corridor.open():
-        delivery = corridor.delivery(headers={"x-trace": "abc"}, properties={"message_id": "m"})
+        entry = corridor.entry(headers={"x-trace": "abc"}, properties={"message_id": "m"})
         began = loop().time()
-        assert await corridor.settler.settle(
-            delivery, fate_of(delivery, DeadLetter(Reason.REJECTED, "x", 400))
-        )
+        assert await corridor.settler.settle(entry, result_of(DeadLetter(Reason.REJECTED, "x", 400)))
         assert loop().time() > began
     (letter,) = corridor.dead("rejected")
     assert letter.headers["x-trace"] == "abc"
@@ -251,9 +244,9 @@ async def test_without_delay_queues_the_waiting_is_done_here() -> None:
     corridor = Corridor(hold_limit_seconds=200.0)
     corridor.link.delay_queues = False
     async with corridor.open():
-        delivery = corridor.delivery()
+        entry = corridor.entry()
         began = loop().time()
-        assert await corridor.settler.settle(delivery, fate_of(delivery, Delay(300, "503", 503)))
+        assert await corridor.settler.settle(entry, result_of(Delay(300, "503", 503)))
         assert 200 <= loop().time() - began < 201
         (again,) = corridor.link.queues[QUEUE]
     assert again.headers["x-visits"] == 1
@@ -280,8 +273,8 @@ async def test_the_deadline_is_measured(
     corridor = Corridor()
     async with corridor.open():
         body = samples.encode(corridor.payload(ends_in_seconds=-3600 * hours_ago))
-        delivery = corridor.delivery(body)
-        await corridor.settler.settle(delivery, fate_of(delivery, disposition))
+        entry = corridor.entry(body)
+        await corridor.settler.settle(entry, result_of(disposition))
     assert corridor.value("deadline_missed_total") == missed
     assert _age(corridor) == aged
 
@@ -292,9 +285,9 @@ async def test_the_log_names_ids_and_reason_only() -> None:
     corridor = Corridor()
     async with corridor.open():
         payload = corridor.payload(7)
-        delivery = corridor.delivery(samples.encode(payload), properties={"message_id": "m-7"})
-        fate = fate_of(delivery, DeadLetter(Reason.REJECTED, "-32602 at driver", 400), attempts=2)
-        await corridor.settler.settle(delivery, fate)
+        entry = corridor.entry(samples.encode(payload), properties={"message_id": "m-7"})
+        result = result_of(DeadLetter(Reason.REJECTED, "-32602 at driver", 400), attempts=2)
+        await corridor.settler.settle(entry, result)
     (line,) = corridor.settled()
     assert {k: v for k, v in line.items() if k not in ("ts", "level", "logger", "event")} == {
         "outcome": "rejected",
