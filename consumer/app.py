@@ -90,7 +90,7 @@ def build_connections(settings: Settings) -> ConnectionFactory:
 
 
 def payload_version(settings: Settings) -> Literal["v2", "v3"]:
-    """Return the rules by which payloads are judged."""
+    """Return whose rules payloads are validated by."""
     return cast("Literal['v2', 'v3']", settings.registry_api_version[:2])
 
 

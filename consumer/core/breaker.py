@@ -99,8 +99,8 @@ class Breaker:
     def may_probe(self, now: float) -> bool:
         """Grant the probe if one is due.
 
-        Who is told True owes a ``success``, a ``failure`` or an ``abandon_probe``, whatever
-        happens: until then nobody else is granted one.
+        The caller must answer a True with ``success``, ``failure`` or ``abandon_probe``: until then no other
+        probe is granted.
         """
         if self.probe_at is None or now < self.probe_at:
             return False

@@ -183,7 +183,7 @@ class _Member:
 # What reading as one JSON object can raise; the scanner of the standard library recurses.
 _NOT_AN_OBJECT = (ValueError, RecursionError)
 _WHITE = " \t\n\r"
-# Numbers stay text: Python would refuse an integer of 5,000 digits, which is not ours to judge.
+# Numbers stay text: Python would refuse an integer of 5,000 digits, which the Registry may accept.
 _DECODER: Final = json.JSONDecoder(parse_int=str, parse_float=str)
 
 

@@ -1,18 +1,18 @@
-"""What a message carries of its own past, in headers that only this program writes.
+"""Our headers on a message: attempts, delayed retries, origin.
 
-1. Reading never fails: an operator's header of the same name but another type, negative or
-   absurd, reads as if it were not there, and the next writing replaces it.
-2. What we write is text or whole numbers, and never a value of the payload.
-3. The operator's own headers go along. What would steer the broker goes along only into a dead
-   letter, where it steers nothing: see ``_STEERING``.
-4. Knows nothing of queues or confirms, and not when a journey is dead: that is ``policy``.
+1. Reading never fails: an operator's header of the same name but another type, negative or absurd reads as
+   if it were missing, and the next write replaces it.
+2. We write text or whole numbers, and never a value of the payload.
+3. The operator's own headers are kept. Those that the broker would obey are kept only in a dead letter, where
+   they have no effect: see ``_STEERING``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
+from consumer.core.clock import iso_utc
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import DeadLetter, Delay
 
@@ -28,15 +28,14 @@ DETAIL: Final = "x-detail"
 STATUS: Final = "x-status"
 CONSUMER_VERSION: Final = "x-consumer-version"
 
-_MOST = 10_000  # no count of ours gets there
+_MOST = 10_000  # above every count that we write
 _LONGEST_SHORTSTR = 255  # bytes: AMQP's bound for the names of exchanges and routing keys
 _LONGEST_DETAIL = 200
 
-# The broker's own marks. ``x-delivery-count`` belongs to one queue's life of the message.
+# ``x-delivery-count`` belongs to the queue that delivered.
 _BROKERS = frozenset({"x-delivery-count"})
-# On the way round through a delay queue these would steer the broker: ``CC`` and ``BCC`` send a
-# copy straight back to the queues they name, and on an ``x-death`` that names our queue RabbitMQ
-# sees a cycle when the delay ends, and drops the message without a word.
+# In a delay queue the broker would obey these: ``CC`` and ``BCC`` send a copy to the queues they name, and
+# an ``x-death`` that names our queue is a cycle when the delay ends: RabbitMQ drops the message silently.
 _STEERING = _BROKERS | {
     "CC",
     "BCC",
@@ -49,8 +48,8 @@ _STEERING = _BROKERS | {
     "x-last-death-reason",
 }
 
-# What a dead letter tells of the life that it ended: a replay starts without it.
-_ONE_LIFE = frozenset(
+# What describes one failure: a replay starts without it.
+_FAILURE = frozenset(
     {REASON, DETAIL, STATUS, ATTEMPTS, DELAYED_RETRIES, FIRST_FAILURE, LAST_FAILURE, CONSUMER_VERSION}
 )
 
@@ -68,7 +67,7 @@ class TrackingHeaders:
 
 
 def tracking_headers(delivery: Delivery) -> TrackingHeaders:
-    """Read the headers of ``delivery``; one that was never here before has itself as its origin."""
+    """Read the headers of ``delivery``; its origin is itself unless they say otherwise."""
     headers = delivery.headers
     exchange = _name(headers.get(ORIGINAL_EXCHANGE))
     routing_key = _name(headers.get(ORIGINAL_ROUTING_KEY))
@@ -89,20 +88,17 @@ def dead_letter_headers(
     now: datetime,
     version: str,
     *,
-    attempts: int | None = None,
+    attempts: int,
 ) -> dict[str, Any]:
-    """Return the headers of the dead letter: the operator's, and why, when and where from.
-
-    ``attempts`` is the total over all visits; by default what the message itself says.
-    """
-    failed_at = _text(now)
+    """Return the headers of the dead letter: the operator's, and why, when and where from."""
+    failed_at = iso_utc(now)
     headers = _kept(delivery.headers, _BROKERS | {STATUS})  # a replayed one may carry an old status
     if disposition.status is not None:
         headers[STATUS] = disposition.status
     return headers | {
         REASON: str(disposition.reason),
         DETAIL: disposition.detail[:_LONGEST_DETAIL],
-        ATTEMPTS: past.attempts if attempts is None else attempts,
+        ATTEMPTS: attempts,
         FIRST_FAILURE: past.first_failure or failed_at,
         LAST_FAILURE: failed_at,
         ORIGINAL_EXCHANGE: past.original_exchange,
@@ -114,7 +110,7 @@ def dead_letter_headers(
 def delay_headers(
     delivery: Delivery, past: TrackingHeaders, disposition: Delay, attempts: int, now: datetime
 ) -> dict[str, Any]:
-    """Return the headers for the way through a delay queue: one more visit, and why."""
+    """Return the headers for a delay queue: one more delayed retry, and why."""
     headers = republish_headers(delivery, past, attempts, now)
     headers.pop(STATUS, None)
     if disposition.status is not None:
@@ -125,9 +121,9 @@ def delay_headers(
 def republish_headers(
     delivery: Delivery, past: TrackingHeaders, attempts: int, now: datetime
 ) -> dict[str, Any]:
-    """Return the headers for the way back to the end of our own queue. Costs no visit."""
+    """Return the headers for the end of our own queue. Counts no delayed retry."""
     headers = _kept(delivery.headers, _STEERING | {FIRST_FAILURE})
-    first_failure = past.first_failure or (_text(now) if attempts else None)
+    first_failure = past.first_failure or (iso_utc(now) if attempts else None)
     if first_failure is not None:
         headers[FIRST_FAILURE] = first_failure
     return headers | {
@@ -139,8 +135,8 @@ def republish_headers(
 
 
 def replay_headers(delivery: Delivery, past: TrackingHeaders) -> dict[str, Any]:
-    """Return the headers for the way from a dead-letter queue back to ours: a new life, counted."""
-    headers = _kept(delivery.headers, _STEERING | _ONE_LIFE)
+    """Return the headers for a replay: what describes the failure is dropped, one more replay counted."""
+    headers = _kept(delivery.headers, _STEERING | _FAILURE)
     return headers | {
         REPLAYS: past.replays + 1,
         ORIGINAL_EXCHANGE: past.original_exchange,
@@ -152,20 +148,13 @@ def _kept(headers: Mapping[str, Any], dropped: frozenset[str]) -> dict[str, Any]
     return {name: value for name, value in headers.items() if name not in dropped}
 
 
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _count(value: Any) -> int:
     return value if type(value) is int and 0 <= value <= _MOST else 0
 
 
 def _name(value: Any) -> str | None:
-    return (
-        value
-        if isinstance(value, str) and len(value.encode("utf-8", "replace")) <= _LONGEST_SHORTSTR
-        else None
-    )
+    fits = isinstance(value, str) and len(value.encode("utf-8", "replace")) <= _LONGEST_SHORTSTR
+    return value if fits else None
 
 
 def _moment(value: Any) -> str | None:

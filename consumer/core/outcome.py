@@ -118,7 +118,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """The route or version is not served, or redirects: ours to fix, not the journey's fault."""
+    """The route or version is not served, or redirects: our configuration, not the journey."""
 
     status: int
     detail: str

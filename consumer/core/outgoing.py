@@ -20,7 +20,7 @@ _MOVED_PROPERTIES = {"expiration": "x-original-expiration", "user_id": "x-origin
 _MOVED_HEADERS = {"CC": "x-original-cc", "BCC": "x-original-bcc"}
 #: Counted by the quorum queue that delivered; meaningless in another queue.
 _DROPPED_HEADERS = frozenset({"x-delivery-count", "x-acquired-count"})
-#: Properties that are not ours to set.
+#: Properties that only the broker may set.
 _DROPPED_PROPERTIES = frozenset({"cluster_id"})
 
 

@@ -72,10 +72,9 @@ class Policy:
 class Situation:
     """What is known about the journey beside the outcome.
 
-    ``attempts`` counts over all visits and ``attempts_here`` in this one, both with the attempt
-    just made; ``visits`` counts the delayed returns so far. ``deadline`` (start + 24 h) and
-    ``ends_at`` are None when the payload does not tell. ``jitter`` is in [0, 1). ``pausing`` is
-    what pauses consumption at this moment.
+    ``attempts`` counts over all deliveries and ``attempts_here`` in this one, both with the attempt just
+    made; ``delayed_retries`` counts the delay queues so far. ``deadline`` (start + 24 h) and ``ends_at`` are
+    None when the payload cannot be read. ``jitter`` is in [0, 1). ``pausing`` is what pauses consumption now.
     """
 
     attempts: int
@@ -173,10 +172,9 @@ def _seconds_left(situation: Situation) -> float:
 
 
 def charges_attempt(outcome: Outcome, pausing: PauseCause | None) -> bool:
-    """Whether the journey pays for this with one of its attempts.
+    """Whether ``outcome`` counts as one of the journey's attempts.
 
-    Only an answer (or silence) that the journey met alone: never a limit that concerns everybody,
-    what was not sent, or what happened while consumption is paused.
+    Not for a limit that concerns all journeys, for what was not sent, or while consumption is paused.
     """
     match outcome:
         case Unavailable() | Early(status=int()):

@@ -1,12 +1,12 @@
-"""When the next request may go: a smooth limiter (GCRA) that shares a budget with strangers.
+"""When the next request may go: a smooth rate limiter (GCRA) that shares its limit with other processes.
 
 1. Each caller gets a slot of its own; slots are an interval apart, after at most ``burst`` at once.
    No window of ``t`` seconds ever sees more than ``rate * t + burst`` slots.
-2. The answers tell what remains of the budget of all who share our address, and until when. What
+2. Answers say what remains of the limit of all clients behind our address, and until when. What
    remains is spread over the time that remains: many who do this share it without knowing each
    other, because each sees the others' share vanish.
-3. A share of the budget is never touched: what is in flight has not been counted yet.
-4. While held nobody sends; a slot that falls into a hold is lost, and its owner asks again.
+3. A share of what remains is never used: requests in flight have not been counted yet.
+4. While held nothing is sent; a slot that falls into a hold is lost, and its owner reserves again.
 5. Time (monotonic seconds) is an argument. It knows no HTTP and never sleeps.
 """
 
@@ -23,8 +23,8 @@ class RateLimiter:
     The caller's loop::
 
         while True:
-            await sleep(pacer.reserve(now()))
-            if not pacer.held_for(now()):
+            await sleep(rate_limiter.reserve(now()))
+            if not rate_limiter.held_for(now()):
                 break
     """
 
@@ -43,9 +43,9 @@ class RateLimiter:
             raise ValueError("rate_per_minute must be positive and burst at least 1")
         self._own_interval = 60.0 / rate_per_minute
         self._tolerance = (burst - 1) * self._own_interval
-        self._slot = float("-inf")  # when the next slot would be if nobody ever came in a burst
+        self._slot = float("-inf")  # when the next slot would be without bursts
         self._held_until = float("-inf")
-        self._interval = self._own_interval  # of the shared budget, until _window_end
+        self._interval = self._own_interval  # of the shared limit, until _window_end
         self._window_end = float("-inf")
         self._remaining = 0
 
@@ -64,18 +64,18 @@ class RateLimiter:
         return max(self._held_until - now, 0.0)
 
     def hold(self, until: float) -> None:
-        """Nobody sends before ``until`` (a 429). A hold is never shortened."""
+        """Send nothing before ``until`` (a 429). A hold is never shortened."""
         self._held_until = max(self._held_until, until)
 
     def observe(self, seen: RateLimit, now: float) -> None:
-        """Obey what an answer tells of the shared budget."""
-        if seen.reset_in_seconds <= 0:  # the window is just ending: tells nothing of the next
+        """Obey what an answer says about the shared limit."""
+        if seen.reset_in_seconds <= 0:  # the window is just ending: says nothing about the next
             return
         end = now + seen.reset_in_seconds
         remaining = seen.remaining
         known, over = self._window_end, now >= self._window_end
         if not over and abs(end - known) <= _SAME_WINDOW_SECONDS:
-            # Answers overtake each other; within a window the budget only shrinks.
+            # Answers overtake each other; within a window what remains only shrinks.
             remaining = min(remaining, self._remaining)
             end = min(end, known)
         elif end <= known + _SAME_WINDOW_SECONDS and (over or seen.reset_in_seconds <= _SAME_WINDOW_SECONDS):

@@ -42,9 +42,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """What an answer tells of the budget that all callers behind one address share.
+    """What an answer says about the limit that all clients behind one address share.
 
-    ``limit`` is the budget of a whole window (None when not told), ``remaining`` what was left
+    ``limit`` is that of a whole window (None when not given), ``remaining`` what was left
     of it when the answer was written, ``reset_in_seconds`` how long until it is full again.
     """
 

@@ -1,6 +1,6 @@
 """The queues and exchanges of one consumer, as plain data. No broker is touched here.
 
-    <queue>                        ours (or the operator's, used as it is)
+    <queue>                        the queue to consume (an existing one is used as it is)
     <queue>.dead-letter            direct exchange, routing key = reason
     <queue>.dead-letter.<reason>   one queue per reason
     <queue>.retry.<n>s             delay queues: expire back into <queue>
@@ -19,7 +19,7 @@ from consumer.core.outcome import Reason
 DELIVERY_LIMIT = "delivery-limit"
 
 #: Reading a quorum queue without consuming counts as a delivery. RabbitMQ 4 drops after 20 unless
-#: told otherwise; 3.10 knows no "unlimited", so a number that no one reaches serves both.
+#: told otherwise; 3.10 knows no "unlimited", so an unreachable number serves both.
 UNREACHABLE_DELIVERY_LIMIT = 1_000_000_000
 
 
@@ -57,7 +57,7 @@ class Topology:
         return f"{self.queue}.dead-letter.{reason}"
 
     def delay_queue(self, seconds: int) -> str:
-        """The queue in which a message waits ``seconds`` before it returns to ours."""
+        """The queue in which a message waits ``seconds`` before it is moved to the main queue."""
         return f"{self.queue}.retry.{seconds}s"
 
     @property

@@ -120,8 +120,8 @@ _BY_CODE: Mapping[int, _Rule] = {
     -32700: _parse_error,  # "Parse error": early, or rejected
 }
 
-# The HTTP status, or an ``error.code`` that is one. A 4xx that no payload can cause is ours to
-# mend and must not empty the queue into dead letters: misconfigured.
+# The HTTP status, or an ``error.code`` that is one. A 4xx that no payload can cause is our
+# configuration and must not empty the queue into dead letters: misconfigured.
 _BY_STATUS: Mapping[int, _Rule] = {
     400: _rejected,
     401: _unauthorized,
@@ -130,7 +130,7 @@ _BY_STATUS: Mapping[int, _Rule] = {
     404: _misconfigured,  # the route or version is not served
     405: _misconfigured,  # the route does not take POST
     406: _misconfigured,  # our Accept header
-    407: _misconfigured,  # a proxy of ours wants credentials
+    407: _misconfigured,  # our proxy wants credentials
     408: _unavailable,
     409: _already_registered,
     410: _misconfigured,  # the version is gone

@@ -1,6 +1,6 @@
 """The Registry over HTTP: bytes and a token in, a ``Reply`` or a ``Fault`` out.
 
-1. The only module that drives httpx. It judges no answer: see ``consumer.registry.classify``.
+1. The only module that drives httpx. Answers are classified elsewhere: see ``classify``.
 2. Nothing that the network does raises here; each foreign exception has a row in ``FAULTS``.
 3. Every exchange ends within ``timeout_seconds``, whatever the server drips, and holds at most
    ``MAX_BODY_BYTES`` of its answer.
@@ -30,43 +30,25 @@ Transport = httpx.AsyncBaseTransport
 MAX_BODY_BYTES: Final = 64 * 1024
 _ACCESS_TOKEN_VERSION: Final = "v3.3"  # the only version that offers the key exchange  # noqa: S105
 
-FAULTS: Final[Mapping[type[Exception], FaultKind]] = {
+_CLASSES: Final[Mapping[FaultKind, tuple[type[Exception], ...]]] = {
     # never sent
-    TlsError: FaultKind.TLS,
-    ssl.SSLError: FaultKind.TLS,
-    httpx.ConnectError: FaultKind.CONNECT,
-    httpx.ConnectTimeout: FaultKind.CONNECT_TIMEOUT,
-    httpx.PoolTimeout: FaultKind.POOL_TIMEOUT,
-    httpx.ProxyError: FaultKind.CONNECT,
-    # perhaps processed
-    TimeoutError: FaultKind.TIMEOUT,  # our own deadline
-    httpx.TimeoutException: FaultKind.TIMEOUT,
-    httpx.ReadTimeout: FaultKind.TIMEOUT,
-    httpx.WriteTimeout: FaultKind.TIMEOUT,
-    httpx.NetworkError: FaultKind.READ,
-    httpx.ReadError: FaultKind.READ,
-    httpx.WriteError: FaultKind.READ,
-    httpx.CloseError: FaultKind.READ,
-    OSError: FaultKind.READ,
-    httpx.ProtocolError: FaultKind.PROTOCOL,
-    httpx.RemoteProtocolError: FaultKind.PROTOCOL,
-    httpx.DecodingError: FaultKind.PROTOCOL,
-    # what only a mistake of ours or of the client can raise
-    httpx.LocalProtocolError: FaultKind.OTHER,
-    httpx.UnsupportedProtocol: FaultKind.OTHER,
-    httpx.TooManyRedirects: FaultKind.OTHER,
-    httpx.InvalidURL: FaultKind.OTHER,
-    httpx.CookieConflict: FaultKind.OTHER,
-    httpx.StreamError: FaultKind.OTHER,
-    httpx.StreamConsumed: FaultKind.OTHER,
-    httpx.StreamClosed: FaultKind.OTHER,
-    httpx.ResponseNotRead: FaultKind.OTHER,
-    httpx.RequestNotRead: FaultKind.OTHER,
-    httpx.HTTPStatusError: FaultKind.OTHER,
-    httpx.TransportError: FaultKind.OTHER,
-    httpx.RequestError: FaultKind.OTHER,
-    httpx.HTTPError: FaultKind.OTHER,
+    FaultKind.TLS: (TlsError, ssl.SSLError),
+    FaultKind.CONNECT: (httpx.ConnectError, httpx.ProxyError),
+    FaultKind.CONNECT_TIMEOUT: (httpx.ConnectTimeout,),
+    FaultKind.POOL_TIMEOUT: (httpx.PoolTimeout,),
+    # perhaps processed; TimeoutError is our own deadline
+    FaultKind.TIMEOUT: (TimeoutError, httpx.TimeoutException, httpx.ReadTimeout, httpx.WriteTimeout),
+    FaultKind.READ: (httpx.NetworkError, httpx.ReadError, httpx.WriteError, httpx.CloseError, OSError),
+    FaultKind.PROTOCOL: (httpx.ProtocolError, httpx.RemoteProtocolError, httpx.DecodingError),
+    # only a bug here or in the client raises these
+    FaultKind.OTHER: (
+        *(httpx.LocalProtocolError, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.InvalidURL),
+        *(httpx.CookieConflict, httpx.StreamError, httpx.StreamConsumed, httpx.StreamClosed),
+        *(httpx.ResponseNotRead, httpx.RequestNotRead, httpx.HTTPStatusError),
+        *(httpx.TransportError, httpx.RequestError, httpx.HTTPError),
+    ),
 }
+FAULTS: Final = {cls: kind for kind, classes in _CLASSES.items() for cls in classes}
 _FOREIGN: Final = tuple(FAULTS)
 
 
@@ -122,7 +104,7 @@ class RegistryClient:
                 https_only=origin.startswith("https:"),
             )
         except OSError as error:
-            raise ConfigurationError([f"REGISTRY_CA_FILE can not be read: {error.strerror}"]) from error
+            raise ConfigurationError([f"REGISTRY_CA_FILE cannot be read: {error.strerror}"]) from error
         except UnusableCertificatesError as error:
             raise ConfigurationError([f"REGISTRY_CA_FILE: {error}"]) from error
         except ValueError:  # its text quotes the proxy's URL, which may hold a password
@@ -142,7 +124,7 @@ class RegistryClient:
         return await self._exchange("POST", self._access_token, self._plain_headers, body)
 
     async def look(self) -> Reply | Fault:
-        """GET the front page without a token: tells ``check`` whether it answers, and its ``date``."""
+        """GET the front page without a token: shows ``check`` that it answers, and its ``date``."""
         return await self._exchange("GET", self._origin, self._plain_headers, b"")
 
     async def aclose(self) -> None:

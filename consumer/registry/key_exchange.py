@@ -70,7 +70,7 @@ def refusal(answer: Reply | Fault) -> Outcome:
 def lifetime_seconds(token: str, now: float) -> float:
     """Tell how long a fresh token lives: by its own claims, or as documented when they make no sense.
 
-    ``exp - iat`` needs no clock of ours; ``exp`` alone is taken against ``now`` (epoch seconds).
+    ``exp - iat`` does not depend on our clock; ``exp`` alone is taken against ``now`` (epoch seconds).
     """
     said = claims(token)
     expires, issued = moment(said.get("exp")), moment(said.get("iat"))
@@ -121,7 +121,7 @@ class ExchangedToken:
             got = await self._renewed()
             return got.secret if isinstance(got, LoadedToken) else got
         if now >= self._renew_from and now >= self._failure_until:
-            self._start()  # nobody waits for it: the token in hand is still good
+            self._start()  # in the background: the current token is still good
         return self.held.secret
 
     async def renew(self, refused: str) -> bool:

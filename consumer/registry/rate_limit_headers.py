@@ -1,8 +1,8 @@
-"""What an answer tells of the shared rate limit: how much is left, how long to wait.
+"""What an answer says about the shared rate limit: how much is left, how long to wait.
 
-Headers are other people's text: whatever is missing, malformed, negative or absurd reads as
-"not told", never as an exception. Absolute times are read against the ``Date`` of the same
-answer, so that a clock of ours that is wrong does no harm.
+Headers are untrusted text: what is missing, malformed, negative or absurd reads as None, never as an
+exception. Absolute times are compared with the ``Date`` of the same answer, so that a wrong clock here does
+no harm.
 """
 
 import re
@@ -15,14 +15,14 @@ from consumer.registry.jsonrpc import parse
 
 _TOO_MANY_REQUESTS = 429
 
-# A longer wait than an hour is taken for garbage: the Registry counts by the minute.
+# A longer wait is not believed: the Registry counts by the minute.
 _LONGEST_WAIT_SECONDS = 3600.0
 _SHORTEST_WAIT_SECONDS = 1.0
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 
 
 def rate_limit(reply: Reply, now_epoch: float) -> RateLimit | None:
-    """What ``reply`` tells of the shared budget, None when it tells nothing usable.
+    """What ``reply`` says about the shared limit, None when it says nothing usable.
 
     ``RateLimit-*`` (reset in seconds, as specified), else ``X-RateLimit-*`` (reset as epoch
     seconds, the 2023 server), else the body of a 429. ``now_epoch`` is only used for an
@@ -33,8 +33,8 @@ def rate_limit(reply: Reply, now_epoch: float) -> RateLimit | None:
     remaining = _number(headers.get(prefix + "remaining"))
     limit = _number(headers.get(prefix + "limit"))
     if remaining is None and reply.status == _TOO_MANY_REQUESTS:
-        told = _budget_in_body(reply)
-        remaining, limit = _number(told.get("remaining")), _number(told.get("limit"))
+        fields = _limit_in_body(reply)
+        remaining, limit = _number(fields.get("remaining")), _number(fields.get("limit"))
     if remaining is None:
         return None
     reset = _reset_in(reply, now_epoch)
@@ -44,11 +44,11 @@ def rate_limit(reply: Reply, now_epoch: float) -> RateLimit | None:
 
 
 def retry_after(reply: Reply) -> float | None:
-    """Seconds to wait after a 429, None when the answer does not say (or not credibly)."""
-    told = reply.headers.get("retry-after")
-    seconds = _number(told)
+    """Seconds to wait after a 429, None when the answer does not say."""
+    text = reply.headers.get("retry-after")
+    seconds = _number(text)
     if seconds is None:
-        server_now, then = _http_date(reply.headers.get("date")), _http_date(told)
+        server_now, then = _http_date(reply.headers.get("date")), _http_date(text)
         if server_now is not None and then is not None:
             seconds = then - server_now
         else:
@@ -64,7 +64,7 @@ def _reset_in(reply: Reply, now_epoch: float | None) -> float | None:
         return seconds
     at = _number(reply.headers.get("x-ratelimit-reset"))
     if at is None and reply.status == _TOO_MANY_REQUESTS:
-        at = _iso_date(_budget_in_body(reply).get("resetTime"))
+        at = _iso_date(_limit_in_body(reply).get("resetTime"))
     if at is None:
         return None
     server_now = _http_date(reply.headers.get("date"))
@@ -72,7 +72,7 @@ def _reset_in(reply: Reply, now_epoch: float | None) -> float | None:
     return None if now is None else at - now
 
 
-def _budget_in_body(reply: Reply) -> dict[str, Any]:
+def _limit_in_body(reply: Reply) -> dict[str, Any]:
     body = parse(reply.body)
     error = body.get("error") if isinstance(body, dict) else None
     return error if isinstance(error, dict) else {}

@@ -1,4 +1,4 @@
-"""A secret as it comes from outside: what may go into a header, and what may be told of it.
+"""A secret from a setting or a file: what may go into a header, and what may be logged of it.
 
 Reads files, knows nothing of rotation or HTTP. No secret is ever in a repr or an exception.
 Times are epoch seconds.
@@ -16,7 +16,7 @@ _FAR: Final = 7_258_118_400  # the year 2200
 
 
 class UnusableSecretError(ValueError):
-    """A secret can not be used; ``code`` says why (``unreadable``, ``empty``, ``invalid``)."""
+    """A secret cannot be used; ``code`` says why (``unreadable``, ``empty``, ``invalid``)."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -48,7 +48,7 @@ def read_secret(path: str | Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LoadedToken:
-    """A token in use and what may be told of it."""
+    """A token in use. Only times and fingerprint may be logged."""
 
     secret: str = field(repr=False)
     loaded_at: float
@@ -61,7 +61,7 @@ class LoadedToken:
 
 
 def claims(token: str) -> dict[str, Any]:
-    """Read what a JWT says of itself, unverified: only the Registry can judge it. Empty when it is no JWT."""
+    """Read what a JWT says of itself, unverified. Empty when it is no JWT."""
     try:
         part = token.split(".")[1]
         found = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))

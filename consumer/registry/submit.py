@@ -2,7 +2,7 @@
 
 1. The only place where a token and a journey meet: for the service and ``dead-letters replay``.
 2. A 401 is believed only after a second look at the token, which may just have been replaced.
-3. Answers with rate-limit headers adjust the shared rate limiter, a 429 makes it hold for everybody.
+3. Answers with rate-limit headers adjust the shared rate limiter, a 429 makes all submissions wait.
 4. Knows nothing of attempts, breakers or queues. Never raises for what the network or the Registry does.
 """
 
@@ -17,7 +17,7 @@ from consumer.registry.classify import classify
 from consumer.registry.rate_limit_headers import rate_limit
 from consumer.registry.tokens import TokenSource
 
-#: How long everybody waits when a 429 does not say: the Registry's window.
+#: How long to wait after a 429 that does not say: the Registry's window.
 THROTTLED_SECONDS = 60.0
 
 

@@ -1,7 +1,7 @@
 """An ``httpx.AsyncBaseTransport`` over pyreqwest (Rust), chosen by ``tests/bench/transports.py``.
 
-1. Speaks httpx on top (requests, responses, exceptions); nobody else sees a pyreqwest object.
-2. At most ``concurrency`` requests at once, on as many connections (hyper may dial a spare one while it
+1. Speaks httpx on top (requests, responses, exceptions); no pyreqwest object leaves this module.
+2. At most ``concurrency`` requests at once, on as many connections (hyper may open a spare one while it
    waits for one to come free); no redirects, cookies, decompression or retries of what was sent;
    no proxy of the environment unless asked; TLS 1.2 or newer, certificate and host name verified.
 3. The client's own total timeout is always set: cancelling a waiting task does not stop the request
@@ -63,7 +63,7 @@ TRANSLATION: Final[Mapping[type[PyreqwestError], type[httpx.RequestError]]] = {
 }
 
 # pyreqwest 0.15 calls any lost connection ConnectError and any timeout before the answer's head
-# ConnectTimeoutError; only this cause (hyper-util's) tells that we were still connecting.
+# ConnectTimeoutError; only this cause (hyper-util's) shows that it was still connecting.
 _CONNECTING: Final = "client error (Connect)"
 _READING: Final = (
     "error reading a body from connection"  # past the first 64 KiB a cut has no class of its own
@@ -197,7 +197,7 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
             try:
                 self._client = build((ca_pem or b"") + Path(certifi.where()).read_bytes())
             except BuilderError as error:
-                raise UnusableCertificatesError("its certificates can not be used") from error
+                raise UnusableCertificatesError("its certificates cannot be used") from error
         self._prepared: _Prepared | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -123,7 +123,7 @@ class Admission:
         return Permit(tuple(claimed))
 
     def record(self, permit: Permit, outcome: Outcome, key: Hashable) -> None:
-        """Note an outcome. ``key`` tells journeys apart: one bad journey is no outage."""
+        """Note an outcome. ``key`` identifies the journey: one bad journey is no outage."""
         if self._all_clear and isinstance(outcome, Registered | AlreadyRegistered):
             return  # the hot path: nothing changes
         if PauseCause.UNAUTHORIZED in (said := verdict(outcome)):

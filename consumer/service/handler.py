@@ -100,7 +100,7 @@ class Handler:
                     assert_never(unreachable)
 
     def failed(self, entry: Entry, error: Exception) -> HandlingResult:
-        """Return the result of a bug of ours: an attempt like any other, the last of this delivery."""
+        """Return the result of a bug here: an attempt like any other, the last of this delivery."""
         outcome = Unavailable(f"internal error {type(error).__name__}")
         return self._without_submission(entry, outcome, entry.tracking.attempts + 1)
 

@@ -36,7 +36,7 @@ class Health:
         self._obstacle = None
 
     def not_ready(self, reason: str) -> None:
-        """Not ready, for a reason in our own words; it is shown to whoever asks."""
+        """Not ready; ``reason`` is shown by ``/readyz``."""
         self._obstacle = reason
 
     @property

@@ -27,7 +27,7 @@ from prometheus_client.exposition import choose_encoder, gzip_accepted
 from consumer.errors import ConfigurationError
 from consumer.service.health import Health
 
-log = logging.getLogger("journey_consumer.exposition")
+log = logging.getLogger("journey_consumer.service")
 
 _LONGEST_HEAD = 16 * 1024
 _HEAD_SECONDS = 5.0
@@ -68,7 +68,7 @@ class HttpServer:
         self._server = server
         self.port = server.server_address[1]
         self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="exposition", daemon=True
+            target=server.serve_forever, kwargs={"poll_interval": 0.2}, name="http", daemon=True
         )
         self._thread.start()
 
@@ -131,7 +131,7 @@ class _Server(ThreadingHTTPServer):
         socketserver.TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve in a thread, or hang up when too many are being served."""
+        """Serve in a thread, or close the connection when too many are being served."""
         if not self._free.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -149,7 +149,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
-        """Log what is a bug of ours; a client that hangs up or dawdles is no event."""
+        """Log bugs only, not clients that disconnect or are slow."""
         if not isinstance(error := sys.exception(), OSError):
             log.error("a request for metrics or health could not be answered", exc_info=error)
 

@@ -37,7 +37,7 @@ class HandlingResult:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One delivery in flight. ``waits_for`` is the reason to wait, in a word.
+    """One delivery in flight. ``waits_for`` is the reason to wait.
 
     ``publish`` is the publish that is not confirmed yet, ``parsed`` None until the payload was read.
     """

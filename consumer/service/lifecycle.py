@@ -1,6 +1,6 @@
 """The life of the process: start, take deliveries, pause, drain, stop.
 
-1. Each delivery is one task: read, handle, settle. An unexpected exception in it is a bug of ours; the
+1. Each delivery is one task: read, handle, settle. An unexpected exception in it is a bug; the
    journey is then delayed and counted like any other failure, never lost.
 2. How much is taken from the queue follows from the pauses: everything, one to probe with, nothing.
 3. SIGTERM drains: nothing new, what waits is released, what is being submitted is finished and settled

@@ -255,7 +255,7 @@ def test_a_bug_in_an_answer_is_logged(
     registry.register(Broken())
     with caplog.at_level(logging.ERROR):
         assert send(served, b"GET /metrics HTTP/1.1\r\n\r\n") == b""
-    assert [record.name for record in caplog.records] == ["journey_consumer.exposition"]
+    assert [record.name for record in caplog.records] == ["journey_consumer.service"]
     assert ask(served, "/livez")[0] == 200
 
 

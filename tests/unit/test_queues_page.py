@@ -72,6 +72,7 @@ def dead_letter() -> dict[str, object]:
         DeadLetter(Reason.REJECTED, "400", 400),
         NOW,
         "1",
+        attempts=0,
     )
 
 

@@ -93,7 +93,7 @@ def test_dead_letter() -> None:
 def test_dead_letter_without_status_or_past() -> None:
     """What was never sent has no status, also when it is a replayed dead letter that had one."""
     headers = dead_letter_headers(
-        message(x_status=503), FRESH, DeadLetter(Reason.INVALID, "x" * 500, None), NOW, "1"
+        message(x_status=503), FRESH, DeadLetter(Reason.INVALID, "x" * 500, None), NOW, "1", attempts=0
     )
     assert "x-status" not in headers
     assert headers["x-detail"] == "x" * 200
