@@ -254,3 +254,27 @@ async def test_stopping_cuts_what_is_in_flight(serve: Any, v3: Any) -> None:
     assert time.monotonic() - started < 5
     with pytest.raises(httpx.TransportError):
         await request
+
+
+async def test_stop_while_answers_become_due_logs_no_error(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers that become due while the sandbox stops, on a loop that is late, are no error of the server."""
+    client = await serve()
+    sandbox, connections = client.sandbox, []
+    host, port = sandbox.url.removeprefix("http://").split(":")
+    for number in range(30):
+        sandbox.faults.latency_seconds = 0.3 + 0.002 * number
+        connections.append(await asyncio.open_connection(host, int(port)))
+        connections[-1][1].write(b"GET /x HTTP/1.1\r\nHost: sandbox\r\n\r\n")
+        await asyncio.sleep(0.002)
+    await await_until(lambda: sandbox.requests)
+    stop = asyncio.create_task(sandbox.stop())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - what a machine under load does to the loop
+    await stop
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert sum(sandbox.requests_by_status.values()) == 30
+    for _, writer in connections:
+        writer.close()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from consumer.sandbox import Profile
-from consumer.sandbox.payload import ajv_words
+from consumer.sandbox.rules import ajv_text
 from schemas import Violation
 
 
@@ -31,7 +31,7 @@ from schemas import Violation
 )
 def test_words(violation: Violation, expected: tuple[str, str]) -> None:
     """Paths are JSON pointers, sentences begin with must."""
-    assert ajv_words(violation) == expected
+    assert ajv_text(violation) == expected
 
 
 async def test_2023_says_data_must(serve: Any, v2: Any) -> None:
