@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-from consumer.app import build_topology
+from consumer.app import build_connections, build_topology
 from consumer.broker.connection import is_amqp
 from consumer.broker.transport_limits import transport_limits
 from consumer.config import Settings
@@ -25,7 +25,6 @@ from consumer.deadletters.sweep import QueueReaders, Sweep
 from consumer.deadletters.underway import Act
 from consumer.deadletters.view import Meter, show_tally
 from consumer.errors import ConsumerError
-from consumer.publishing import build_connections
 
 _STOPPED = 130
 
@@ -66,7 +65,7 @@ def taps(args: argparse.Namespace, settings: Settings, selection: Selection) -> 
     if not is_amqp(settings.broker_urls[0]):
         print(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}", file=sys.stderr)  # noqa: T201
     return build_queue_readers(
-        lambda: build_connections(settings),
+        build_connections(settings),
         settings.broker_urls[0],
         build_topology(settings),
         selection.reasons,

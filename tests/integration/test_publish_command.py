@@ -159,9 +159,9 @@ def test_a_kombu_transport_without_amqp(tmp_path: Path) -> None:
         (["--generate", "1", "file"], "either FILE"),
         (["--generate", "0"], "at least 1"),
         (["--routing-key", "k", "-"], "--routing-key needs --exchange"),
-        (["no-such-file"], "FILE can not be read"),
+        (["no-such-file"], "FILE cannot be read"),
         (["--broker-url", "nonsense", "-"], "BROKER_URL must be"),
-        (["--broker-url", "memory://", "--generate", "1"], "nobody else can reach"),
+        (["--broker-url", "memory://", "--generate", "1"], "no other process"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

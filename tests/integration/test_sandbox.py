@@ -138,7 +138,7 @@ def test_tls(start: Start, tmp_path: Path) -> None:
         (["--now", "yesterday"], 2, "--now"),
         (["--tls-certificate", "no-such-file"], 2, "--tls-certificate"),
         (["--rate-limit", "0"], 2, "--rate-limit"),
-        (["--host", "203.0.113.1"], 1, "can not listen on 203.0.113.1"),
+        (["--host", "203.0.113.1"], 1, "cannot listen on 203.0.113.1"),
     ],
 )
 def test_mistakes(arguments: list[str], code: int, told: str) -> None:
