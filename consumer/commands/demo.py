@@ -36,15 +36,14 @@ def run(args: argparse.Namespace) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     """Play; a signal cancels, so that the temporary folder is removed."""
-    playing = asyncio.ensure_future(_play(args))
-    loop, caught = asyncio.get_running_loop(), list[int]()
+    playing, caught = asyncio.ensure_future(_play(args)), list[int]()
 
-    def stop(number: signal.Signals) -> None:
+    def stop(number: int) -> None:
         caught.append(number)
         playing.cancel()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         return await playing
     except asyncio.CancelledError:

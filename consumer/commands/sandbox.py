@@ -58,19 +58,14 @@ def _add_registry(add: Callable[..., object]) -> None:
         "--token",
         action="append",
         default=[],
-        help="application token to accept; repeatable; without any, one is made and printed",
+        help="token to accept; repeatable (default: a new one, printed)",
     )
     add("--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable")
     add("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
     add("--secret-key")
     add("--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)")
     add("--operator-id", type=int, default=1, help="operator of these tokens (default: 1)")
-    add(
-        "--rate-limit",
-        type=_positive,
-        default=20_000,
-        help="requests a minute for each address (default: 20000)",
-    )
+    add("--rate-limit", type=_positive, default=20_000, help="requests a minute and address (default: 20000)")
     add(
         "--terms",
         choices=["v3", "all", "off"],
@@ -78,11 +73,15 @@ def _add_registry(add: Callable[..., object]) -> None:
         help="which versions the terms of use apply to (default: v3; not with --profile 2023)",
     )
     add(
-        "--remember-violations",
-        action="store_true",
-        help="answer 409 to an id that the terms of use have refused before",
+        "--remember-violations", action="store_true", help="409 to an id that the terms of use refused before"
     )
-    add("--now", type=_instant, metavar="ISO-8601", help="time at the start; it goes on from there")
+    add(
+        "--now",
+        type=_clock,
+        default=lambda: datetime.now(UTC),
+        metavar="ISO-8601",
+        help="time at the start; it goes on from there",
+    )
 
 
 def _positive(text: str) -> int:
@@ -91,19 +90,14 @@ def _positive(text: str) -> int:
     return number
 
 
-def _instant(text: str) -> datetime:
+def _clock(text: str) -> Callable[[], datetime]:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError("must be an ISO 8601 date and time") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _clock(now: datetime | None) -> Callable[[], datetime]:
-    if now is None:
-        return lambda: datetime.now(UTC)
+    first = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     started = time.monotonic()
-    return lambda: now + timedelta(seconds=time.monotonic() - started)
+    return lambda: first + timedelta(seconds=time.monotonic() - started)
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
@@ -129,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.token or generated,
         profile=Profile(args.profile),
         claimless=args.claimless_token,
-        clock=_clock(args.now),
+        clock=args.now,
         **{name: getattr(args, name) for name in (*same, "terms", "remember_violations")},
     )
     try:
@@ -138,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigurationError([str(error)]) from error
     _log_requests(quiet=args.quiet)
-    return asyncio.run(_serve(sandbox, args, _tls(args), generated))
+    return asyncio.run(_serve(sandbox, args, generated))
 
 
 def _log_requests(*, quiet: bool) -> None:
@@ -150,15 +144,12 @@ def _log_requests(*, quiet: bool) -> None:
     log.propagate = False
 
 
-async def _serve(
-    sandbox: "Sandbox", args: argparse.Namespace, tls: ssl.SSLContext | None, generated: list[str]
-) -> int:
+async def _serve(sandbox: "Sandbox", args: argparse.Namespace, generated: list[str]) -> int:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        await sandbox.start(args.host, args.port, tls)
+        await sandbox.start(args.host, args.port, _tls(args))
     except OSError as error:
         raise ConsumerError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
     print(f"sandbox Registry ({args.profile}) on {sandbox.url}", flush=True)  # noqa: T201
