@@ -13,23 +13,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """A published message; ``journey_id`` is None when its payload is invalid."""
-
-    message_id: str
-    journey_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Evidence:
     """What was found at the end.
 
-    ``queued`` and ``dead`` are message ids: in the main queue, and by reason. ``times_seen`` is how often
-    the Registry saw each journey. The rest is the service's own count; ``replayed`` counts dead letters by
-    the reason of the queue that they left.
+    ``published`` has the journey of each message id, None for an invalid payload. ``queued`` and ``dead`` are
+    message ids: in the main queue, and by reason. ``times_seen`` is how often the Registry saw each journey.
+    The rest is the service's own count; ``replayed`` counts by the reason of the queue that they left.
     """
 
-    published: Sequence[Message]
+    published: Mapping[str, str | None]
     queued: Sequence[str]
     dead: Mapping[str, Sequence[str]]
     times_seen: Mapping[str, int]
@@ -73,15 +65,14 @@ class Account:
 def account(evidence: Evidence) -> Account:
     """Compare both sides."""
     places = Counter([*evidence.queued, *(each for ids in evidence.dead.values() for each in ids)])
-    published = {message.message_id for message in evidence.published}
-    gone = [message for message in evidence.published if message.message_id not in places]
-    missing = [message.message_id for message in gone if message.journey_id not in evidence.times_seen]
+    gone = {name: journey for name, journey in evidence.published.items() if name not in places}
+    missing = [name for name, journey in gone.items() if journey not in evidence.times_seen]
     # A registered journey may also be in a queue: its answer was lost.
-    registered = len({message.journey_id for message in gone} & evidence.times_seen.keys())
-    unknown = evidence.times_seen.keys() - {message.journey_id for message in evidence.published}
+    registered = len(set(gone.values()) & evidence.times_seen.keys())
+    unknown = evidence.times_seen.keys() - set(evidence.published.values())
     problems = [
         *(f"message {name} is in {count} places" for name, count in places.items() if count > 1),
-        *(f"message {name} was never published" for name in places if name not in published),
+        *(f"message {name} was never published" for name in places if name not in evidence.published),
         *(f"message {name} is missing" for name in missing),
         *(f"the Registry has journey {name}, which was never published" for name in unknown),
     ]

@@ -9,7 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from consumer.demo.account import Account, account
 from consumer.demo.stage import Kind, Now, Stage
@@ -157,28 +157,21 @@ class _Listener(logging.Handler):
             self._on_event(f"service: {text}")
 
 
+@dataclass(slots=True)
 class Demo:
     """Plays the acts on a stage and shows them. ``speed`` shortens the acts and raises the rates."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        show: Callable[[Scene], None],
-        *,
-        speed: float = 1.0,
-        patience_seconds: float = PATIENCE_SECONDS,
-    ) -> None:
-        self._stage = stage
-        self._show = show
-        self._speed = speed
-        self._patience_seconds = patience_seconds
-        self._started = time.monotonic()
-        self._act = 0
-        self._over = False
-        self._due: dict[Kind, float] = {}
-        self.events: list[tuple[float, str]] = []
-        self._rates = deque([0.0] * RATE_SAMPLES, maxlen=RATE_SAMPLES)
-        self._problems: list[str] = []
+    stage: Stage
+    show: Callable[[Scene], None]
+    speed: float = 1.0
+    patience_seconds: float = PATIENCE_SECONDS
+    events: list[tuple[float, str]] = field(default_factory=list)
+    _started: float = field(default_factory=time.monotonic)
+    _act: int = 0
+    _over: bool = False
+    _due: dict[Kind, float] = field(default_factory=dict)
+    _rates: deque[float] = field(default_factory=lambda: deque([0.0] * RATE_SAMPLES, maxlen=RATE_SAMPLES))
+    _problems: list[str] = field(default_factory=list)
 
     async def run(self) -> Account:
         """Play everything; an act that failed is among the problems of the account."""
@@ -201,19 +194,19 @@ class Demo:
             await asyncio.gather(ticking, return_exceptions=True)
             logger.removeHandler(listener)
             logger.setLevel(level)
-        result = account(await self._stage.finish())
+        result = account(await self.stage.finish())
         return replace(result, problems=(*self._problems, *result.problems))
 
     async def _play(self, act: Act) -> None:
-        self._show(self._scene())
+        self.show(self._scene())
         if act.begin is not None:
             event, begin = act.begin
-            self._note(event.format(await begin(self._stage)))
+            self._note(event.format(await begin(self.stage)))
         started = time.monotonic()
-        await asyncio.sleep(act.seconds / self._speed)
+        await asyncio.sleep(act.seconds / self.speed)
         words, condition = act.until
-        while not condition(self._stage):
-            if self._stage.service_ended() or time.monotonic() - started > self._patience_seconds:
+        while not condition(self.stage):
+            if self.stage.service.done() or time.monotonic() - started > self.patience_seconds:
                 self._problems.append(f"act '{act.title}' timed out waiting until {words}")
                 return
             await asyncio.sleep(TICK_SECONDS)
@@ -225,25 +218,25 @@ class Demo:
         while not self._over:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            await self._publish(ACTS[self._act].rates, (now - last) * self._speed)
+            await self._publish(ACTS[self._act].rates, (now - last) * self.speed)
             last = now
             scene = self._scene()
             if now - measured_at >= RATE_SECONDS:
                 done = scene.now.registered + scene.now.already_registered
                 self._rates.append((done - measured) / (now - measured_at))
                 measured, measured_at = done, now
-            self._show(scene)
+            self.show(scene)
 
     async def _publish(self, rates: Mapping[Kind, float], seconds: float) -> None:
         for kind, rate in rates.items():
             due = self._due.get(kind, 0.0) + rate * seconds
             self._due[kind] = due % 1
             for _ in range(int(due)):
-                await self._stage.publish(kind)
+                await self.stage.publish(kind)
 
     def _note(self, text: str) -> None:
         self.events.append((time.monotonic() - self._started, text))
 
     def _scene(self) -> Scene:
         elapsed = time.monotonic() - self._started
-        return Scene(self._act, elapsed, self._stage.now(), tuple(self._rates), tuple(self.events))
+        return Scene(self._act, elapsed, self.stage.now(), tuple(self._rates), tuple(self.events))

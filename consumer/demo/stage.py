@@ -27,7 +27,7 @@ from consumer.core.topology import Topology
 from consumer.deadletters.replay import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
-from consumer.demo.account import Evidence, Message
+from consumer.demo.account import Evidence
 from consumer.errors import PublishError
 from consumer.logs import Output
 from consumer.metrics import Metrics
@@ -64,7 +64,7 @@ class Stage:
     """The parts, as an async context manager. ``speed`` shortens the service's waits."""
 
     def __init__(self, version: samples.Version, *, speed: float = 1.0, queue: str | None = None) -> None:
-        self.published: list[Message] = []
+        self.published: dict[str, str | None] = {}
         self.replayed: Counter[str] = Counter()
         self._topology = Topology(queue=queue or QUEUE)
         self._version = version
@@ -83,7 +83,7 @@ class Stage:
             self._sandbox.faults.latency_seconds = LATENCY_SECONDS / self._speed
             output = Output(io.StringIO())  # the demo shows its own events
             self._assembled = assemble(load(self._environment(folder)), Metrics(self._metrics), output)
-            self._service = asyncio.create_task(self._assembled.service.run())
+            self.service = asyncio.create_task(self._assembled.service.run())
             stack.push_async_callback(self._stop_service)
             self._link = await connect_virtual(BROKER, self._topology.queue)
             stack.push_async_callback(self._link.close)
@@ -107,7 +107,7 @@ class Stage:
     async def _stop_service(self) -> None:
         """Drain it, as SIGTERM would. Raises what ended it, if it had ended by itself."""
         self._assembled.service.stop()
-        await self._service
+        await self.service
 
     def _environment(self, folder: Path) -> dict[str, str]:
         """What an operator would set, with waits that fit into a minute."""
@@ -143,14 +143,14 @@ class Stage:
                 self._sent.append(samples.journey(self._version, self._rng, datetime.now(UTC)))
             payload = self._sent[-1] if kind == "valid" else self._rng.choice(self._sent)
             body, journey_id = samples.encode(payload), samples.journey_id(payload)
-        message = Message(str(uuid.uuid4()), journey_id)
+        message_id = str(uuid.uuid4())
         properties = {
             "delivery_mode": PERSISTENT,
             "content_type": "application/json",
-            "message_id": message.message_id,
+            "message_id": message_id,
         }
         await self._link.submit(Outgoing("", self._topology.queue, body, {}, properties))
-        self.published.append(message)
+        self.published[message_id] = journey_id
 
     async def revoke_token(self) -> None:
         self._sandbox.revoke(self._token)
@@ -212,10 +212,6 @@ class Stage:
         settled += sum(map(self._dead_lettered, self._dead))
         return settled == len(self.published) + self.replayed.total()
 
-    def service_ended(self) -> bool:
-        """Whether the service has stopped by itself, which is a bug."""
-        return self._service.done()
-
     async def finish(self) -> Evidence:
         """Stop the service, empty the queues and collect what both sides know."""
         await self._stop_service()
@@ -224,7 +220,7 @@ class Stage:
             for reader in (self._queue, *self._dead.values())
         )
         return Evidence(
-            published=tuple(self.published),
+            published=self.published,
             queued=queued,
             dead=dict(zip(self._dead, dead, strict=True)),
             times_seen={name: journey.times_seen for name, journey in self._sandbox.journeys.items()},

@@ -1,8 +1,7 @@
 """Lines in, confirmed messages out: where ``publish`` reads lines, and how it publishes them.
 
 Memory is bounded by the longest line, and in flight by messages and bytes. Reading a pipe or a terminal does
-not block the event loop, so that confirms are counted and signals handled meanwhile. Knows no broker: it is
-given something to submit messages to.
+not block the event loop, so that confirms are counted and signals handled meanwhile.
 """
 
 import asyncio
@@ -13,8 +12,9 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Protocol
 
+from consumer.broker.publisher import AmqpPublisher
+from consumer.broker.virtual import VirtualLink
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.errors import ConsumerError, PublishError
 from consumer.publishing import samples
@@ -74,20 +74,15 @@ async def generated_lines(version: samples.Version, count: int) -> AsyncIterator
         yield samples.encode(samples.journey(version, rng, datetime.now(UTC)))
 
 
-class Publisher(Protocol):
-    """What sending needs of ``AmqpPublisher`` or ``VirtualLink``."""
-
-    def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
-        """Publish; the future ends with the confirm or with ``PublishError``."""
-
-
 class Sender:
     """Publishes lines, many in flight, and stops at the first that is not confirmed.
 
     ``on_confirmed`` gets the size of each confirmed line in bytes, in the order of the lines.
     """
 
-    def __init__(self, publisher: Publisher, target: Target, on_confirmed: Callable[[int], None]) -> None:
+    def __init__(
+        self, publisher: AmqpPublisher | VirtualLink, target: Target, on_confirmed: Callable[[int], None]
+    ) -> None:
         self._publisher = publisher
         self._target = target
         self._on_confirmed = on_confirmed

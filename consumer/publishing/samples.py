@@ -5,7 +5,6 @@ ARCEP reserves for fiction: no sample is about a real person. Pure: the clock an
 arguments.
 """
 
-import hashlib
 import json
 import math
 import random
@@ -46,7 +45,6 @@ _FICTIONAL = {
     "v2": ("+3319900", "+3326191", "+3335301", "+3346571", "+3353649"),
     "v3": ("+3363998",),
 }
-_LAST_NAMES = ("MARTIN", "BERNARD", "DUBOIS", "LE GALL", "PETIT", "D HERBLAY", "MOREAU", "LEFEBVRE")
 
 
 def journey(version: Version, rng: random.Random, now: datetime) -> dict[str, Any]:
@@ -112,9 +110,8 @@ def _v3(rng: random.Random, start: _Stop, end: _Stop, metres: int, price: int) -
 
 
 def _identity(rng: random.Random) -> dict[str, Any]:
-    phone = _phone("v3", rng)
-    key = hashlib.sha256(f"{phone}-{rng.choice(_LAST_NAMES)}".encode()).hexdigest()
-    return {"operator_user_id": _uuid(rng), "identity_key": key, "phone": phone, "over_18": True}
+    key = rng.randbytes(32).hex()
+    return {"operator_user_id": _uuid(rng), "identity_key": key, "phone": _phone("v3", rng), "over_18": True}
 
 
 def _position(rng: random.Random, stop: _Stop) -> dict[str, Any]:

@@ -37,13 +37,17 @@ _AJV_TEXTS = {"bad_format": "must match format", "start_after_end": "must pass v
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request as values. ``body`` is None when it exceeded the limit of 2 MB."""
+    """A request as values. ``body`` is None when it exceeded the limit of 2 MB.
+
+    ``forced_labels`` is a fault: valid journeys violate the terms of use.
+    """
 
     method: str
     path: str
     authorization: str | None
     address: str
     body: bytes | None
+    forced_labels: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -101,13 +105,12 @@ class Rules:
         for memory in (self.journeys, self.tokens, self._limiter, self._key_limiter):
             memory.reset()
 
-    def decide(self, call: Call, forced_labels: tuple[str, ...] = ()) -> Verdict:
-        """Check one request; ``forced_labels`` make valid journeys violate the terms."""
+    def decide(self, call: Call) -> Verdict:
         version, _, rest = call.path.strip("/").partition("/")
         route = rest if call.method == "POST" else ""
         api = _SERVED[self.settings.profile].get(version)
         if api is not None and route == "journeys":
-            return self._submit(call, version, api, forced_labels)
+            return self._submit(call, version, api)
         if not self._is_2023 and version in _KEYS_SERVED and route == "auth/access_token":
             return self._exchange(call)
         if api is not None or not rest:
@@ -196,7 +199,7 @@ class Rules:
     def _unreadable(self, call: Call, api: Version) -> Answer:
         return self.answer(Case.TOO_LARGE if call.body is None else Case.MALFORMED_JSON, api)
 
-    def _submit(self, call: Call, version: str, api: Version, forced_labels: tuple[str, ...]) -> Verdict:
+    def _submit(self, call: Call, version: str, api: Version) -> Verdict:
         now = self.clock()
         readable, payload = _parse(call.body)
         if not readable:
@@ -215,7 +218,7 @@ class Rules:
             if not refused and usage.exceeded:
                 return Verdict(self._too_many(usage, now), token, journey_id)
         answer = refused or self._judge(
-            _Submission(call.body or b"", payload, version, api, token, now, forced_labels)
+            _Submission(call.body or b"", payload, version, api, token, now, call.forced_labels)
         )
         return Verdict(self._with_usage(answer, usage, now), token, journey_id)
 

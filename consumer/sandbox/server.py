@@ -1,9 +1,9 @@
 """The sandbox Registry over HTTP: the only module here that knows aiohttp.
 
-``_Requests`` reads a body within the limit, asks ``rules`` for the answer, applies the faults in force and
+``Sandbox`` reads a body within the limit, asks ``rules`` for the answer, applies the faults in force and
 logs one line for each request: method, path, status, journey id; never a value of a body, never a token.
-Every request is counted once when it has been answered or its connection closed. ``Sandbox`` is what others
-use: its memory lives as long as the object, so that ``stop`` then ``start`` is an outage on the same port.
+Every request is counted once when it has been answered or its connection closed. What the sandbox remembers
+lives as long as the object, so that ``stop`` then ``start`` is an outage on the same port.
 """
 
 import asyncio
@@ -38,28 +38,82 @@ _SHUTDOWN_SECONDS = 0.01  # aiohttp reads 0 as "without limit"
 log = logging.getLogger("consumer.sandbox")
 
 
-class _Requests:
-    """Answers requests: ``handle`` is what ``aiohttp.web.Server`` calls."""
+class _ErrorsByPlace(logging.Filter):
+    """Logs exceptions by class and place: the texts of aiohttp's parser quote what a client sent."""
 
-    def __init__(self, rules: Rules, faults: Faults, traffic: Traffic, control: Control) -> None:
-        self._rules = rules
-        self._faults = faults
-        self._traffic = traffic
-        self._control = control
-        self._open = False
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, _, trace = record.exc_info or (None, None, None)
+        if kind is not None:
+            *_, last = traceback.extract_tb(trace) or [traceback.FrameSummary("?", 0, "?")]
+            record.msg = f"{record.getMessage()}: {kind.__name__} at {last.filename}:{last.lineno}"
+            record.args, record.exc_info, record.exc_text = (), None, None
+        return True
+
+
+_ERRORS_BY_PLACE = _ErrorsByPlace()
+
+
+class Sandbox:
+    """A local Registry; ``settings`` are those of ``rules.Settings``.
+
+    ``clock`` gives aware datetimes; ``validate`` takes ``v2`` or ``v3`` and the body's bytes.
+    ``claimless`` tokens are signed but lack their claims: they get 403.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens: Iterable[str] = (),
+        profile: Profile = Profile.Y2025,
+        claimless: Iterable[str] = (),
+        clock: Clock = lambda: datetime.now(UTC),
+        validate: Validate = schemas.validate,
+        **settings: Any,
+    ) -> None:
+        self.faults = Faults()
+        self._tokens = Tokens(tokens, claimless)
+        self._rules = Rules(Settings(profile=profile, **settings), validate, clock, self._tokens)
+        self._traffic = Traffic()
+        self._control = Control(self._rules, self.faults, self._traffic)
+        self._runner: web.ServerRunner | None = None
+        self._address = ("127.0.0.1", 0)
+        self._ssl_context: ssl.SSLContext | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._idle_timers: dict[asyncio.BaseTransport, asyncio.TimerHandle] = {}
 
-    def open(self) -> None:
-        self._open = True
+    async def start(
+        self, host: str | None = None, port: int = 0, ssl_context: ssl.SSLContext | None = None
+    ) -> None:
+        """Listen, on the current loop. Without arguments: on the previous address, or on any port.
 
-    async def close(self) -> None:
-        """End every request that is being answered.
-
-        None may be left when aiohttp shuts down: it logs an InvalidStateError for a request that ends in the
-        moment in which aiohttp's own wait for it times out.
+        Raises OSError when the port is taken, RuntimeError when already started.
         """
-        self._open = False
+        if self._runner is not None:
+            raise RuntimeError("the sandbox is already started")
+        host, port = host or self._address[0], port or self._address[1]
+        self._ssl_context = ssl_context or self._ssl_context
+        server_log = logging.getLogger("consumer.sandbox.http")
+        server_log.addFilter(_ERRORS_BY_PLACE)  # always the same object: added once
+        server = web.Server(self._handle, access_log=None, logger=server_log)
+        self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, host, port, ssl_context=self._ssl_context, backlog=_BACKLOG)
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
+        self._address = (host, self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the socket and every connection at once; the memory stays.
+
+        Requests are cancelled before aiohttp shuts down: it logs an InvalidStateError for a request that
+        ends in the moment in which its own wait for it times out.
+        """
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
         for timer in self._idle_timers.values():
             timer.cancel()
         self._idle_timers.clear()
@@ -67,11 +121,75 @@ class _Requests:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await runner.cleanup()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        return self._runner is not None
+
+    @property
+    def url(self) -> str:
+        """Where it listens, or listened last: ``http://127.0.0.1:8080``."""
+        scheme = "http" if self._ssl_context is None else "https"
+        host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
+        return f"{scheme}://{host}:{self._address[1]}"
+
+    def accept(self, token: str) -> None:
+        self._tokens.accept(token)
+
+    def revoke(self, token: str) -> None:
+        """Refuse ``token`` from now on. Raises KeyError when it never was accepted."""
+        self._tokens.revoke(token)
+
+    def revoke_exchanged(self) -> None:
+        """Make every token given for keys unknown."""
+        self._tokens.revoke_exchanged()
+
+    @property
+    def journeys(self) -> Mapping[str, StoredJourney]:
+        """The registered journeys by id, live."""
+        return MappingProxyType(self._rules.journeys.registered)
+
+    @property
+    def violating(self) -> Mapping[str, StoredJourney]:
+        """With ``remember_violations``: the ids that the terms of use refused, live."""
+        return MappingProxyType(self._rules.journeys.violating)
+
+    @property
+    def requests(self) -> Sequence[SeenRequest]:
+        """The last 20,000 requests, oldest first; control routes are not among them."""
+        return tuple(self._traffic.requests)
+
+    @property
+    def requests_by_status(self) -> Mapping[int, int]:
+        """How many requests got each status; 0 counts the connections that were cut."""
+        return MappingProxyType(self._traffic.by_status)
+
+    @property
+    def most_in_flight(self) -> int:
+        """The most requests that were being answered at one moment."""
+        return self._traffic.most_in_flight
+
+    def mark(self, journey_id: str, status: str) -> None:
+        """Give a remembered journey another status. Raises ValueError when there is none."""
+        self._control.mark(journey_id, status)
+
+    def reset(self) -> None:
+        """Forget everything; tokens and faults are those of the start."""
+        self._control.reset()
+
+    # --- Requests -------------------------------------------------------------------------
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         task = asyncio.current_task()
-        if not self._open or task is None:
+        if self._runner is None or task is None:  # stopped
             return _cut(request)
         self._running.add(task)
         try:
@@ -90,7 +208,7 @@ class _Requests:
             timer.cancel()
         arrived, verdict, status = time.time(), Verdict(Answer(0)), 0
         try:
-            fault = self._faults.take()
+            fault = self.faults.take()
             if fault.drop_connection == "before_read":
                 return _cut(request)
             verdict = self._verdict(request, await _read(request), fault)
@@ -120,8 +238,8 @@ class _Requests:
         if instead is not None:
             return Verdict(instead)
         authorization, address = request.headers.get("Authorization"), request.remote or ""
-        call = Call(request.method, request.path, authorization, address, body)
-        verdict = self._rules.decide(call, fault.terms_violation_labels)
+        labels = fault.terms_violation_labels
+        verdict = self._rules.decide(Call(request.method, request.path, authorization, address, body, labels))
         if fault.timeout_408 and verdict.answer.status in (200, 201, 409):
             verdict.answer = replace(self._rules.answer(Case.TIMEOUT), headers=verdict.answer.headers)
         return verdict
@@ -210,141 +328,3 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     except web.RequestPayloadError:  # a content encoding that does not match its header
         return _UNREADABLE
     return bytes(body)
-
-
-class _ErrorsByPlace(logging.Filter):
-    """Logs exceptions by class and place: the texts of aiohttp's parser quote what a client sent."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind, _, trace = record.exc_info or (None, None, None)
-        if kind is not None:
-            *_, last = traceback.extract_tb(trace) or [traceback.FrameSummary("?", 0, "?")]
-            record.msg = f"{record.getMessage()}: {kind.__name__} at {last.filename}:{last.lineno}"
-            record.args, record.exc_info, record.exc_text = (), None, None
-        return True
-
-
-_ERRORS_BY_PLACE = _ErrorsByPlace()
-
-
-class Sandbox:
-    """A local Registry; ``settings`` are those of ``rules.Settings``.
-
-    ``clock`` gives aware datetimes; ``validate`` takes ``v2`` or ``v3`` and the body's bytes.
-    ``claimless`` tokens are signed but lack their claims: they get 403.
-    """
-
-    def __init__(
-        self,
-        *,
-        tokens: Iterable[str] = (),
-        profile: Profile = Profile.Y2025,
-        claimless: Iterable[str] = (),
-        clock: Clock = lambda: datetime.now(UTC),
-        validate: Validate = schemas.validate,
-        **settings: Any,
-    ) -> None:
-        self._tokens = Tokens(tokens, claimless)
-        self._rules = Rules(Settings(profile=profile, **settings), validate, clock, self._tokens)
-        self._traffic = Traffic()
-        self.faults = Faults()
-        self._control = Control(self._rules, self.faults, self._traffic)
-        self._requests = _Requests(self._rules, self.faults, self._traffic, self._control)
-        self._runner: web.ServerRunner | None = None
-        self._address = ("127.0.0.1", 0)
-        self._ssl_context: ssl.SSLContext | None = None
-
-    async def start(
-        self, host: str | None = None, port: int = 0, ssl_context: ssl.SSLContext | None = None
-    ) -> None:
-        """Listen, on the current loop. Without arguments: on the previous address, or on any port.
-
-        Raises OSError when the port is taken, RuntimeError when already started.
-        """
-        if self._runner is not None:
-            raise RuntimeError("the sandbox is already started")
-        host, port = host or self._address[0], port or self._address[1]
-        self._ssl_context = ssl_context or self._ssl_context
-        server_log = logging.getLogger("consumer.sandbox.http")
-        server_log.addFilter(_ERRORS_BY_PLACE)  # always the same object: added once
-        server = web.Server(self._requests.handle, access_log=None, logger=server_log)
-        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
-        await runner.setup()
-        self._requests.open()
-        try:
-            site = web.TCPSite(runner, host, port, ssl_context=self._ssl_context, backlog=_BACKLOG)
-            await site.start()
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
-        self._address = (host, runner.addresses[0][1])
-
-    async def stop(self) -> None:
-        """Close the socket and every connection at once; the memory stays."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await self._requests.close()
-            await runner.cleanup()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_error: object) -> None:
-        await self.stop()
-
-    @property
-    def is_running(self) -> bool:
-        return self._runner is not None
-
-    @property
-    def url(self) -> str:
-        """Where it listens, or listened last: ``http://127.0.0.1:8080``."""
-        scheme = "http" if self._ssl_context is None else "https"
-        host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
-        return f"{scheme}://{host}:{self._address[1]}"
-
-    def accept(self, token: str) -> None:
-        self._tokens.accept(token)
-
-    def revoke(self, token: str) -> None:
-        """Refuse ``token`` from now on. Raises KeyError when it never was accepted."""
-        self._tokens.revoke(token)
-
-    def revoke_exchanged(self) -> None:
-        """Make every token given for keys unknown."""
-        self._tokens.revoke_exchanged()
-
-    @property
-    def journeys(self) -> Mapping[str, StoredJourney]:
-        """The registered journeys by id, live."""
-        return MappingProxyType(self._rules.journeys.registered)
-
-    @property
-    def violating(self) -> Mapping[str, StoredJourney]:
-        """With ``remember_violations``: the ids that the terms of use refused, live."""
-        return MappingProxyType(self._rules.journeys.violating)
-
-    @property
-    def requests(self) -> Sequence[SeenRequest]:
-        """The last 20,000 requests, oldest first; control routes are not among them."""
-        return tuple(self._traffic.requests)
-
-    @property
-    def requests_by_status(self) -> Mapping[int, int]:
-        """How many requests got each status; 0 counts the connections that were cut."""
-        return MappingProxyType(self._traffic.by_status)
-
-    @property
-    def most_in_flight(self) -> int:
-        """The most requests that were being answered at one moment."""
-        return self._traffic.most_in_flight
-
-    def mark(self, journey_id: str, status: str) -> None:
-        """Give a remembered journey another status. Raises ValueError when there is none."""
-        self._control.mark(journey_id, status)
-
-    def reset(self) -> None:
-        """Forget everything; tokens and faults are those of the start."""
-        self._control.reset()

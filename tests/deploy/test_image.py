@@ -27,7 +27,7 @@ from tests.waiting import await_until
 
 TOKEN = "an.invented.token"
 QUEUE = "journeys.completed"
-MEGABYTES = 90  # what the image adds to its base; docs/install.md states it
+MEGABYTES = 70  # what the image adds to its base; docs/install.md states it
 #: The first run makes a Debian and downloads the dependencies; later ones take seconds.
 SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
 

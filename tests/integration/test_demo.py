@@ -15,7 +15,6 @@ from rich.console import Console
 
 from consumer.commands import cli
 from consumer.demo import script
-from consumer.demo.account import Message
 from consumer.demo.script import Demo
 from consumer.demo.stage import Stage
 from consumer.demo.view import View
@@ -79,7 +78,7 @@ class Forgetful(Stage):
 
     async def finish(self) -> Any:
         """Lose one message on the way to the account."""
-        self.published.append(Message("lost-one", str(uuid.uuid4())))
+        self.published["lost-one"] = str(uuid.uuid4())
         return await super().finish()
 
 

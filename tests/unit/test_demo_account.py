@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from consumer.demo.account import Evidence, Message, account
+from consumer.demo.account import Evidence, account
 
 GOOD = Evidence(
-    published=[
-        Message("m1", "a"),
-        Message("m2", "b"),
-        Message("m3", "a"),  # published twice
-        Message("m4", None),  # invalid
-        Message("m5", "c"),  # refused with the token, replayed, registered
-        Message("m6", "d"),  # still in the queue
-        Message("m7", "e"),  # refused with the token
-    ],
+    published={
+        "m1": "a",
+        "m2": "b",
+        "m3": "a",  # published twice
+        "m4": None,  # invalid
+        "m5": "c",  # refused with the token, replayed, registered
+        "m6": "d",  # still in the queue
+        "m7": "e",  # refused with the token
+    },
     queued=["m6"],
     dead={"invalid": ["m4"], "unauthorized": ["m7"], "expired": []},
     times_seen={"a": 2, "b": 1, "c": 1},
