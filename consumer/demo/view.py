@@ -136,11 +136,11 @@ def _counts(now: Now) -> Table:
 
 def _state(scene: Scene, sparks: str) -> Group:
     now = scene.now
-    words = Table.grid(padding=(0, 1, 0, 0))
-    words.add_column(width=_LABEL_WIDTH)
-    words.add_column(no_wrap=True)
-    words.add_row("consuming", "[green]yes" if now.paused is None else f"[bold yellow]paused: {now.paused}")
-    words.add_row("Registry", "[green]up" if now.registry_up else "[bold red]down")
+    texts = Table.grid(padding=(0, 1, 0, 0))
+    texts.add_column(width=_LABEL_WIDTH)
+    texts.add_column(no_wrap=True)
+    texts.add_row("consuming", "[green]yes" if now.paused is None else f"[bold yellow]paused: {now.paused}")
+    texts.add_row("Registry", "[green]up" if now.registry_up else "[bold red]down")
     bars = Table.grid(expand=True, padding=(0, 1, 0, 0))
     bars.add_column(width=_LABEL_WIDTH)
     bars.add_column(no_wrap=True, justify="right", ratio=1)
@@ -153,7 +153,7 @@ def _state(scene: Scene, sparks: str) -> Group:
         share = (age or 0.0) / DEADLINE_SECONDS
         style = "green" if share < 0.5 else "yellow" if share < 0.8 else "bold red"  # noqa: PLR2004
         bars.add_row(label, "-" if age is None else hours(age), _bar(share, style))
-    return Group(words, bars)
+    return Group(texts, bars)
 
 
 def _bar(share: float, style: str) -> ProgressBar:

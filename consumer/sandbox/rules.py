@@ -3,7 +3,7 @@
 Takes a request as values and gives an answer; knows no socket, and no fault but the labels of the terms of
 use. The order is the servers' own: 2023 counts against the limit before it checks the token, 2025 after;
 the payload is validated before its dates, its dates before its id, its id before the terms of use. The rules
-of a payload are ``schemas``' own. Nothing here raises, whatever the bytes.
+of a payload are ``schemas``' own. No bytes make anything here raise.
 """
 
 import base64
@@ -342,7 +342,7 @@ def _named_id(payload: Any, api: Version) -> str | None:
 
 
 def _with_phones(payload: Mapping[str, Any]) -> bytes | None:
-    """The body with a phone for each person who has none; None when everybody has one."""
+    """The body with a phone for each person who has none; None when each has one."""
     completed = dict(payload)
     for role in ("driver", "passenger"):
         person = payload.get(role)

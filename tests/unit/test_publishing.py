@@ -13,7 +13,7 @@ from consumer.publishing import Sender, Target, lines, read_lines
 
 
 class Broker:
-    """Confirms when told to; remembers how much was in flight at once."""
+    """Confirms at the next turn of the loop; counts the most in flight at once."""
 
     blocked = False
 
@@ -124,7 +124,7 @@ async def test_an_absurd_line_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 async def test_a_failed_read_is_an_error(tmp_path: Path) -> None:
-    """A directory in place of a file is an error in words."""
+    """A directory in place of a file is an error with a message."""
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ConsumerError, match="reading failed: Is a directory"):
