@@ -166,10 +166,11 @@ class Demo:
     speed: float = 1.0
     patience_seconds: float = PATIENCE_SECONDS
     events: list[tuple[float, str]] = field(default_factory=list)
-    _started: float = field(default_factory=time.monotonic)
     _act: int = 0
-    _over: bool = False
+    _started: float = field(default_factory=time.monotonic)
+    _published_at: float = field(default_factory=time.monotonic)
     _due: dict[Kind, float] = field(default_factory=dict)
+    _measured: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
     _rates: deque[float] = field(default_factory=lambda: deque([0.0] * RATE_SAMPLES, maxlen=RATE_SAMPLES))
     _problems: list[str] = field(default_factory=list)
 
@@ -180,63 +181,49 @@ class Demo:
         logger.addHandler(listener)
         logger.setLevel(logging.INFO)
         self._note("the service takes journeys from the queue")
-        ticking = asyncio.create_task(self._tick())
         try:
             for number, act in enumerate(ACTS):
                 self._act = number
                 await self._play(act)
-                if ticking.done():
-                    break
-            self._over = True
-            await ticking
         finally:
-            ticking.cancel()
-            await asyncio.gather(ticking, return_exceptions=True)
             logger.removeHandler(listener)
             logger.setLevel(level)
         result = account(await self.stage.finish())
         return replace(result, problems=(*self._problems, *result.problems))
 
     async def _play(self, act: Act) -> None:
-        self.show(self._scene())
+        self._show()
         if act.begin is not None:
             event, begin = act.begin
             self._note(event.format(await begin(self.stage)))
-        started = time.monotonic()
-        await asyncio.sleep(act.seconds / self.speed)
-        words, condition = act.until
-        while not condition(self.stage):
-            if self.stage.service.done() or time.monotonic() - started > self.patience_seconds:
-                self._problems.append(f"act '{act.title}' timed out waiting until {words}")
+        started, seconds = time.monotonic(), act.seconds / self.speed
+        awaited, condition = act.until
+        while (elapsed := time.monotonic() - started) < seconds or not condition(self.stage):
+            if self.stage.service.done() or elapsed > max(seconds, self.patience_seconds):
+                self._problems.append(f"act '{act.title}' timed out waiting until {awaited}")
                 return
             await asyncio.sleep(TICK_SECONDS)
+            await self._publish(act)
+            self._show()
 
-    async def _tick(self) -> None:
-        """Publish, measure and show while the acts are played."""
-        last = measured_at = time.monotonic()
-        measured = 0
-        while not self._over:
-            await asyncio.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            await self._publish(ACTS[self._act].rates, (now - last) * self.speed)
-            last = now
-            scene = self._scene()
-            if now - measured_at >= RATE_SECONDS:
-                done = scene.now.registered + scene.now.already_registered
-                self._rates.append((done - measured) / (now - measured_at))
-                measured, measured_at = done, now
-            self.show(scene)
-
-    async def _publish(self, rates: Mapping[Kind, float], seconds: float) -> None:
-        for kind, rate in rates.items():
-            due = self._due.get(kind, 0.0) + rate * seconds
+    async def _publish(self, act: Act) -> None:
+        now = time.monotonic()
+        seconds, self._published_at = now - self._published_at, now
+        for kind, rate in act.rates.items():
+            due = self._due.get(kind, 0.0) + rate * seconds * self.speed
             self._due[kind] = due % 1
             for _ in range(int(due)):
                 await self.stage.publish(kind)
 
+    def _show(self) -> None:
+        moment, now = time.monotonic(), self.stage.now()
+        measured_at, measured = self._measured
+        if moment - measured_at >= RATE_SECONDS:
+            registered = now.registered + now.already_registered
+            self._rates.append((registered - measured) / (moment - measured_at))
+            self._measured = moment, registered
+        elapsed = moment - self._started
+        self.show(Scene(self._act, elapsed, now, tuple(self._rates), tuple(self.events)))
+
     def _note(self, text: str) -> None:
         self.events.append((time.monotonic() - self._started, text))
-
-    def _scene(self) -> Scene:
-        elapsed = time.monotonic() - self._started
-        return Scene(self._act, elapsed, self.stage.now(), tuple(self._rates), tuple(self.events))
