@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.demo.account import Account
@@ -88,17 +88,13 @@ def _shown_dead(now: Now) -> Iterator[tuple[str, int]]:
 def screen(console: Console, scene: Scene) -> Group:
     """The whole screen; the list of events is as tall as its content, or as the rows that are left."""
     act = ACTS[scene.act]
-    header = Table.grid(expand=True)
-    header.add_column()
-    header.add_column(justify="right")
+    header = Table.grid(Column(), Column(justify="right"), expand=True)
     header.add_row(
         "[bold] journey-consumer demo: real service, embedded broker and Registry",
         f"[dim]{scene.act + 1}/{len(ACTS)}  {clock(scene.elapsed)} ",
     )
     sparks = _ASCII_SPARKS if console.options.ascii_only else _SPARKS
-    numbers = Table.grid(expand=True)
-    numbers.add_column(ratio=1)
-    numbers.add_column(ratio=1)
+    numbers = Table.grid(Column(ratio=1), Column(ratio=1), expand=True)
     numbers.add_row(
         _panel(_counts(scene.now), "journeys", _NUMBERS_HEIGHT),
         _panel(_state(scene, sparks), "now (deadline: 24 h of age)", _NUMBERS_HEIGHT),
@@ -107,7 +103,7 @@ def screen(console: Console, scene: Scene) -> Group:
         Text.assemble((f"{clock(elapsed)} ", "dim"), text, no_wrap=True, overflow="ellipsis")
         for elapsed, text in reversed(scene.events)
     ]
-    rows_left = console.height - 1 - _TEXT_HEIGHT - _NUMBERS_HEIGHT
+    rows_left = max(3, console.height - 1 - _TEXT_HEIGHT - _NUMBERS_HEIGHT)
     return Group(
         header,
         Panel(act.text, title=f"[bold]{act.title}", title_align="left", height=_TEXT_HEIGHT),
@@ -121,9 +117,7 @@ def _panel(content: Table | Group, title: str, height: int) -> Panel:
 
 
 def _counts(now: Now) -> Table:
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column()
-    grid.add_column(justify="right")
+    grid = Table.grid(Column(), Column(justify="right"), expand=True, padding=(0, 1))
     grid.add_row("published", f"{now.published:,}")
     grid.add_row("[green]registered", f"[green]{now.registered:,}")
     grid.add_row("[green]already registered", f"[green]{now.already_registered:,}")
@@ -136,23 +130,20 @@ def _counts(now: Now) -> Table:
 
 def _state(scene: Scene, sparks: str) -> Group:
     now = scene.now
-    texts = Table.grid(padding=(0, 1, 0, 0))
-    texts.add_column(width=_LABEL_WIDTH)
-    texts.add_column(no_wrap=True)
+    padding = (0, 1, 0, 0)
+    texts = Table.grid(Column(width=_LABEL_WIDTH), Column(no_wrap=True), padding=padding)
     texts.add_row("consuming", "[green]yes" if now.paused is None else f"[bold yellow]paused: {now.paused}")
     texts.add_row("Registry", "[green]up" if now.registry_up else "[bold red]down")
-    bars = Table.grid(expand=True, padding=(0, 1, 0, 0))
-    bars.add_column(width=_LABEL_WIDTH)
-    bars.add_column(no_wrap=True, justify="right", ratio=1)
-    bars.add_column(no_wrap=True, width=_BAR_WIDTH)
+    value, bar = Column(no_wrap=True, justify="right", ratio=1), Column(no_wrap=True, width=_BAR_WIDTH)
+    bars = Table.grid(Column(width=_LABEL_WIDTH), value, bar, expand=True, padding=padding)
     bars.add_row("waiting", f"{now.waiting:,}", _bar(now.waiting / _FULL_WAITING, "yellow"))
     bars.add_row("in flight", f"{now.in_flight:,}", _bar(now.in_flight / _FULL_IN_FLIGHT, "cyan"))
     bars.add_row("rate", f"{scene.rate:,.0f}/s", _sparkline(scene.rates, sparks))
     oldest = None if now.oldest_start is None else (datetime.now(UTC) - now.oldest_start).total_seconds()
-    for label, age in (("mean age", now.mean_age_seconds), ("oldest age", oldest)):
+    for name, age in (("mean age", now.mean_age_seconds), ("oldest age", oldest)):
         share = (age or 0.0) / DEADLINE_SECONDS
         style = "green" if share < 0.5 else "yellow" if share < 0.8 else "bold red"  # noqa: PLR2004
-        bars.add_row(label, "-" if age is None else hours(age), _bar(share, style))
+        bars.add_row(name, "-" if age is None else hours(age), _bar(share, style))
     return Group(texts, bars)
 
 
@@ -173,11 +164,14 @@ def print_events(console: Console, events: Iterable[tuple[float, str]]) -> None:
 
 def print_account(console: Console, account: Account) -> None:
     """Print both sides, and whether they agree."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("The account", no_wrap=True)
-    table.add_column("found", justify="right")
-    table.add_column("counted", justify="right")
-    table.add_column("", style="dim")
+    numbers = (Column("found", justify="right"), Column("counted", justify="right"))
+    table = Table(
+        Column("The account", no_wrap=True),
+        *numbers,
+        Column(style="dim"),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for row in account.rows:
         counted = "" if row.counted is None else f"{row.counted:,}"
         table.add_row(row.name, f"{row.found:,}", counted, row.note)

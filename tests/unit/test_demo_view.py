@@ -82,6 +82,12 @@ def test_every_act_fits_on_the_screen(number: int, width: int, height: int) -> N
     assert "12:34" in text
 
 
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (20, 3)])
+def test_a_small_terminal_shows_the_top(width: int, height: int) -> None:
+    """What does not fit is cut; nothing fails."""
+    assert len(drawn(console(width, height, color_system=None), scene(3))) == height
+
+
 def test_before_anything_happened() -> None:
     """The first moment has no ages and no rates; nothing breaks."""
     empty = Now(0, 0, 0, {"invalid": 0, "unauthorized": 0}, 0, 0, 0, None, None, None, registry_up=True)
