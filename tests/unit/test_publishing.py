@@ -1,15 +1,18 @@
 """Lines in, confirmed messages out: bounds, order, and what is said of a failure."""
 
 import asyncio
+import importlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from consumer.broker.virtual import VirtualLink
 from consumer.core.outgoing import Outgoing
 from consumer.errors import ConsumerError, PublishError
-from consumer.publishing import Sender, Target, lines, read_lines
+from consumer.publishing import Sender, Target, connect_virtual, lines, read_lines
 
 
 class Broker:
@@ -131,3 +134,13 @@ async def test_a_failed_read_is_an_error(tmp_path: Path) -> None:
             await _all(read_lines(descriptor))
     finally:
         os.close(descriptor)
+
+
+async def test_a_transport_that_does_not_connect_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is bounded, and the thread of the link ends."""
+    module = importlib.import_module("consumer.publishing.connect")  # the package has a function of that name
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(VirtualLink, "connected", False)
+    with pytest.raises(TimeoutError):
+        await connect_virtual("memory://", "publishing.timeout")
+    assert "virtual-link" not in [thread.name for thread in threading.enumerate()]
