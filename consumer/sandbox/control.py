@@ -70,11 +70,11 @@ class Control:
         added, revoked, listed = (settings.pop(key, None) for key in _TOKEN_KEYS)
         if not all(isinstance(each, str | None) for each in (added, revoked)):
             raise ValueError("add_token, revoke_token: must be a token")
-        if listed is not None and not _are_strings(listed):
+        if not isinstance(listed, list | None) or not all(isinstance(each, str) for each in listed or ()):
             raise ValueError("revoked_tokens: must be a list of tokens or names")
         tokens = self._rules.tokens
         try:
-            for each in [*(listed or []), *([] if revoked is None else [revoked])]:
+            for each in [*(listed or ()), *([revoked] if revoked is not None else ())]:
                 tokens.find(each)
         except KeyError:
             raise ValueError("no such token") from None
@@ -123,10 +123,6 @@ class Control:
             "journeys": listed(remembered.registered.values()),
             "violating": listed(remembered.violating.values()),
         }
-
-
-def _are_strings(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _json(content: Any, status: int = 200) -> Answer:

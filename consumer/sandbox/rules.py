@@ -31,6 +31,11 @@ _SERVED: Mapping[Profile, Mapping[str, Version]] = {
 }
 _KEYS_SERVED = ("v3", "v3.3")
 _VERSION = re.compile(r"v\d+(\.\d+)*")
+_TOKEN_CASES = {
+    TokenState.REVOKED: Case.TOKEN_REVOKED,
+    TokenState.CLAIMLESS: Case.TOKEN_CLAIMLESS,
+    TokenState.UNKNOWN: Case.TOKEN_UNUSABLE,
+}
 _ANY_PHONE = "+33612345678"  # valid; put where none is, to see whether anything else is wrong
 _AJV_TEXTS = {"bad_format": "must match format", "start_after_end": "must pass validation"}
 
@@ -162,15 +167,9 @@ class Rules:
         if scheme != "Bearer":
             return self.answer(Case.TOKEN_UNUSABLE, api, detail="jwt malformed"), "unknown"
         state, name = self.tokens.check(token, now)
-        match state:
-            case TokenState.ACCEPTED:
-                return None, name
-            case TokenState.REVOKED:
-                return self.answer(Case.TOKEN_REVOKED, api), name
-            case TokenState.CLAIMLESS:
-                return self.answer(Case.TOKEN_CLAIMLESS, api), name
-            case TokenState.UNKNOWN:
-                return self.answer(Case.TOKEN_UNUSABLE, api, detail=_jwt_error(token)), name
+        if state is TokenState.ACCEPTED:
+            return None, name
+        return self.answer(_TOKEN_CASES[state], api, detail=_jwt_error(token)), name
 
     def _exchange(self, call: Call) -> Verdict:
         now = self.clock()
