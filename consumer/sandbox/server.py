@@ -38,19 +38,14 @@ _SHUTDOWN_SECONDS = 0.01  # aiohttp reads 0 as "without limit"
 log = logging.getLogger("consumer.sandbox")
 
 
-class _ErrorsByPlace(logging.Filter):
-    """Logs exceptions by class and place: the texts of aiohttp's parser quote what a client sent."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        kind, _, trace = record.exc_info or (None, None, None)
-        if kind is not None:
-            *_, last = traceback.extract_tb(trace) or [traceback.FrameSummary("?", 0, "?")]
-            record.msg = f"{record.getMessage()}: {kind.__name__} at {last.filename}:{last.lineno}"
-            record.args, record.exc_info, record.exc_text = (), None, None
-        return True
-
-
-_ERRORS_BY_PLACE = _ErrorsByPlace()
+def _errors_by_place(record: logging.LogRecord) -> bool:
+    """Log exceptions by class and place: the texts of aiohttp's parser quote what a client sent."""
+    kind, _, trace = record.exc_info or (None, None, None)
+    if kind is not None:
+        *_, last = traceback.extract_tb(trace) or [traceback.FrameSummary("?", 0, "?")]
+        record.msg = f"{record.getMessage()}: {kind.__name__} at {last.filename}:{last.lineno}"
+        record.args, record.exc_info, record.exc_text = (), None, None
+    return True
 
 
 class Sandbox:
@@ -93,7 +88,7 @@ class Sandbox:
         host, port = host or self._address[0], port or self._address[1]
         self._ssl_context = ssl_context or self._ssl_context
         server_log = logging.getLogger("consumer.sandbox.http")
-        server_log.addFilter(_ERRORS_BY_PLACE)  # always the same object: added once
+        server_log.addFilter(_errors_by_place)
         server = web.Server(self._handle, access_log=None, logger=server_log)
         self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
         await self._runner.setup()

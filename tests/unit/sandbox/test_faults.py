@@ -268,6 +268,7 @@ async def test_stop_while_answers_become_due_logs_no_error(
         connections.append(await asyncio.open_connection(host, int(port)))
         connections[-1][1].write(b"GET /x HTTP/1.1\r\nHost: sandbox\r\n\r\n")
         await asyncio.sleep(0.002)
+    await await_until(lambda: sandbox._traffic.in_flight + len(sandbox.requests) == 30)
     await await_until(lambda: sandbox.requests)
     stop = asyncio.create_task(sandbox.stop())
     for _ in range(5):
