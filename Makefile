@@ -1,13 +1,13 @@
-# What a newcomer types. Needs Python >= 3.11 with venv and pip; everything else lands in .venv, pinned by hash.
+# Needs Python >= 3.11 with venv and pip; everything else is installed in .venv, pinned by hash.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# Nothing is resolved: pip would look for a newer release of what is asked for with an extra, and refuse it.
+# Nothing is resolved: pip would find a newer release of a package with an extra, and refuse it.
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --require-hashes
 SOURCE := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 ARGS   ?=
-# Debian 13 has RabbitMQ 4.0 and the Erlang that it wants; the tests start it from there, whatever is installed.
+# Debian 13 has RabbitMQ 4.0 and its Erlang; the tests start it from there, whatever is installed.
 RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 
 .DEFAULT_GOAL := help
@@ -16,13 +16,13 @@ RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 help: ## List what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run ## Watch the main job on embedded parts, in about a minute
+demo: $(VENV)/.run ## Watch the service on embedded parts, in about a minute
 	@$(BIN)/journey-consumer demo $(ARGS)
 
-test: $(VENV)/.dev ## Run all tests (ARGS="-k name" for some); says what it skipped and why
+test: $(VENV)/.dev ## Run all tests (ARGS="-k name" for some); names skipped tests and reasons
 	@$(BIN)/pytest $(ARGS)
 
-test-rabbitmq4: $(VENV)/.dev $(RABBITMQ4)/usr/lib/rabbitmq ## Run the tests of the real broker on RabbitMQ 4 (root, debootstrap)
+test-rabbitmq4: $(VENV)/.dev $(RABBITMQ4)/usr/lib/rabbitmq ## Run the integration tests on RabbitMQ 4 (root, debootstrap)
 	@TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/pytest $(or $(ARGS),tests/integration)
 
 check: $(VENV)/.dev ## Run the linters, the type checker and the import contracts
@@ -31,11 +31,11 @@ check: $(VENV)/.dev ## Run the linters, the type checker and the import contract
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## Format the code and mend what ruff can mend
+format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-coverage: $(VENV)/.dev ## Run all tests and report what they did not reach
+coverage: $(VENV)/.dev ## Run all tests and report the lines that they did not reach
 	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
 
 bench: $(VENV)/.dev ## Measure speed and size against a real broker
@@ -64,10 +64,10 @@ $(RABBITMQ4)/usr/lib/rabbitmq:
 		{ debootstrap --variant=minbase --include=rabbitmq-server trixie $(RABBITMQ4).new >$$log 2>&1 || \
 		{ tail -5 $$log >&2; exit 1; }; } && rm -rf $(RABBITMQ4) && mv $(RABBITMQ4).new $(RABBITMQ4) && rm $$log
 
-# --- how the environments come to be ---------------------------------------------------
+# --- Environments ----------------------------------------------------------------------
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not here; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is not installed; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "make: $$($(PYTHON) --version) is too old; name a Python >= 3.11: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-from consumer.app import build_topology
+from consumer.app import build_connections, build_topology
 from consumer.broker.connection import is_amqp
 from consumer.broker.transport_limits import transport_limits
 from consumer.config import Settings
@@ -25,7 +25,6 @@ from consumer.deadletters.sweep import QueueReaders, Sweep
 from consumer.deadletters.underway import Act
 from consumer.deadletters.view import Meter, show_tally
 from consumer.errors import ConsumerError
-from consumer.publishing import build_connections
 
 _STOPPED = 130
 

@@ -1,49 +1,49 @@
 """Watch journeys flow, fail, wait and recover, on embedded parts, in about a minute.
 
 The real service between kombu's in-memory broker and a local sandbox Registry, all in this process: nothing
-is installed, nothing leaves this machine. On a terminal a live view, elsewhere plain lines. At the end every
-journey is accounted for. Exit code 1: the account does not balance.
+is installed, nothing leaves this machine. On a terminal a live screen, elsewhere plain lines. At the end
+every journey is accounted for. Exit code 1: the account does not balance.
 """
 
 import argparse
 import asyncio
 import signal
+from contextlib import nullcontext
 
 from rich.console import Console
+from rich.live import Live
 
-from consumer.demo import Demo, PlainView, RichView, Stage
+from consumer.commands.sandbox import require_sandbox
 from consumer.errors import ConfigurationError
 
-_KILLED = 128  # the shells' way of saying which signal it was
+_KILLED = 128  # shells add the number of the signal to it
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play X times as fast")
     parser.add_argument(
         "--api-version", choices=["v2", "v3"], default="v3", help="form of the journeys (default: v3)"
     )
-    parser.add_argument("--plain", action="store_true", help="lines instead of the live view")
+    parser.add_argument("--plain", action="store_true", help="print lines instead of the live screen")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Play the demo; 0 when the account balances."""
     if not 0.1 <= args.speed <= 50:  # noqa: PLR2004
         raise ConfigurationError(["--speed must be from 0.1 to 50"])
-    return asyncio.run(_play(args))
+    require_sandbox()
+    return asyncio.run(_run(args))
 
 
-async def _play(args: argparse.Namespace) -> int:
-    """Play; a signal ends it in order, so that the temporary folder goes as well."""
-    playing = asyncio.ensure_future(_play_on(args))
-    loop, caught = asyncio.get_running_loop(), list[int]()
+async def _run(args: argparse.Namespace) -> int:
+    """Play; a signal cancels, so that the temporary folder is removed."""
+    playing, caught = asyncio.ensure_future(_play(args)), list[int]()
 
-    def stop(number: signal.Signals) -> None:
+    def stop(number: int) -> None:
         caught.append(number)
         playing.cancel()
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+        asyncio.get_running_loop().add_signal_handler(number, stop, number)
     try:
         return await playing
     except asyncio.CancelledError:
@@ -52,12 +52,17 @@ async def _play(args: argparse.Namespace) -> int:
         return _KILLED + caught[0]
 
 
-async def _play_on(args: argparse.Namespace) -> int:
+async def _play(args: argparse.Namespace) -> int:
+    from consumer.demo import script, stage, view  # noqa: PLC0415 - an extra
+
     console = Console()
-    live = console.is_terminal and not console.is_dumb_terminal and not args.plain
-    view = RichView(console) if live else PlainView(console)
-    async with Stage(args.api_version, speed=args.speed) as stage:
-        with view:
-            account = await Demo(stage, view, speed=args.speed).run()
-    view.summary(account)
+    is_live = console.is_terminal and not console.is_dumb_terminal and not args.plain
+    live = Live(console=console, screen=True, auto_refresh=False) if is_live else None
+    async with stage.Stage(args.api_version, speed=args.speed) as parts:
+        with live or nullcontext():
+            demo = script.Demo(parts, view.View(console, live).show, speed=args.speed)
+            account = await demo.run()
+    if is_live:
+        view.print_events(console, demo.events)
+    view.print_account(console, account)
     return 0 if account.balances else 1

@@ -1,8 +1,8 @@
 """Publish JSON Lines to a queue, for trying things out.
 
-Each line goes out as it is: persistent, mandatory, confirmed by the broker. FILE is read piece by piece, so
-that it may be larger than memory; `-` reads standard input. The broker is BROKER_URL (with BROKER_CA_FILE),
-or --broker-url. Exit code 0: the broker confirmed every line.
+Each line is published unchanged: persistent, mandatory, confirmed by the broker. FILE may be larger than
+memory; `-` reads standard input. The broker is BROKER_URL (with BROKER_CA_FILE), or --broker-url. Exit
+code 0: the broker confirmed every line.
 """
 
 import argparse
@@ -18,31 +18,30 @@ from consumer.publishing import Progress, Sender, Target, connect, generated_lin
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="JSON Lines, or - for standard input")
     parser.add_argument("--queue", metavar="Q", help="queue to publish to (default: BROKER_QUEUE)")
     parser.add_argument("--exchange", metavar="E", help="publish to this exchange instead")
     parser.add_argument("--routing-key", metavar="K", help="with --exchange (default: the queue's name)")
     parser.add_argument(
-        "--broker-url", metavar="URL", help="(default: BROKER_URL, which keeps the password out of `ps`)"
+        "--broker-url", metavar="URL", help="(default: BROKER_URL, which hides the password from `ps`)"
     )
     group = parser.add_argument_group("instead of FILE")
-    group.add_argument("--generate", type=int, metavar="N", help="publish N invented journeys of just now")
+    group.add_argument(
+        "--generate", type=int, metavar="N", help="publish N invented journeys that have just ended"
+    )
     group.add_argument("--api-version", choices=["v2", "v3"], default="v2", help="their form (default: v2)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish everything and say how it went."""
     if (args.file is None) == (args.generate is None):
         raise ConfigurationError(["publish needs either FILE (- for standard input) or --generate N"])
     if args.generate is not None and args.generate < 1:
         raise ConfigurationError(["--generate must be at least 1"])
     if args.routing_key is not None and args.exchange is None:
-        raise ConfigurationError(["--routing-key needs --exchange: a queue is reached by its own name"])
+        raise ConfigurationError(["--routing-key needs --exchange: a queue is addressed by its name"])
     environ = {name: value for name, value in os.environ.items() if name.startswith(("BROKER_", "SECRETS_"))}
-    for name in ("broker_url", "queue"):
-        if (value := getattr(args, name)) is not None:
-            environ[{"broker_url": "BROKER_URL", "queue": "BROKER_QUEUE"}[name]] = value
+    options = {"BROKER_URL": args.broker_url, "BROKER_QUEUE": args.queue}
+    environ |= {name: value for name, value in options.items() if value is not None}
     settings = load(environ, authentication=False)
     queue = settings.broker_queue
     target = Target(args.exchange or "", (args.routing_key or queue) if args.exchange else queue)
@@ -76,5 +75,5 @@ def _source(args: argparse.Namespace) -> tuple[int | None, AsyncIterator[bytes]]
     try:
         descriptor = os.open(args.file, os.O_RDONLY)
     except OSError as error:
-        raise ConfigurationError([f"FILE can not be read: {error.strerror}"]) from None
+        raise ConfigurationError([f"FILE cannot be read: {error.strerror}"]) from None
     return Path(args.file).stat().st_size or None, read_lines(descriptor)

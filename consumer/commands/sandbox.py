@@ -1,11 +1,12 @@
 """Serve a local Registry for your own tests.
 
-It listens on loopback, remembers journeys while it runs, answers like the Registry and
-misbehaves on demand. docs/sandbox.md tells the rest, the control routes included.
+It listens on loopback, remembers journeys while it runs, answers like the Registry and fails on demand.
+docs/sandbox.md describes its answers, its faults and its control routes.
 """
 
 import argparse
 import asyncio
+import importlib.util
 import logging
 import secrets
 import signal
@@ -14,70 +15,73 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from consumer.errors import ConfigurationError, ConsumerError
-from consumer.sandbox import Profile, Sandbox
+
+if TYPE_CHECKING:
+    from consumer.sandbox import Sandbox
+
+
+def require_sandbox() -> None:
+    """Raise ConfigurationError where the sandbox, an extra, is not installed."""
+    if importlib.util.find_spec("consumer.sandbox") is None:
+        raise ConfigurationError(
+            ["the sandbox is not in this image: build one that has it with `docker build --target sandbox`"]
+        )
+    if importlib.util.find_spec("aiohttp") is None:
+        raise ConfigurationError(["the sandbox needs aiohttp: pip install journey-consumer[sandbox]"])
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the sandbox's arguments."""
-    parser.add_argument("--port", type=int, default=8080, help="port, 0 for any free one (default: 8080)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--port", type=int, default=8080, help="port, 0 for any free one (default: 8080)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add(
         "--profile",
-        choices=[*Profile],
-        default=Profile.Y2025,
+        choices=["2023", "2025"],
+        default="2025",
         help="the Registry as specified and served in 2025 (default), or as captured in July 2023",
     )
-    parser.add_argument("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
-    parser.add_argument("--tls-key", metavar="FILE", help="its private key, when not in the same file")
-    parser.add_argument("--quiet", action="store_true", help="no line for each request")
-    _configure_registry(parser.add_argument_group("the Registry"))
-    _configure_faults(parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them"))
+    add("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
+    add("--tls-key", metavar="FILE", help="its private key, when not in the same file")
+    add("--quiet", action="store_true", help="log no requests")
+    _add_registry(parser.add_argument_group("the Registry").add_argument)
+    faults = parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them")
+    faults.add_argument("--latency-seconds", type=float, default=0.0)
+    faults.add_argument("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
+    faults.add_argument("--maintenance", action="store_true", help="answer 503 to everything")
 
 
-def _configure_registry(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
+def _add_registry(add: Callable[..., object]) -> None:
+    add(
         "--token",
         action="append",
         default=[],
-        help="application token to accept; repeatable; without any, one is made and printed",
+        help="token to accept; repeatable (default: a new one, printed)",
     )
-    group.add_argument(
-        "--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable"
-    )
-    group.add_argument("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
-    group.add_argument("--secret-key")
-    group.add_argument(
-        "--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)"
-    )
-    group.add_argument("--operator-id", type=int, default=1, help="whose tokens these are (default: 1)")
-    group.add_argument(
-        "--rate-limit",
-        type=_positive,
-        default=20_000,
-        help="requests a minute for each address (default: 20000)",
-    )
-    group.add_argument(
+    add("--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable")
+    add("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
+    add("--secret-key")
+    add("--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)")
+    add("--operator-id", type=int, default=1, help="operator of these tokens (default: 1)")
+    add("--rate-limit", type=_positive, default=20_000, help="requests a minute and address (default: 20000)")
+    add(
         "--terms",
         choices=["v3", "all", "off"],
         default="v3",
         help="which versions the terms of use apply to (default: v3; not with --profile 2023)",
     )
-    group.add_argument(
-        "--remember-violations",
-        action="store_true",
-        help="an id refused by the terms of use is 409 when it comes again",
+    add(
+        "--remember-violations", action="store_true", help="409 to an id that the terms of use refused before"
     )
-    group.add_argument(
-        "--now", type=_instant, metavar="ISO-8601", help="what time it is at the start; it goes on from there"
+    add(
+        "--now",
+        type=_clock,
+        default=lambda: datetime.now(UTC),
+        metavar="ISO-8601",
+        help="time at the start; it goes on from there",
     )
-
-
-def _configure_faults(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--latency-seconds", type=float, default=0.0)
-    group.add_argument("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
-    group.add_argument("--maintenance", action="store_true", help="503 to everything")
 
 
 def _positive(text: str) -> int:
@@ -86,19 +90,14 @@ def _positive(text: str) -> int:
     return number
 
 
-def _instant(text: str) -> datetime:
+def _clock(text: str) -> Callable[[], datetime]:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise argparse.ArgumentTypeError("must be an ISO 8601 date and time") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-
-
-def _clock(now: datetime | None) -> Callable[[], datetime]:
-    if now is None:
-        return lambda: datetime.now(UTC)
+    first = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     started = time.monotonic()
-    return lambda: now + timedelta(seconds=time.monotonic() - started)
+    return lambda: first + timedelta(seconds=time.monotonic() - started)
 
 
 def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
@@ -113,35 +112,27 @@ def _tls(args: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM."""
+    require_sandbox()
+    from consumer.sandbox import Profile, Sandbox  # noqa: PLC0415 - an extra
+
     if (args.access_key is None) != (args.secret_key is None):
         raise ConfigurationError(["--access-key and --secret-key go together"])
     generated = [] if args.token else [secrets.token_urlsafe(24)]
+    same = ("operator_id", "rate_limit", "access_key", "secret_key", "access_token_lifetime_seconds")
     sandbox = Sandbox(
         tokens=args.token or generated,
         profile=Profile(args.profile),
         claimless=args.claimless_token,
-        clock=_clock(args.now),
-        operator_id=args.operator_id,
-        rate_limit=args.rate_limit,
-        access_key=args.access_key,
-        secret_key=args.secret_key,
-        access_token_lifetime_seconds=args.access_token_lifetime_seconds,
-        terms=args.terms,
-        remember_violations=args.remember_violations,
+        clock=args.now,
+        **{name: getattr(args, name) for name in (*same, "terms", "remember_violations")},
     )
     try:
-        sandbox.faults.apply(
-            {
-                "latency_seconds": args.latency_seconds,
-                "error_rate": args.error_rate,
-                "maintenance": args.maintenance,
-            }
-        )
+        faults = ("latency_seconds", "error_rate", "maintenance")
+        sandbox.faults.apply({name: getattr(args, name) for name in faults})
     except ValueError as error:
         raise ConfigurationError([str(error)]) from error
     _log_requests(quiet=args.quiet)
-    return asyncio.run(_serve(sandbox, args, _tls(args), generated))
+    return asyncio.run(_serve(sandbox, args, generated))
 
 
 def _log_requests(*, quiet: bool) -> None:
@@ -153,17 +144,14 @@ def _log_requests(*, quiet: bool) -> None:
     log.propagate = False
 
 
-async def _serve(
-    sandbox: Sandbox, args: argparse.Namespace, tls: ssl.SSLContext | None, generated: list[str]
-) -> int:
+async def _serve(sandbox: "Sandbox", args: argparse.Namespace, generated: list[str]) -> int:
     stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        await sandbox.start(args.host, args.port, tls)
+        await sandbox.start(args.host, args.port, _tls(args))
     except OSError as error:
-        raise ConsumerError(f"can not listen on {args.host}:{args.port}: {error.strerror}") from error
+        raise ConsumerError(f"cannot listen on {args.host}:{args.port}: {error.strerror}") from error
     print(f"sandbox Registry ({args.profile}) on {sandbox.url}", flush=True)  # noqa: T201
     for token in generated:
         print(f"token: {token}", flush=True)  # noqa: T201

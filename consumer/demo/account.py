@@ -2,36 +2,26 @@
 
     published = registered + already registered + dead letters by reason + still queued
 
-1. One side is what the Registry remembers and what the queues hold, message by message; the other
-   is what the service counted. Neither is computed from the other.
-2. Where they differ, or where a message is nowhere or in two places, there is a sentence about it.
+1. One side is what the Registry remembers and what the queues hold, message by message; the other is what
+   the service counted. Neither is computed from the other.
+2. Each difference, and each message that is missing or in two places, is one problem, in words.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-IN_QUEUE = "still queued"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One message that was published; ``journey_id`` is None when its payload has none that counts."""
-
-    message_id: str
-    journey_id: str | None
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What was found at the end.
 
-    ``queued`` and ``dead`` are message ids: in the main queue, and by reason. ``times_seen`` is the
-    Registry's memory: how often it saw each journey. The rest is the service's own count;
-    ``replayed`` counts dead letters by the reason of the queue that they left.
+    ``published`` has the journey of each message id, None for an invalid payload. ``queued`` and ``dead`` are
+    message ids: in the main queue, and by reason. ``times_seen`` is how often the Registry saw each journey.
+    The rest is the service's own count; ``replayed`` counts by the reason of the queue that they left.
     """
 
-    published: Sequence[Message]
+    published: Mapping[str, str | None]
     queued: Sequence[str]
     dead: Mapping[str, Sequence[str]]
     times_seen: Mapping[str, int]
@@ -42,7 +32,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the summary: what was found, and what the service counted (None: it does not count it)."""
+    """One line of the summary; ``counted`` is None where the service has no count."""
 
     name: str
     found: int
@@ -60,84 +50,59 @@ class Account:
 
     @property
     def balances(self) -> bool:
-        """Whether every message is accounted for, once, on both sides."""
         return not self.problems
 
     @property
     def found(self) -> int:
-        """Sum of what was found."""
         return sum(row.found for row in self.rows)
 
     @property
     def counted(self) -> int:
-        """Sum of what the service counted, with what it had not settled yet."""
+        """What the service counted, and what is still queued."""
         return sum(row.found if row.counted is None else row.counted for row in self.rows)
 
 
 def account(evidence: Evidence) -> Account:
-    """Draw up the account."""
-    places = Counter(evidence.queued)
-    for ids in evidence.dead.values():
-        places.update(ids)
-    problems = [f"message {name} is in {count} places" for name, count in places.items() if count > 1]
-    known = {message.message_id for message in evidence.published}
-    problems += [f"message {name} was never published" for name in places if name not in known]
-    registered: set[str] = set()
-    repeated = lost = 0
-    for message in evidence.published:
-        if message.message_id in places:
-            continue
-        if message.journey_id is None or message.journey_id not in evidence.times_seen:
-            lost += 1
-            problems.append(f"message {message.message_id} is nowhere")
-        elif message.journey_id in registered:
-            repeated += 1
-        else:
-            registered.add(message.journey_id)
-    # A journey may be there although its message is still in a queue: its answer was lost.
-    brought = {message.journey_id for message in evidence.published}
-    problems += [
-        f"the Registry has journey {name}, which was never published"
-        for name in evidence.times_seen
-        if name not in brought
+    """Compare both sides."""
+    places = Counter([*evidence.queued, *(each for ids in evidence.dead.values() for each in ids)])
+    gone = {name: journey for name, journey in evidence.published.items() if name not in places}
+    missing = [name for name, journey in gone.items() if journey not in evidence.times_seen]
+    # A registered journey may also be in a queue: its answer was lost.
+    registered = len(set(gone.values()) & evidence.times_seen.keys())
+    unknown = evidence.times_seen.keys() - set(evidence.published.values())
+    problems = [
+        *(f"message {name} is in {count} places" for name, count in places.items() if count > 1),
+        *(f"message {name} was never published" for name in places if name not in evidence.published),
+        *(f"message {name} is missing" for name in missing),
+        *(f"the Registry has journey {name}, which was never published" for name in unknown),
     ]
-    rows = tuple(_rows(evidence, len(registered), repeated))
-    problems += _disagreements(evidence, rows)
-    return Account(len(evidence.published), rows, tuple(problems))
-
-
-def _rows(evidence: Evidence, registered: int, repeated: int) -> list[Row]:
-    rows = [
+    answered = [
         Row("registered", registered, evidence.outcomes["registered"], "in the Registry's memory"),
-        Row("already registered", repeated, evidence.outcomes["already_registered"], "answered 409"),
+        Row(
+            "already registered",
+            len(gone) - len(missing) - registered,
+            evidence.outcomes["already_registered"],
+            "answered 409",
+        ),
     ]
-    for reason, ids in evidence.dead.items():
-        counted, replayed = evidence.dead_lettered[reason], evidence.replayed.get(reason, 0)
-        if ids or counted:
-            note = f"{counted} came, {replayed} were sent again" if replayed else "in its dead-letter queue"
-            rows.append(Row(reason, len(ids), counted - replayed, note))
-    rows.append(Row(IN_QUEUE, len(evidence.queued), None, "in the main queue"))
-    return rows
-
-
-def _disagreements(evidence: Evidence, rows: Sequence[Row]) -> list[str]:
-    """Rows on which queues and counters differ.
-
-    A journey whose answer was lost is registered by the Registry and answered 409 when it is sent
-    again, so only the sum of the first two rows must agree.
-    """
-    settled, dead = rows[:2], rows[2:]
-    problems = []
-    found = sum(row.found for row in settled)
-    counted = sum(row.counted or 0 for row in settled)
+    # A journey whose answer was lost is answered 409 when it is sent again: only the sum must agree.
+    found, counted = len(gone) - len(missing), sum(evidence.outcomes.values())
     if found != counted:
         problems.append(f"{found} messages reached the Registry, and the service counted {counted}")
+    if (seen := sum(evidence.times_seen.values())) < counted:
+        problems.append(f"the Registry saw {seen} valid journeys, fewer than the {counted} counted")
+    dead = []
+    for reason, ids in evidence.dead.items():
+        dead_lettered, replayed = evidence.dead_lettered[reason], evidence.replayed.get(reason, 0)
+        if ids or dead_lettered:
+            note = (
+                f"{dead_lettered} came, {replayed} were replayed" if replayed else "in its dead-letter queue"
+            )
+            dead.append(Row(reason, len(ids), dead_lettered - replayed, note))
     problems += [
         f"{row.found} dead letters {row.name} were found, and the service counted {row.counted}"
         for row in dead
-        if row.counted is not None and row.found != row.counted
+        if row.found != row.counted
     ]
-    answered = sum(evidence.times_seen.values())
-    if answered < counted:
-        problems.append(f"the Registry saw {answered} valid journeys, fewer than the {counted} counted")
-    return problems
+    queued = Row("still queued", len(evidence.queued), None, "in the main queue")
+    return Account(len(evidence.published), (*answered, *dead, queued), tuple(problems))

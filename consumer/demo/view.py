@@ -1,205 +1,123 @@
 """What the demo shows: a live screen on a terminal, plain lines elsewhere. Decides nothing.
 
-``RichView`` fits 80 columns by 24 lines and uses more when there is more; ``PlainView`` writes what
-happens as it happens, and the numbers now and then.
+The screen fits 80 columns by 24 lines and uses more when there is more. Plain lines are acts, events, and
+the numbers now and then.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Protocol, Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.layout import Layout
+from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from consumer.demo.account import Account
+from consumer.demo.script import ACTS, Scene
 from consumer.demo.stage import Now
 
 DEADLINE_SECONDS = 24 * 3600.0
 PLAIN_INTERVAL_SECONDS = 5.0
+_TEXT_HEIGHT, _NUMBERS_HEIGHT = 4, 9
 _LABEL_WIDTH, _BAR_WIDTH = 10, 14
 _FULL_WAITING, _FULL_IN_FLIGHT = 200, 32
 _SPARKS, _ASCII_SPARKS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
+_MOST_PROBLEMS = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Everything there is to show at one moment; ``rates`` are registrations a second, oldest first."""
+class View:
+    """Updates the live screen, or prints lines when ``live`` is None."""
 
-    number: int
-    of: int
-    title: str
-    words: str
-    elapsed: float
-    now: Now
-    rates: tuple[float, ...]
-    events: tuple[tuple[float, str], ...]
-
-    @property
-    def rate(self) -> float:
-        """Registrations a second, over the last two seconds."""
-        last = self.rates[-4:]
-        return sum(last) / len(last)
-
-
-class View(Protocol):
-    """Who is told; a context manager around the demo."""
-
-    def act(self, scene: Scene) -> None:
-        """A new act begins."""
-
-    def event(self, elapsed: float, text: str) -> None:
-        """Something happened."""
-
-    def show(self, scene: Scene) -> None:
-        """How it looks now; several times a second."""
-
-    def summary(self, account: Account) -> None:
-        """The books, at the end."""
-
-
-def clock(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def hours(seconds: float) -> str:
-    """Hours and minutes."""
-    minutes = int(seconds) // 60
-    return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004
-
-
-class PlainView:
-    """Lines, for pipes, logs and terminals that can do no more."""
-
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, live: Live | None) -> None:
         self._console = console
-        self._told_at = 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
-
-    def act(self, scene: Scene) -> None:
-        """The numbers so far, the title and the words."""
-        if scene.number > 1:
-            self._numbers(scene)
-        self._line(f"\n[{scene.number}/{scene.of}] {scene.title}")
-        self._line(f"      {scene.words}")
-
-    def event(self, elapsed: float, text: str) -> None:
-        """A line."""
-        self._line(f"{clock(elapsed):>5} {text}")
+        self._live = live
+        self._act = -1
+        self._printed_events = 0
+        self._numbers_at = 0.0
 
     def show(self, scene: Scene) -> None:
-        """The numbers, every few seconds."""
-        if scene.elapsed - self._told_at < PLAIN_INTERVAL_SECONDS:
+        """Show one moment: at the beginning of each act, and several times a second."""
+        if self._live is not None:
+            self._live.update(screen(self._console, scene), refresh=True)
             return
-        self._numbers(scene)
-
-    def _numbers(self, scene: Scene) -> None:
-        self._told_at = scene.elapsed
-        now = scene.now
-        dead = ", ".join(f"{reason} {count}" for reason, count in _shown_dead(now))
-        self._line(
-            f"{clock(scene.elapsed):>5} published {now.published}, registered {now.registered}, "
-            f"already registered {now.already_registered}, {dead}, waiting {now.waiting}, "
-            f"in flight {now.in_flight}, {scene.rate:.0f}/s"
-        )
-
-    def summary(self, account: Account) -> None:
-        """The books."""
-        print_summary(self._console, account)
+        begins = scene.act != self._act
+        if (begins and self._act >= 0) or scene.elapsed - self._numbers_at >= PLAIN_INTERVAL_SECONDS:
+            self._numbers_at = scene.elapsed
+            self._line(_numbers(scene))
+        if begins:
+            self._act = scene.act
+            act = ACTS[scene.act]
+            self._line(f"\n[{scene.act + 1}/{len(ACTS)}] {act.title}\n      {act.text}")
+        for elapsed, text in scene.events[self._printed_events :]:
+            self._line(f"{clock(elapsed):>5} {text}")
+        self._printed_events = len(scene.events)
 
     def _line(self, text: str) -> None:
         self._console.out(text, highlight=False)
 
 
-class RichView:
-    """A screen of its own while it lasts; what happened and the books stay on the terminal afterwards."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, screen=True, auto_refresh=False)
-        self._sparks = _ASCII_SPARKS if console.options.ascii_only else _SPARKS
-        self._events: list[tuple[float, str]] = []
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._live.stop()
-
-    def act(self, scene: Scene) -> None:
-        """The title is on the screen."""
-        self.show(scene)
-
-    def event(self, elapsed: float, text: str) -> None:
-        """Kept for the end; meanwhile it is on the screen."""
-        self._events.append((elapsed, text))
-
-    def show(self, scene: Scene) -> None:
-        """Draw the screen."""
-        self._live.update(self.screen(scene), refresh=True)
-
-    def summary(self, account: Account) -> None:
-        """What happened, and the books."""
-        for elapsed, text in self._events:
-            self._console.print(Text.assemble((f"{clock(elapsed):>5} ", "dim"), text))
-        print_summary(self._console, account)
-
-    def screen(self, scene: Scene) -> RenderableType:
-        """The whole screen."""
-        layout = Layout()
-        layout.split_column(
-            Layout(_header(scene), size=1),
-            Layout(Panel(scene.words, title=f"[bold]{scene.title}", title_align="left"), size=4),
-            Layout(name="numbers", size=9),
-            Layout(_events(scene), minimum_size=3),
-        )
-        layout["numbers"].split_row(
-            Layout(Panel(_counts(scene.now), title="journeys", title_align="left", border_style="blue")),
-            Layout(
-                Panel(
-                    _state(scene, self._sparks),
-                    title="now (deadline: 24 h of age)",
-                    title_align="left",
-                    border_style="blue",
-                )
-            ),
-        )
-        return layout
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-def _header(scene: Scene) -> Table:
-    grid = Table.grid(expand=True)
-    grid.add_column()
-    grid.add_column(justify="right")
-    grid.add_row(
-        Text(" journey-consumer demo: real service, embedded broker and Registry", "bold"),
-        Text(f"{scene.number}/{scene.of}  {clock(scene.elapsed)} ", "dim"),
+def hours(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    return f"{minutes // 60} h {minutes % 60:02d}" if minutes >= 60 else f"{minutes} min"  # noqa: PLR2004
+
+
+def _numbers(scene: Scene) -> str:
+    now = scene.now
+    dead = ", ".join(f"{reason} {count}" for reason, count in _shown_dead(now))
+    return (
+        f"{clock(scene.elapsed):>5} published {now.published}, registered {now.registered}, "
+        f"already registered {now.already_registered}, {dead}, waiting {now.waiting}, "
+        f"in flight {now.in_flight}, {scene.rate:.0f}/s"
     )
-    return grid
+
+
+def _shown_dead(now: Now) -> Iterator[tuple[str, int]]:
+    """The reasons of the script always, the others when they occur."""
+    for reason, count in now.dead.items():
+        if count or reason in {"invalid", "unauthorized"}:
+            yield reason, count
+
+
+def screen(console: Console, scene: Scene) -> Group:
+    """The whole screen; the list of events is as tall as its content, or as the rows that are left."""
+    act = ACTS[scene.act]
+    header = Table.grid(Column(), Column(justify="right"), expand=True)
+    header.add_row(
+        "[bold] journey-consumer demo: real service, embedded broker and Registry",
+        f"[dim]{scene.act + 1}/{len(ACTS)}  {clock(scene.elapsed)} ",
+    )
+    sparks = _ASCII_SPARKS if console.options.ascii_only else _SPARKS
+    numbers = Table.grid(Column(ratio=1), Column(ratio=1), expand=True)
+    numbers.add_row(
+        _panel(_counts(scene.now), "journeys", _NUMBERS_HEIGHT),
+        _panel(_state(scene, sparks), "now (deadline: 24 h of age)", _NUMBERS_HEIGHT),
+    )
+    newest_first = [
+        Text.assemble((f"{clock(elapsed)} ", "dim"), text, no_wrap=True, overflow="ellipsis")
+        for elapsed, text in reversed(scene.events)
+    ]
+    rows_left = max(3, console.height - 1 - _TEXT_HEIGHT - _NUMBERS_HEIGHT)
+    return Group(
+        header,
+        Panel(act.text, title=f"[bold]{act.title}", title_align="left", height=_TEXT_HEIGHT),
+        numbers,
+        _panel(Group(*newest_first), "events", min(len(newest_first) + 2, rows_left)),
+    )
+
+
+def _panel(content: Table | Group, title: str, height: int) -> Panel:
+    return Panel(content, title=title, title_align="left", border_style="blue", height=height)
 
 
 def _counts(now: Now) -> Table:
-    grid = Table.grid(expand=True, padding=(0, 1))
-    grid.add_column()
-    grid.add_column(justify="right")
+    grid = Table.grid(Column(), Column(justify="right"), expand=True, padding=(0, 1))
     grid.add_row("published", f"{now.published:,}")
     grid.add_row("[green]registered", f"[green]{now.registered:,}")
     grid.add_row("[green]already registered", f"[green]{now.already_registered:,}")
@@ -210,43 +128,27 @@ def _counts(now: Now) -> Table:
     return grid
 
 
-def _shown_dead(now: Now) -> Iterator[tuple[str, int]]:
-    """The reasons of the script always, the others when they occur."""
-    for reason, count in now.dead.items():
-        if count or reason in {"invalid", "unauthorized"}:
-            yield reason, count
-
-
 def _state(scene: Scene, sparks: str) -> Group:
     now = scene.now
-    words = Table.grid(padding=(0, 1, 0, 0))
-    words.add_column(width=_LABEL_WIDTH)
-    words.add_column(no_wrap=True)
-    words.add_row("consuming", "[green]yes" if now.paused is None else f"[bold yellow]paused: {now.paused}")
-    words.add_row("Registry", "[green]up" if now.registry_up else "[bold red]down")
-    bars = Table.grid(expand=True, padding=(0, 1, 0, 0))
-    bars.add_column(width=_LABEL_WIDTH)
-    bars.add_column(no_wrap=True, justify="right", ratio=1)
-    bars.add_column(no_wrap=True, width=_BAR_WIDTH)
-    bars.add_row("waiting", f"{now.waiting:,}", _bar(now.waiting, _FULL_WAITING, "yellow"))
-    bars.add_row("in flight", f"{now.in_flight:,}", _bar(now.in_flight, _FULL_IN_FLIGHT, "cyan"))
+    padding = (0, 1, 0, 0)
+    texts = Table.grid(Column(width=_LABEL_WIDTH), Column(no_wrap=True), padding=padding)
+    texts.add_row("consuming", "[green]yes" if now.paused is None else f"[bold yellow]paused: {now.paused}")
+    texts.add_row("Registry", "[green]up" if now.registry_up else "[bold red]down")
+    value, bar = Column(no_wrap=True, justify="right", ratio=1), Column(no_wrap=True, width=_BAR_WIDTH)
+    bars = Table.grid(Column(width=_LABEL_WIDTH), value, bar, expand=True, padding=padding)
+    bars.add_row("waiting", f"{now.waiting:,}", _bar(now.waiting / _FULL_WAITING, "yellow"))
+    bars.add_row("in flight", f"{now.in_flight:,}", _bar(now.in_flight / _FULL_IN_FLIGHT, "cyan"))
     bars.add_row("rate", f"{scene.rate:,.0f}/s", _sparkline(scene.rates, sparks))
     oldest = None if now.oldest_start is None else (datetime.now(UTC) - now.oldest_start).total_seconds()
-    for label, age in (("mean age", now.mean_age_seconds), ("oldest age", oldest)):
-        bars.add_row(label, "-" if age is None else hours(age), _age_bar(age))
-    return Group(words, bars)
+    for name, age in (("mean age", now.mean_age_seconds), ("oldest age", oldest)):
+        share = (age or 0.0) / DEADLINE_SECONDS
+        style = "green" if share < 0.5 else "yellow" if share < 0.8 else "bold red"  # noqa: PLR2004
+        bars.add_row(name, "-" if age is None else hours(age), _bar(share, style))
+    return Group(texts, bars)
 
 
-def _bar(value: float, full: float, style: str) -> ProgressBar:
-    return ProgressBar(
-        total=full, completed=min(value, full), width=_BAR_WIDTH, complete_style=style, finished_style=style
-    )
-
-
-def _age_bar(seconds: float | None) -> ProgressBar:
-    share = (seconds or 0.0) / DEADLINE_SECONDS
-    style = "green" if share < 0.5 else "yellow" if share < 0.8 else "bold red"  # noqa: PLR2004
-    return _bar(share, 1.0, style)
+def _bar(share: float, style: str) -> ProgressBar:
+    return ProgressBar(1.0, min(share, 1.0), width=_BAR_WIDTH, complete_style=style, finished_style=style)
 
 
 def _sparkline(rates: tuple[float, ...], sparks: str) -> Text:
@@ -255,21 +157,21 @@ def _sparkline(rates: tuple[float, ...], sparks: str) -> Text:
     return Text("".join(sparks[round(rate / full * (len(sparks) - 1))] for rate in shown), "cyan")
 
 
-def _events(scene: Scene) -> Panel:
-    newest_first = [
-        Text.assemble((f"{clock(elapsed)} ", "dim"), text, no_wrap=True, overflow="ellipsis")
-        for elapsed, text in reversed(scene.events)
-    ]
-    return Panel(Group(*newest_first), title="what happened", title_align="left", border_style="blue")
+def print_events(console: Console, events: Iterable[tuple[float, str]]) -> None:
+    for elapsed, text in events:
+        console.print(Text.assemble((f"{clock(elapsed):>5} ", "dim"), text))
 
 
-def print_summary(console: Console, account: Account) -> None:
-    """Print the books of both sides, and whether they agree."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("The account", no_wrap=True)
-    table.add_column("found", justify="right")
-    table.add_column("counted", justify="right")
-    table.add_column("", style="dim")
+def print_account(console: Console, account: Account) -> None:
+    """Print both sides, and whether they agree."""
+    numbers = (Column("found", justify="right"), Column("counted", justify="right"))
+    table = Table(
+        Column("The account", no_wrap=True),
+        *numbers,
+        Column(style="dim"),
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for row in account.rows:
         counted = "" if row.counted is None else f"{row.counted:,}"
         table.add_row(row.name, f"{row.found:,}", counted, row.note)
@@ -285,7 +187,7 @@ def print_summary(console: Console, account: Account) -> None:
         )
         return
     console.print("[bold red]The account does not balance:[/]")
-    for problem in account.problems[:20]:
+    for problem in account.problems[:_MOST_PROBLEMS]:
         console.print(f"  - {problem}", highlight=False, markup=False)
-    if len(account.problems) > 20:  # noqa: PLR2004
-        console.print(f"  and {len(account.problems) - 20} more")
+    if len(account.problems) > _MOST_PROBLEMS:
+        console.print(f"  and {len(account.problems) - _MOST_PROBLEMS} more")

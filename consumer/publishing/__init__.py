@@ -1,11 +1,19 @@
-"""What ``journey-consumer publish`` is made of: where lines come from, how they go out, what is shown.
+"""What ``journey-consumer publish`` is made of, and invented journeys.
 
-``source`` yields lines, ``connect`` reaches the broker, ``sender`` publishes, ``view`` shows how far it is.
+``connect`` reaches the broker, ``lines`` reads and publishes, ``progress`` shows how far it is, ``samples``
+invents journeys.
 """
 
-from consumer.publishing.connect import Target, build_connections, connect
-from consumer.publishing.sender import Sender
-from consumer.publishing.source import generated_lines, read_lines
-from consumer.publishing.view import Progress
+from consumer.publishing.connect import Target, connect, connect_virtual
+from consumer.publishing.lines import Sender, generated_lines, read_lines
+from consumer.publishing.progress import Progress
 
-__all__ = ["Progress", "Sender", "Target", "build_connections", "connect", "generated_lines", "read_lines"]
+__all__ = [
+    "Progress",
+    "Sender",
+    "Target",
+    "connect",
+    "connect_virtual",
+    "generated_lines",
+    "read_lines",
+]

@@ -1,8 +1,8 @@
 """A local Registry for an operator's own tests: faithful answers, faults on demand.
 
-Knows nothing of the consumer and is never imported by ``run``. What it answers is in
-``answers``, in which order it checks in ``rules``, what it remembers in ``state``, how it
-misbehaves in ``faults``; ``server`` puts them together as ``Sandbox``.
+Knows nothing of the consumer and is never imported by ``run``. ``answers`` holds what it answers, ``rules``
+the order of its checks, ``state`` what it remembers, ``faults`` how it can fail, ``control`` the routes that
+show and set them; ``server`` puts them together as ``Sandbox``.
 """
 
 from consumer.sandbox.answers import Profile

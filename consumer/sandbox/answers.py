@@ -1,8 +1,8 @@
 """What the sandbox Registry answers: one literal table for each profile and API version.
 
 Knows the shapes of the Registry's answers and nothing else: no HTTP server, no clock, no
-memory. A ``Case`` is a row; a table gives its status and body. ``$word`` as a whole string is
-replaced when the answer is written, once, so that no value can stand in for another.
+memory. A ``Case`` is a row; a table gives its status and body. A string that is ``$name`` is
+replaced by a value when the answer is written; values are not searched for placeholders.
 
 Sources: the captured answers of the July 2023 server; the published OpenAPI files and the
 server as of August 2025. Where the v2 specification differs from v3, the v2 table says so.
@@ -21,14 +21,14 @@ EMPTY = ""
 
 
 class Profile(StrEnum):
-    """Which Registry the sandbox plays."""
+    """Which Registry the sandbox imitates."""
 
     Y2023 = "2023"
     Y2025 = "2025"
 
 
 class Case(Enum):
-    """The rows of the tables."""
+    """A row of each table; the placeholders of its body."""
 
     ACCEPTED = auto()
     ALREADY_REGISTERED = auto()
@@ -72,8 +72,13 @@ Table = Mapping[Case, tuple[int, Body]]
 
 def _error(code: int, message: str, data: Any = None) -> dict[str, Any]:
     """Body of a JSON-RPC error; ``data`` is left out when there is none."""
-    told = {} if data is None else {"data": data}
-    return {"id": 1, "error": {**told, "code": code, "message": message}, "jsonrpc": "2.0"}
+    optional = {} if data is None else {"data": data}
+    return {"id": 1, "error": {**optional, "code": code, "message": message}, "jsonrpc": "2.0"}
+
+
+def _accepted_2023(id_key: str) -> dict[str, Any]:
+    data = {id_key: "$journey_id", "created_at": "$created_at"}
+    return {"id": 1, "result": {"meta": None, "data": data}, "jsonrpc": "2.0"}
 
 
 _TOO_MANY: Body = {
@@ -98,14 +103,7 @@ _NOT_FOUND_PAGE = (
 )
 
 _Y2023_V2: Table = {
-    Case.ACCEPTED: (
-        200,
-        {
-            "id": 1,
-            "result": {"meta": None, "data": {"journey_id": "$journey_id", "created_at": "$created_at"}},
-            "jsonrpc": "2.0",
-        },
-    ),
+    Case.ACCEPTED: (200, _accepted_2023("journey_id")),
     Case.ALREADY_REGISTERED: (409, _error(-32509, "Conflict", "Journey already registered")),
     Case.INVALID: (500, _error(-32000, "Server error", "$detail")),
     Case.NO_JOURNEY_ID: (500, _error(-32000, "Server error", _NULL_ID)),
@@ -127,20 +125,7 @@ _Y2023_V2: Table = {
     Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
 }
 
-_Y2023_V3: Table = {
-    **_Y2023_V2,
-    Case.ACCEPTED: (
-        200,
-        {
-            "id": 1,
-            "result": {
-                "meta": None,
-                "data": {"operator_journey_id": "$journey_id", "created_at": "$created_at"},
-            },
-            "jsonrpc": "2.0",
-        },
-    ),
-}
+_Y2023_V3: Table = {**_Y2023_V2, Case.ACCEPTED: (200, _accepted_2023("operator_journey_id"))}
 
 _Y2025_V3: Table = {
     Case.ACCEPTED: (
@@ -197,25 +182,15 @@ TABLES: Mapping[tuple[Profile, str], Table] = {
 }
 
 _PLACEHOLDER = re.compile(r'"\$(\w+)"')
-_WRITTEN: Mapping[tuple[Profile, str], Mapping[Case, tuple[int, str, str]]] = {
-    key: {
-        case: (
-            status,
-            body if isinstance(body, str) else json.dumps(body, separators=(",", ":")),
-            HTML if isinstance(body, str) else JSON,
-        )
-        for case, (status, body) in table.items()
-    }
-    for key, table in TABLES.items()
-}
 
 
-def answer(profile: Profile, api: str, case: Case, /, **values: Any) -> Answer:
+def write(profile: Profile, api: str, case: Case, /, **values: Any) -> Answer:
     """Write the answer of ``case``; ``api`` is ``v2`` or ``v3``, ``values`` fill the placeholders.
 
     Raises KeyError when the table has no such row or a placeholder has no value.
     """
-    status, text, content_type = _WRITTEN[profile, api][case]
-    if "$" in text:
-        text = _PLACEHOLDER.sub(lambda found: json.dumps(values[found[1]]), text)
-    return Answer(status, text.encode(), content_type)
+    status, body = TABLES[profile, api][case]
+    if isinstance(body, str):
+        return Answer(status, body.encode(), HTML)
+    text = json.dumps(body, separators=(",", ":"))
+    return Answer(status, _PLACEHOLDER.sub(lambda found: json.dumps(values[found[1]]), text).encode())

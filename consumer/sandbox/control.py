@@ -1,7 +1,7 @@
-"""The control routes of the sandbox, under ``/_sandbox/``: look, turn knobs, start over.
+"""The control routes of the sandbox, under ``/_sandbox/``: show its state, set faults, reset.
 
-Knows what an operator may ask and how it is told; no HTTP server. It shows ids, digests,
-names and counts: never a value of a payload, never a token.
+Knows the routes and their answers; no HTTP server. It shows ids, digests, names and counts: never a value
+of a payload, never a token.
 """
 
 import json
@@ -20,8 +20,6 @@ _RECENT = 1_000
 
 
 class Control:
-    """The control routes over one sandbox's parts."""
-
     def __init__(self, rules: Rules, faults: Faults, traffic: Traffic) -> None:
         self._rules = rules
         self._faults = faults
@@ -34,23 +32,23 @@ class Control:
         try:
             match (method, path.removeprefix("/_sandbox").strip("/")):
                 case ("GET", "state"):
-                    return _told(self._state())
+                    return _json(self._state())
                 case ("GET", "journeys"):
-                    return _told(self._journeys(query.get("journey_id")))
+                    return _json(self._journeys(query.get("journey_id")))
                 case ("POST", "journeys"):
                     self.mark(**_named(body, {"journey_id", "status"}))
-                    return _told(self._journeys(None))
+                    return _json(self._journeys(None))
                 case ("GET", "faults"):
-                    return _told(self._in_force())
+                    return _json(self._in_force())
                 case ("POST", "faults"):
-                    self._turn(_object(body))
-                    return _told(self._in_force())
+                    self._set(_object(body))
+                    return _json(self._in_force())
                 case ("POST", "reset"):
                     self.reset()
-                    return _told(self._in_force())
+                    return _json(self._in_force())
         except ValueError as error:
-            return _told({"error": str(error)}, 400)
-        return _told({"error": "no such control route"}, 404)
+            return _json({"error": str(error)}, 400)
+        return _json({"error": "no such control route"}, 404)
 
     def reset(self) -> None:
         """Forget journeys, traffic, limits and faults; tokens are those of the start."""
@@ -59,7 +57,7 @@ class Control:
         self._traffic.reset()
 
     def mark(self, journey_id: str, status: str) -> None:
-        """Let a remembered journey be processed, cancelled... Raises ValueError when it can not be."""
+        """Give a remembered journey another status. Raises ValueError when it cannot have it."""
         journey = self._rules.journeys.find(journey_id)
         if journey is None:
             raise ValueError("journey_id: no such journey")
@@ -67,17 +65,19 @@ class Control:
             raise ValueError(f"status: must be one of {', '.join(JourneyStatus)}")
         journey.status = JourneyStatus(status)
 
-    def _turn(self, settings: dict[str, Any]) -> None:
-        named = {key: settings.pop(key) for key in _TOKEN_KEYS if key in settings}
+    def _set(self, settings: dict[str, Any]) -> None:
         count = settings.pop("count", None)
-        added, revoked, listed = (named.get(key) for key in _TOKEN_KEYS)
-        if not _are_texts([each for each in (added, revoked) if each is not None]):
+        added, revoked, listed = (settings.pop(key, None) for key in _TOKEN_KEYS)
+        if not all(isinstance(each, str | None) for each in (added, revoked)):
             raise ValueError("add_token, revoke_token: must be a token")
-        if listed is not None and not _are_texts(listed):
+        if not isinstance(listed, list | None) or not all(isinstance(each, str) for each in listed or ()):
             raise ValueError("revoked_tokens: must be a list of tokens or names")
         tokens = self._rules.tokens
-        if not all(map(tokens.knows, [*(listed or []), *([revoked] if revoked is not None else [])])):
-            raise ValueError("no such token")
+        try:
+            for each in [*(listed or ()), *([revoked] if revoked is not None else ())]:
+                tokens.find(each)
+        except KeyError:
+            raise ValueError("no such token") from None
         if settings or count is not None:
             self._faults.apply(settings, count=count)
         if listed is not None:
@@ -88,7 +88,7 @@ class Control:
             tokens.accept(added)
 
     def _in_force(self) -> dict[str, Any]:
-        return {"faults": asdict(self._faults), "tokens": self._rules.tokens.listing()}
+        return {"faults": asdict(self._faults), "tokens": self._rules.tokens.states()}
 
     def _state(self) -> dict[str, Any]:
         traffic, journeys = self._traffic, self._rules.journeys
@@ -125,11 +125,7 @@ class Control:
         }
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(each, str) for each in value)
-
-
-def _told(content: Any, status: int = 200) -> Answer:
+def _json(content: Any, status: int = 200) -> Answer:
     return Answer(status, json.dumps(content, indent=2).encode() + b"\n")
 
 

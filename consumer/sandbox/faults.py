@@ -1,14 +1,13 @@
-"""The faults an operator can ask of the sandbox, and for how many requests.
+"""The faults that an operator can set, and for how many requests.
 
-Knows the knobs and their rules; applies none of them (``app`` does). Knobs are set in process
-as attributes or from a JSON object, with the same names; a name or a value that makes no sense
-is refused as a whole and changes nothing.
+Knows the settings and their limits; ``server`` applies them. They are set as attributes or from a JSON
+object, with the same names; an object with a wrong name or value changes nothing.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 Drop = Literal["before_read", "before_answer"]
 
@@ -17,46 +16,20 @@ _MAX_ANSWER_BYTES = 1 << 30
 
 @dataclass(slots=True)
 class Throttle:
-    """Answer 429; the headers that say for how long can be left out."""
+    """Answer 429; the headers that name the wait can be left out."""
 
     retry_after_seconds: int = 60
     with_headers: bool = True
 
 
-@dataclass(slots=True)
-class Knobs:
-    """One set of faults; the defaults do nothing.
-
-    ``latency_seconds``: the answer is decided at once and sent that much later.
-    ``error_rate``: the share of requests answered ``error_status``, nothing stored.
-    ``drop_connection``: close the socket before reading, or after storing instead of answering.
-    ``close_idle_seconds``: close a kept-alive connection after that long, without a word.
-    ``timeout_408``: store, then answer 408. ``redirect``: the address to redirect to.
-    ``garbage``: 200 with a page instead of JSON, nothing stored. ``huge_answer_bytes``: the
-    answer is padded to that size. ``slow_drip_seconds``: one byte of it at that interval.
-    ``terms_violation_labels``: refuse valid journeys with these labels.
-    """
-
-    latency_seconds: float = 0.0
-    error_rate: float = 0.0
-    error_status: int = 500
-    maintenance: bool = False
-    throttle: Throttle | None = None
-    drop_connection: Drop | None = None
-    close_idle_seconds: float | None = None
-    timeout_408: bool = False
-    redirect: str | None = None
-    not_found: bool = False
-    garbage: bool = False
-    huge_answer_bytes: int = 0
-    slow_drip_seconds: float = 0.0
-    terms_violation_labels: tuple[str, ...] = ()
+def _number(value: Any, most: float, meaning: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"must be a number {meaning}")
+    return float(value)
 
 
 def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError("must be a number of seconds, 0 or more")
-    return float(value)
+    return _number(value, sys.float_info.max, "of seconds, 0 or more")
 
 
 def _optional_seconds(value: Any) -> float | None:
@@ -75,12 +48,6 @@ def _whole(value: Any, least: int, most: int) -> int:
     return value
 
 
-def _rate(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError("must be a number from 0 to 1")
-    return float(value)
-
-
 def _throttle(value: Any) -> Throttle | None:
     if value is None or isinstance(value, Throttle):
         return value
@@ -91,10 +58,10 @@ def _throttle(value: Any) -> Throttle | None:
     )
 
 
-def _drop(value: Any) -> Drop | None:
+def _drop(value: Any) -> Any:
     if value is not None and value not in get_args(Drop):
         raise ValueError("must be null, before_read or before_answer")
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _address(value: Any) -> str | None:
@@ -109,53 +76,65 @@ def _labels(value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-_RULES = {
-    "latency_seconds": _seconds,
-    "error_rate": _rate,
-    "error_status": lambda value: _whole(value, 400, 599),
-    "maintenance": _flag,
-    "throttle": _throttle,
-    "drop_connection": _drop,
-    "close_idle_seconds": _optional_seconds,
-    "timeout_408": _flag,
-    "redirect": _address,
-    "not_found": _flag,
-    "garbage": _flag,
-    "huge_answer_bytes": lambda value: _whole(value, 0, _MAX_ANSWER_BYTES),
-    "slow_drip_seconds": _seconds,
-    "terms_violation_labels": _labels,
-}
+@dataclass(slots=True)
+class Fault:
+    """One set of faults; the defaults do nothing.
+
+    ``latency_seconds``: the journey is stored at once and answered that much later.
+    ``error_rate``: the share of requests answered ``error_status``, nothing stored.
+    ``drop_connection``: close the socket before reading, or after storing instead of answering.
+    ``close_idle_seconds``: close a kept-alive connection after that long, without notice.
+    ``timeout_408``: store, then answer 408. ``redirect``: the address to redirect to.
+    ``garbage``: 200 with a page instead of JSON, nothing stored. ``huge_answer_bytes``: the
+    answer is padded to that size. ``slow_drip_seconds``: one byte of it at that interval.
+    ``terms_violation_labels``: refuse valid journeys with these labels.
+    """
+
+    latency_seconds: Annotated[float, _seconds] = 0.0
+    error_rate: Annotated[float, lambda value: _number(value, 1, "from 0 to 1")] = 0.0
+    error_status: Annotated[int, lambda value: _whole(value, 400, 599)] = 500
+    maintenance: Annotated[bool, _flag] = False
+    throttle: Annotated[Throttle | None, _throttle] = None
+    drop_connection: Annotated[Drop | None, _drop] = None
+    close_idle_seconds: Annotated[float | None, _optional_seconds] = None
+    timeout_408: Annotated[bool, _flag] = False
+    redirect: Annotated[str | None, _address] = None
+    not_found: Annotated[bool, _flag] = False
+    garbage: Annotated[bool, _flag] = False
+    huge_answer_bytes: Annotated[int, lambda value: _whole(value, 0, _MAX_ANSWER_BYTES)] = 0
+    slow_drip_seconds: Annotated[float, _seconds] = 0.0
+    terms_violation_labels: Annotated[tuple[str, ...], _labels] = ()
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    checks = {name: hint.__metadata__[0] for name, hint in get_type_hints(Fault, include_extras=True).items()}
     checked = {}
     for name, value in settings.items():
-        rule = _RULES.get(name)
-        if rule is None:
+        if name not in checks:
             raise ValueError(f"{name}: no such fault")
         try:
-            checked[name] = rule(value)
+            checked[name] = checks[name](value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return checked
 
 
 @dataclass(slots=True)
-class Faults(Knobs):
-    """The faults in force. Those set ``for_next`` requests take the place of the lasting ones."""
+class Faults(Fault):
+    """The faults in force. Those set ``for_next`` requests replace the lasting ones for so long."""
 
-    passing: Knobs | None = None
+    passing: Fault | None = None
     passing_count: int = 0
 
     def apply(self, settings: Mapping[str, Any], *, count: Any = None) -> None:
-        """Turn knobs: for good, or for the next ``count`` requests only.
+        """Set faults until further notice, or for the next ``count`` requests only.
 
         Raises ValueError, having changed nothing, when a name or a value is wrong.
         """
         checked = _checked(settings)
         if count is not None:
             self.passing_count = _whole(count, 1, 1_000_000_000)
-            self.passing = Knobs(**checked)
+            self.passing = Fault(**checked)
             return
         for name, value in checked.items():
             setattr(self, name, value)
@@ -164,18 +143,18 @@ class Faults(Knobs):
         """Apply these faults, and only these, to the next ``count`` requests."""
         self.apply(settings, count=count)
 
-    def take(self) -> Knobs:
+    def take(self) -> Fault:
         """The faults of the request that has just arrived."""
         if self.passing is None:
             return self
-        knobs = self.passing
+        fault = self.passing
         self.passing_count -= 1
         if self.passing_count == 0:
             self.passing = None
-        return knobs
+        return fault
 
     def clear(self) -> None:
-        """Behave again."""
+        """Switch every fault off."""
         self.passing, self.passing_count = None, 0
-        for knob in fields(Knobs):
-            setattr(self, knob.name, knob.default)
+        for each in fields(Fault):
+            setattr(self, each.name, each.default)

@@ -1,8 +1,7 @@
 """What the sandbox Registry remembers: journeys, tokens, rate windows, traffic.
 
-Knows no HTTP and no answer: it says what is so, ``rules`` says what follows. Time always
-comes in as an argument. No value of a payload is kept but the journey's id and its start's
-consequences: of the body only a digest, of a token only its name leaves this module.
+Knows no HTTP and no answer: ``rules`` decides what follows. Time is an argument. Of a payload only the
+journey's id and digests of the body are kept; of a token only its name leaves this module.
 """
 
 import base64
@@ -20,10 +19,11 @@ from typing import NamedTuple
 _WINDOW_SECONDS = 60.0
 _WINDOWS_KEPT = 10_000
 _REQUESTS_KEPT = 20_000
+_EXPIRED_KEPT = timedelta(hours=1)
 
 
 class JourneyStatus(StrEnum):
-    """What became of a remembered journey; the words are the Registry's own."""
+    """The Registry's own names."""
 
     PENDING = "pending"
     PROCESSED = "processed"
@@ -37,7 +37,7 @@ class StoredJourney:
     """A journey that the Registry has.
 
     ``times_seen`` counts every valid submission, ``sha256`` is of the stored body's exact
-    bytes, ``last_sha256`` of the last one that came; ``token`` is the name of the token.
+    bytes, ``last_sha256`` of the last submitted one; ``token`` is the name of the token.
     """
 
     journey_id: str
@@ -49,9 +49,41 @@ class StoredJourney:
     status: JourneyStatus = JourneyStatus.PENDING
     times_seen: int = 1
 
+    def see(self, body: bytes, *, overwrite: bool) -> None:
+        """Note another submission; the 2023 server overwrites while the journey is pending."""
+        self.times_seen += 1
+        self.last_sha256 = hashlib.sha256(body).hexdigest()
+        if overwrite:
+            self.sha256 = self.last_sha256
+            self.status = JourneyStatus.PENDING
+
+
+class Journeys:
+    """The journeys: those the Registry has, and the ids refused by the terms of use."""
+
+    def __init__(self) -> None:
+        self.registered: dict[str, StoredJourney] = {}
+        self.violating: dict[str, StoredJourney] = {}
+
+    def find(self, journey_id: str) -> StoredJourney | None:
+        return self.registered.get(journey_id) or self.violating.get(journey_id)
+
+    def add(
+        self, journey_id: str, body: bytes, *, api_version: str, created_at: str, token: str, violating: bool
+    ) -> None:
+        digest = hashlib.sha256(body).hexdigest()
+        journey = StoredJourney(journey_id, api_version, created_at, digest, digest, token)
+        if violating:
+            journey.status = JourneyStatus.TERMS_VIOLATION_ERROR
+        (self.violating if violating else self.registered)[journey_id] = journey
+
+    def reset(self) -> None:
+        self.registered.clear()
+        self.violating.clear()
+
 
 class TokenState(StrEnum):
-    """What a token is worth."""
+    """How a token is judged."""
 
     ACCEPTED = "accepted"
     REVOKED = "revoked"
@@ -68,7 +100,7 @@ class Tokens:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the tokens of the start; exchanged ones are forgotten."""
+        """Return to the tokens of the start; exchanged ones are forgotten."""
         self._names: dict[str, str] = {}
         self._states: dict[str, TokenState] = {}
         self._exchanged: dict[str, datetime] = {}
@@ -79,34 +111,27 @@ class Tokens:
             self._names[token] = f"claimless-{number}"
             self._states[token] = TokenState.CLAIMLESS
 
+    def find(self, token_or_name: str) -> str:
+        """The application token of that value or name. Raises KeyError when there is none."""
+        if token_or_name in self._names:
+            return token_or_name
+        return {name: token for token, name in self._names.items()}[token_or_name]
+
     def accept(self, token: str) -> None:
         """Accept ``token`` from now on, revoked before or not."""
-        if token not in self._names:
-            self._names[token] = f"token-{len(self._names) + 1}"
+        self._names.setdefault(token, f"token-{len(self._names) + 1}")
         self._states[token] = TokenState.ACCEPTED
 
     def revoke(self, token_or_name: str) -> None:
-        """Refuse a token from now on. Raises KeyError when there is none of that value or name."""
-        self._states[self._find(token_or_name)] = TokenState.REVOKED
+        """Refuse a token from now on. Raises KeyError as ``find`` does."""
+        self._states[self.find(token_or_name)] = TokenState.REVOKED
 
     def revoke_exactly(self, tokens_or_names: Iterable[str]) -> None:
-        """Revoke these and accept every other application token again. KeyError as above."""
-        revoked = {self._find(each) for each in tokens_or_names}
+        """Revoke these and accept every other application token again. Raises KeyError as ``find`` does."""
+        revoked = {self.find(each) for each in tokens_or_names}
         for token, state in self._states.items():
             if state is not TokenState.CLAIMLESS:
                 self._states[token] = TokenState.REVOKED if token in revoked else TokenState.ACCEPTED
-
-    def knows(self, token_or_name: str) -> bool:
-        """Whether there is an application token of that value or name."""
-        return token_or_name in self._names or token_or_name in self._names.values()
-
-    def _find(self, token_or_name: str) -> str:
-        if token_or_name in self._names:
-            return token_or_name
-        for token, name in self._names.items():
-            if name == token_or_name:
-                return token
-        raise KeyError("no such token")
 
     def check(self, token: str, now: datetime) -> tuple[TokenState, str]:
         """The state of ``token`` and its name; an exchanged one is revoked when it expires."""
@@ -116,9 +141,10 @@ class Tokens:
         return self._states.get(token, TokenState.UNKNOWN), self._names.get(token, "unknown")
 
     def exchange(self, now: datetime, lifetime_seconds: float, operator_id: int) -> str:
-        """A new token in the form of a JWT, valid for ``lifetime_seconds``."""
-        kept = timedelta(hours=1)  # expired ones are still told from unknown ones for a while
-        self._exchanged = {token: end for token, end in self._exchanged.items() if now < end + kept}
+        """Make a token in the form of a JWT, valid for ``lifetime_seconds``."""
+        self._exchanged = {
+            token: expires for token, expires in self._exchanged.items() if now < expires + _EXPIRED_KEPT
+        }
         expires = now + timedelta(seconds=lifetime_seconds)
         claims = {
             "iat": int(now.timestamp()),
@@ -135,8 +161,8 @@ class Tokens:
         """Forget every exchanged token, as when the keys are replaced."""
         self._exchanged.clear()
 
-    def listing(self) -> dict[str, str]:
-        """Names and states; never a token."""
+    def states(self) -> dict[str, str]:
+        """States by name; never a token."""
         return {name: self._states[token].value for token, name in self._names.items()}
 
 
@@ -152,11 +178,6 @@ class Usage(NamedTuple):
     resets_at: float
 
     @property
-    def remaining(self) -> int:
-        """Requests left in this window."""
-        return max(0, self.limit - self.current)
-
-    @property
     def exceeded(self) -> bool:
         """Whether the request just counted is one too many."""
         return self.current > self.limit
@@ -166,11 +187,11 @@ class RateWindows:
     """Fixed windows of one minute for each client address, from its first request on."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self._limit = limit
         self._windows: dict[str, tuple[float, int]] = {}
 
     def count(self, address: str, now: datetime, *, cost: int = 1) -> Usage:
-        """Count a request; ``cost=0`` only looks."""
+        """Count a request; with ``cost=0`` only read the window."""
         moment = now.timestamp()
         resets_at, used = self._windows.get(address, (0.0, 0))
         if moment >= resets_at:
@@ -178,56 +199,10 @@ class RateWindows:
             if len(self._windows) >= _WINDOWS_KEPT:
                 self._windows = {key: kept for key, kept in self._windows.items() if moment < kept[0]}
         self._windows[address] = (resets_at, used + cost)
-        return Usage(self.limit, used + cost, resets_at)
+        return Usage(self._limit, used + cost, resets_at)
 
     def reset(self) -> None:
-        """Forget what was counted."""
         self._windows.clear()
-
-
-class Journeys:
-    """The journeys: those the Registry has, and the ids refused by the terms of use."""
-
-    def __init__(self) -> None:
-        self.registered: dict[str, StoredJourney] = {}
-        self.violating: dict[str, StoredJourney] = {}
-
-    def find(self, journey_id: str) -> StoredJourney | None:
-        """What is remembered of this id."""
-        return self.registered.get(journey_id) or self.violating.get(journey_id)
-
-    def see(self, known: StoredJourney, body: bytes, *, overwrite: bool) -> None:
-        """Note that a known journey came again; the 2023 server overwrites while it is pending."""
-        known.times_seen += 1
-        known.last_sha256 = hashlib.sha256(body).hexdigest()
-        if overwrite:
-            known.sha256 = known.last_sha256
-            known.status = JourneyStatus.PENDING
-
-    def add(
-        self,
-        journey_id: str,
-        body: bytes,
-        *,
-        api_version: str,
-        created_at: str,
-        token: str,
-        violating: bool = False,
-    ) -> StoredJourney:
-        """Remember a journey that came for the first time."""
-        digest = hashlib.sha256(body).hexdigest()
-        journey = StoredJourney(journey_id, api_version, created_at, digest, digest, token)
-        if violating:
-            journey.status = JourneyStatus.TERMS_VIOLATION_ERROR
-            self.violating[journey_id] = journey
-        else:
-            self.registered[journey_id] = journey
-        return journey
-
-    def reset(self) -> None:
-        """Forget all."""
-        self.registered.clear()
-        self.violating.clear()
 
 
 class SeenRequest(NamedTuple):
@@ -246,7 +221,7 @@ class SeenRequest(NamedTuple):
 
 @dataclass(slots=True)
 class Traffic:
-    """What came and how it was answered; the last 20,000 requests one by one."""
+    """The last 20,000 requests, and counts of all."""
 
     requests: deque[SeenRequest] = field(default_factory=lambda: deque(maxlen=_REQUESTS_KEPT))
     by_status: Counter[int] = field(default_factory=Counter)
@@ -254,18 +229,16 @@ class Traffic:
     most_in_flight: int = 0
 
     def arrive(self) -> None:
-        """A request has come."""
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
 
     def leave(self, seen: SeenRequest) -> None:
-        """It has been answered, or cut."""
         self.in_flight -= 1
         self.by_status[seen.status] += 1
         self.requests.append(seen)
 
     def reset(self) -> None:
-        """Forget what was answered; what is in flight stays in flight."""
+        """Forget the answered requests; those in flight still count."""
         self.requests.clear()
         self.by_status.clear()
         self.most_in_flight = self.in_flight

@@ -104,22 +104,41 @@ class Image:
         """The directory that the image adds to its base."""
         return self.root / "opt" / "journey-consumer"
 
+    @property
+    def packages(self) -> Path:
+        """The directory of its Python packages."""
+        (found,) = self.program.glob("lib/python3*/site-packages")
+        return found
+
+    def size(self) -> int:
+        """Bytes that it adds to its base."""
+        return sum(path.lstat().st_size for path in self.program.rglob("*") if not path.is_dir())
+
+    def installed(self) -> set[str]:
+        """Names of the packages in it, without versions."""
+        return {path.name.partition("-")[0] for path in self.packages.iterdir()}
+
 
 @contextmanager
-def built() -> Iterator[Image]:
-    """Build the Dockerfile and lend the result. Skips without root; missing tools fail in CI."""
+def built(target: str = "", **arguments: str) -> Iterator[Image]:
+    """Build a stage of the Dockerfile (the last one) and lend the result; ``arguments`` are build arguments.
+
+    Skips without root; missing tools fail in CI.
+    """
     for tool in ("buildah", "unshare"):
         require_tool(tool)
     namespaces = ["unshare", "--mount", "--pid", "--fork", "true"]
     if os.geteuid() != 0 or subprocess.run(namespaces, check=False, capture_output=True).returncode:
         pytest.skip("only root, with the right to mount, can build and run an image without an engine")
     _prepare_base()
-    options = ("--isolation", "chroot", "--network", "host", "--pull-never", "--layers")
-    _buildah(
-        "bud", *options, "--build-arg", f"BASE_IMAGE={_BASE_TAG}", *_way_to_the_package_index(), "-t", _TAG
-    )
-    config = json.loads(_buildah("inspect", "--type", "image", _TAG))["OCIv1"]["config"]
-    container = _buildah("from", "--pull-never", _TAG)
+    options = ["--isolation", "chroot", "--network", "host", "--pull-never", "--layers"]
+    options += ["--target", target] if target else []
+    for name, value in {"BASE_IMAGE": _BASE_TAG, **arguments}.items():
+        options += ["--build-arg", f"{name}={value}"]
+    tag = "-".join([_TAG, *filter(None, [target]), *arguments.values()])
+    _buildah("bud", *options, *_way_to_the_package_index(), "-t", tag)
+    config = json.loads(_buildah("inspect", "--type", "image", tag))["OCIv1"]["config"]
+    container = _buildah("from", "--pull-never", tag)
     try:
         yield Image(Path(_buildah("mount", container)), config)
     finally:

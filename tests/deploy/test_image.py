@@ -27,7 +27,7 @@ from tests.waiting import await_until
 
 TOKEN = "an.invented.token"
 QUEUE = "journeys.completed"
-MEGABYTES = 90  # what the image adds to its base; docs/install.md states it
+MEGABYTES = 70  # what the image adds to its base; docs/install.md states it
 #: The first run makes a Debian and downloads the dependencies; later ones take seconds.
 SLOW = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -90,7 +90,7 @@ def test_the_version_of_the_image_is_that_of_the_package() -> None:
 
 def test_locks_pin_every_dependency_by_hash_and_name_no_index() -> None:
     """The image holds what was reviewed, wherever it is built."""
-    for name in ("run", "build"):
+    for name in ("run", "sqs", "sandbox", "build"):
         text = (ROOT / "requirements" / f"{name}.lock").read_text()
         pinned = [line for line in text.splitlines() if line and not line.startswith((" ", "#"))]
         assert pinned
@@ -120,18 +120,45 @@ class TestBuilt:
         } <= labels.keys()
 
     def test_it_holds_the_service_and_nothing_else(self, image: Image) -> None:
-        """No pip, no tests, no sources beside the package; every module is compiled; small."""
-        (packages,) = image.program.glob("lib/python3*/site-packages")
-        found = {path.name.partition("-")[0] for path in packages.iterdir()}
+        """No pip, no tests, no extras, no sources beside the package; every module is compiled; small."""
+        found = image.installed()
         assert {"consumer", "schemas", "kombu"} <= found
-        assert not {"pip", "setuptools", "pytest", "tests"} & found
+        assert not {"pip", "setuptools", "pytest", "tests", "aiohttp", "boto3"} & found
+        assert not {"sandbox", "demo"} & {path.name for path in (image.packages / "consumer").iterdir()}
         assert not (image.root / "src").exists()
-        for name in ("consumer", "schemas", "kombu", "pydantic", "amqp"):
-            for module in (packages / name).rglob("*.py"):
-                compiled = module.parent / "__pycache__"
-                assert list(compiled.glob(f"{module.stem}.cpython-*.pyc")), module
-        size = sum(path.lstat().st_size for path in image.program.rglob("*") if not path.is_dir())
-        assert size < MEGABYTES * 1e6, size
+        _assert_compiled(image, "consumer", "schemas", "kombu", "pydantic", "amqp")
+        assert image.size() < MEGABYTES * 1e6, image.size()
+
+    @pytest.mark.parametrize("command", ["sandbox", "demo"])
+    def test_the_sandbox_is_not_in_it(self, image: Image, command: str, tmp_path: Path) -> None:
+        """Exit 2 and one sentence that names the image which has it."""
+        with Container(image, [command], {}, tmp_path) as container:
+            assert container.wait(30) == 2, container.output
+            assert container.output == (
+                "journey-consumer: the sandbox is not in this image: build one that has it with "
+                "`docker build --target sandbox`\n"
+            )
+
+    async def test_the_sandbox_has_its_own_image(self, tmp_path: Path) -> None:
+        """`--target sandbox` starts the sandbox; its modules are compiled too."""
+        with built("sandbox") as image:
+            assert image.config["Cmd"] == ["sandbox", "--host", "0.0.0.0"]  # noqa: S104 inside the container
+            assert list(image.config["ExposedPorts"]) == ["8080/tcp"]
+            assert "aiohttp" in image.installed()
+            _assert_compiled(image, "consumer", "aiohttp")
+            port = _free_port()
+            with Container(image, [*image.config["Cmd"], "--port", port], {}, tmp_path) as container:
+                await await_until(
+                    lambda: _get(f"http://127.0.0.1:{port}/_sandbox/state") == 200,
+                    30,
+                    lambda: container.output,
+                )
+
+    def test_the_image_for_sqs_has_boto3(self) -> None:
+        """`--build-arg LOCK=sqs` installs the dependencies of `[sqs]`, and no others."""
+        with built(LOCK="sqs") as image:
+            assert "boto3" in image.installed()
+            assert "aiohttp" not in image.installed()
 
     def test_nothing_in_it_belongs_to_the_user_it_runs_as(self, image: Image) -> None:
         """The service could not change itself, even if the root were writable."""
@@ -185,6 +212,12 @@ class TestBuilt:
                 assert container.wait(5) == 0, container.output
                 assert "FAIL" not in container.output
                 assert TOKEN not in container.output
+
+
+def _assert_compiled(image: Image, *packages: str) -> None:
+    for name in packages:
+        for module in (image.packages / name).rglob("*.py"):
+            assert list((module.parent / "__pycache__").glob(f"{module.stem}.cpython-*.pyc")), module
 
 
 def _free_port() -> str:

@@ -43,7 +43,7 @@ def _mounts(service: str) -> dict[str, Path]:
 
 
 def test_the_header_says_that_it_was_not_run() -> None:
-    """Nobody should take it for tested."""
+    """A reader must not believe that it was tested."""
     header = (ROOT / "compose.yaml").read_text().partition("name:")[0]
     assert "has not been run" in header
     assert "has not been run" in (ROOT / "docs" / "local-stack.md").read_text()
@@ -75,6 +75,14 @@ def test_the_service_accepts_its_environment() -> None:
 def _option(name: str) -> str:
     command = SERVICES["registry"]["command"]
     return str(command[command.index(name) + 1])
+
+
+def test_the_images_are_built_from_stages_of_the_dockerfile() -> None:
+    """The service's image has no sandbox: the Registry needs the stage that has it."""
+    assert SERVICES["consumer"]["build"] == "."
+    assert SERVICES["registry"]["build"] == {"context": ".", "target": "sandbox"}
+    assert re.search(r"^FROM .* AS sandbox$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert SERVICES["registry"]["image"] != SERVICES["consumer"]["image"]
 
 
 def test_the_commands_are_commands_and_the_tokens_are_one() -> None:

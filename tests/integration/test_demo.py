@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it, faster: the whole script, and books that balance or say why not."""
+"""The demo as a newcomer runs it, faster: the whole script, and an account that balances or says why not."""
 
 import io
 import os
@@ -14,8 +14,10 @@ import pytest
 from rich.console import Console
 
 from consumer.commands import cli
-from consumer.demo import Demo, PlainView, Stage, script
-from consumer.demo.account import Message
+from consumer.demo import script
+from consumer.demo.script import Demo
+from consumer.demo.stage import Stage
+from consumer.demo.view import View
 
 SPEED = 8.0
 
@@ -37,9 +39,9 @@ def test_the_whole_script_balances(version: str, tmp_path: Path) -> None:
     """Every act happens, nothing is left behind, and the account balances: exit 0."""
     done = demo("--api-version", version, TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stdout
+    output = done.stdout
     for number, act in enumerate(script.ACTS, 1):
-        assert f"[{number}/{len(script.ACTS)}] {act.title}" in told
+        assert f"[{number}/{len(script.ACTS)}] {act.title}" in output
     order = [
         "the Registry revokes the token",
         "service: consumption paused (unauthorized)",
@@ -53,38 +55,38 @@ def test_the_whole_script_balances(version: str, tmp_path: Path) -> None:
         "service: consumption resumes (unavailable)",
         "The account balances",
     ]
-    positions = [told.find(text) for text in order]
-    assert -1 not in positions, told
+    positions = [output.find(text) for text in order]
+    assert -1 not in positions, output
     assert positions == sorted(positions)
     rows = {
         name: int(count.replace(",", ""))
-        for name, count in re.findall(r"^ ?(\w[\w ]+?)  +([\d,]+) ", told, re.MULTILINE)
+        for name, count in re.findall(r"^ ?(\w[\w ]+?)  +([\d,]+) ", output, re.MULTILINE)
     }
     assert rows["registered"] > 500
     assert rows["already registered"] > 20
     assert rows["invalid"] > 20
     assert rows["unauthorized"] == rows["still queued"] == 0
     assert rows["published"] == rows["accounted for"]
-    assert re.search(r"(\d+) came, \1 were sent again", told)
-    assert "\x1b" not in told
+    assert re.search(r"(\d+) came, \1 were replayed", output)
+    assert "\x1b" not in output
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 
 
 class Forgetful(Stage):
-    """A stage on which something goes wrong that the service can not know of."""
+    """A stage that loses a message which the service never saw."""
 
     async def finish(self) -> Any:
         """Lose one message on the way to the account."""
-        self.published.append(Message("lost-one", str(uuid.uuid4())))
+        self.published["lost-one"] = str(uuid.uuid4())
         return await super().finish()
 
 
 async def _play(stage: Stage, *, patience_seconds: float = 30) -> Any:
     """Play the acts in this process; returns the account."""
-    view = PlainView(Console(file=io.StringIO()))
+    view = View(Console(file=io.StringIO()), None)
     async with stage:
-        return await Demo(stage, view, speed=SPEED, patience_seconds=patience_seconds).run()
+        return await Demo(stage, view.show, speed=SPEED, patience_seconds=patience_seconds).run()
 
 
 def shortened(monkeypatch: pytest.MonkeyPatch, acts: Sequence[script.Act]) -> None:
@@ -92,23 +94,22 @@ def shortened(monkeypatch: pytest.MonkeyPatch, acts: Sequence[script.Act]) -> No
     monkeypatch.setattr(script, "ACTS", tuple(acts))
 
 
-async def test_a_message_that_is_nowhere_breaks_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_missing_message_breaks_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """One message lost on purpose: the account names it."""
     shortened(monkeypatch, [script.ACTS[0], script.ACTS[-1]])
     result = await _play(Forgetful("v3", speed=SPEED, queue=f"demo.{uuid.uuid4()}"))
     assert not result.balances
-    assert "message lost-one is nowhere" in result.problems
+    assert "message lost-one is missing" in result.problems
 
 
-async def test_what_does_not_come_to_pass_breaks_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An act that waits in vain is a problem of its own, even when no journey is missing."""
-    never = script.Act(
-        "Nothing", "It never happens.", 0.1, 5, until=lambda _stage: False, awaited="a miracle"
-    )
+async def test_an_act_that_times_out_breaks_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A condition that does not hold in time is a problem, even when no journey is missing."""
+    until = ("pigs fly", lambda _stage: False)
+    never = script.Act("Nothing", 0.1, "It never happens.", {"valid": 5}, until=until)
     shortened(monkeypatch, [never, script.ACTS[-1]])
     stage = Stage("v2", speed=SPEED, queue=f"demo.{uuid.uuid4()}")
     result = await _play(stage, patience_seconds=0.5)
-    assert result.problems == ("in the act 'Nothing' it did not come to pass: a miracle",)
+    assert result.problems == ("act 'Nothing' timed out waiting until pigs fly",)
     assert result.found == result.published
 
 
@@ -128,7 +129,7 @@ def test_the_exit_code_is_1_when_it_does_not_balance(
     """The command's exit code follows the account."""
     shortened(monkeypatch, [script.ACTS[0], script.ACTS[-1]])
     monkeypatch.setattr("consumer.demo.stage.QUEUE", f"demo.{uuid.uuid4()}")
-    monkeypatch.setattr("consumer.commands.demo.Stage", Forgetful)
+    monkeypatch.setattr("consumer.demo.stage.Stage", Forgetful)
     assert cli.main(["demo", "--speed", str(SPEED)]) == 1
     assert "The account does not balance" in capsys.readouterr().out
 

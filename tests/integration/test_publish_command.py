@@ -1,4 +1,4 @@
-"""``journey-consumer publish`` against a real broker: what lies in the queue afterwards, what is said."""
+"""``journey-consumer publish`` against a real broker: what the queue holds afterwards, what is printed."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def publish(broker: Broker, *args: str) -> int:
     return cli.main(["publish", "--broker-url", broker.url, *args])
 
 
-def test_every_line_arrives_as_it_was(
+def test_every_line_arrives_unchanged(
     vhost: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Lines arrive byte for byte and in order, persistent, as JSON, named by their journey; blanks do not."""
@@ -73,7 +73,7 @@ def test_a_missing_queue_is_named(vhost: Broker, tmp_path: Path, capsys: pytest.
     assert vhost.queue_depths() == {}
 
 
-def test_an_exchange_without_binding_is_told(
+def test_an_exchange_without_binding_fails(
     vhost: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A line that no queue receives is not counted as published: exit 1, and which line it was."""
@@ -81,10 +81,10 @@ def test_an_exchange_without_binding_is_told(
     file.write_bytes(b"{}\n{}\n")
     args = ("--exchange", "amq.direct", "--routing-key", "nowhere", str(file))
     assert publish(vhost, *args) == 1
-    told = capsys.readouterr()
-    assert "line 1 did not reach the exchange 'amq.direct'" in told.err
-    assert "no queue receives" in told.err
-    assert "confirmed" not in told.out
+    output = capsys.readouterr()
+    assert "line 1 did not reach the exchange 'amq.direct'" in output.err
+    assert "no queue receives" in output.err
+    assert "confirmed" not in output.out
 
 
 def test_an_exchange_that_routes(vhost: Broker, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_an_exchange_that_routes(vhost: Broker, tmp_path: Path) -> None:
     assert (seen.exchange, seen.routing_key) == ("amq.topic", "journey.done")
 
 
-def test_a_full_queue_is_told(vhost: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_queue_fails(vhost: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A publish that the broker refuses ends the command with exit 1."""
     vhost.declare(QUEUE, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
     file = tmp_path / "lines"
@@ -118,7 +118,7 @@ def test_the_second_broker_serves_when_the_first_is_down(vhost: Broker, tmp_path
     assert vhost.depth(QUEUE).ready == 1
 
 
-def test_an_unreachable_broker_is_told_without_its_password(
+def test_an_unreachable_broker_is_named_without_its_password(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No broker: exit 1 in one line that shows the address and not the password."""
@@ -126,10 +126,10 @@ def test_an_unreachable_broker_is_told_without_its_password(
     file.write_bytes(b"{}\n")
     url = "amqp://somebody:hunter2@127.0.0.1:1/x"
     assert cli.main(["publish", "--broker-url", url, "--queue", QUEUE, str(file)]) == 1
-    told = capsys.readouterr().err
-    assert "amqp://127.0.0.1:1/x: nobody listens there" in told
-    assert "hunter2" not in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "amqp://127.0.0.1:1/x: nobody listens there" in output
+    assert "hunter2" not in output
+    assert output.count("\n") == 1
 
 
 def test_generated_journeys_are_published(vhost: Broker) -> None:
@@ -159,12 +159,12 @@ def test_a_kombu_transport_without_amqp(tmp_path: Path) -> None:
         (["--generate", "1", "file"], "either FILE"),
         (["--generate", "0"], "at least 1"),
         (["--routing-key", "k", "-"], "--routing-key needs --exchange"),
-        (["no-such-file"], "FILE can not be read"),
+        (["no-such-file"], "FILE cannot be read"),
         (["--broker-url", "nonsense", "-"], "BROKER_URL must be"),
-        (["--broker-url", "memory://", "--generate", "1"], "nobody else can reach"),
+        (["--broker-url", "memory://", "--generate", "1"], "no other process"),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_unusable_arguments_are_refused(
     args: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Unusable arguments end with exit 2 and a sentence, before anything is published."""
@@ -182,7 +182,7 @@ def test_lines_longer_than_a_piece_of_the_file(vhost: Broker, tmp_path: Path) ->
     assert [len(message.body) for message in vhost.messages(QUEUE)] == [len(big), 2, len(big)]
 
 
-def test_lines_go_out_as_they_come(vhost: Broker) -> None:
+def test_lines_are_published_as_they_arrive(vhost: Broker) -> None:
     """A pipe that stays open does not hold back the lines that came through it."""
     vhost.declare(QUEUE)
     process = subprocess.Popen(

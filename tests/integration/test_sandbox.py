@@ -42,7 +42,7 @@ def _journey(journey_id: str, start: datetime) -> dict[str, Any]:
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Start the command on a free port: the process, the address it tells, the token it makes."""
+    """Start the command on a free port: the process, the address and the token that it prints."""
     with contextlib.ExitStack() as stack:
 
         def run(*arguments: str) -> tuple["subprocess.Popen[str]", str, str | None]:
@@ -75,7 +75,7 @@ def _post(url: str, token: str, payload: Any, **options: Any) -> httpx.Response:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_session(start: Start, number: signal.Signals) -> None:
-    """The printed token works, a log line tells it without a value, and a signal ends it with 0."""
+    """The printed token works, the log has no value of it, and a signal ends the command with 0."""
     process, url, token = start()
     assert token
     payload = _journey("session-1", datetime.now(UTC) - timedelta(hours=1))
@@ -130,7 +130,7 @@ def test_tls(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "expected"),
     [
         (["--access-key", "only"], 2, "go together"),
         (["--error-rate", "2"], 2, "error_rate: must be a number from 0 to 1"),
@@ -138,15 +138,15 @@ def test_tls(start: Start, tmp_path: Path) -> None:
         (["--now", "yesterday"], 2, "--now"),
         (["--tls-certificate", "no-such-file"], 2, "--tls-certificate"),
         (["--rate-limit", "0"], 2, "--rate-limit"),
-        (["--host", "203.0.113.1"], 1, "can not listen on 203.0.113.1"),
+        (["--host", "203.0.113.1"], 1, "cannot listen on 203.0.113.1"),
     ],
 )
-def test_mistakes(arguments: list[str], code: int, told: str) -> None:
-    """A wrong flag is one line and exit code 2; a port that can not be had is 1; no traceback."""
+def test_mistakes(arguments: list[str], code: int, expected: str) -> None:
+    """A wrong flag is one line and exit code 2; an unusable address is 1; no traceback."""
     command = [sys.executable, "-m", "consumer", "sandbox", "--port", "0", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == code
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 

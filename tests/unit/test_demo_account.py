@@ -1,21 +1,21 @@
-"""The demo's books: they balance when every message is somewhere once, and tell what is wrong otherwise."""
+"""The demo's account balances when every message is found once, and names each problem otherwise."""
 
 from dataclasses import replace
 
 import pytest
 
-from consumer.demo.account import Evidence, Message, account
+from consumer.demo.account import Evidence, account
 
 GOOD = Evidence(
-    published=[
-        Message("m1", "a"),
-        Message("m2", "b"),
-        Message("m3", "a"),  # published twice
-        Message("m4", None),  # invalid
-        Message("m5", "c"),  # refused with the token, replayed, registered
-        Message("m6", "d"),  # still in the queue
-        Message("m7", "e"),  # refused with the token
-    ],
+    published={
+        "m1": "a",
+        "m2": "b",
+        "m3": "a",  # published twice
+        "m4": None,  # invalid
+        "m5": "c",  # refused with the token, replayed, registered
+        "m6": "d",  # still in the queue
+        "m7": "e",  # refused with the token
+    },
     queued=["m6"],
     dead={"invalid": ["m4"], "unauthorized": ["m7"], "expired": []},
     times_seen={"a": 2, "b": 1, "c": 1},
@@ -40,8 +40,8 @@ def test_a_good_run_balances() -> None:
     ]
 
 
-def test_a_lost_answer_is_no_lost_journey() -> None:
-    """The Registry took it, the answer was cut off, the second try was a 409: the sum still agrees."""
+def test_a_lost_answer_balances() -> None:
+    """The Registry has the journey, the answer was lost, the second attempt was a 409: the sum agrees."""
     lost_answer = replace(
         GOOD,
         times_seen={"a": 2, "b": 2, "c": 1},
@@ -51,18 +51,18 @@ def test_a_lost_answer_is_no_lost_journey() -> None:
 
 
 def test_a_lost_answer_whose_message_is_still_queued() -> None:
-    """The Registry has the journey already, but the service has yet to learn it: the message counts once."""
+    """The Registry has the journey already, but the service does not know: the message counts once."""
     result = account(replace(GOOD, times_seen={"a": 2, "b": 1, "c": 1, "d": 1}))
     assert result.balances
     assert result.found == result.published
 
 
 @pytest.mark.parametrize(
-    ("wrong", "complaint"),
+    ("wrong", "expected"),
     [
-        ({"queued": []}, "message m6 is nowhere"),
-        ({"dead": {"invalid": [], "unauthorized": ["m7"]}}, "message m4 is nowhere"),
-        ({"times_seen": {"a": 2, "c": 2}}, "message m2 is nowhere"),
+        ({"queued": []}, "message m6 is missing"),
+        ({"dead": {"invalid": [], "unauthorized": ["m7"]}}, "message m4 is missing"),
+        ({"times_seen": {"a": 2, "c": 2}}, "message m2 is missing"),
         ({"queued": ["m6", "m4"]}, "message m4 is in 2 places"),
         ({"queued": ["m6", "m9"]}, "message m9 was never published"),
         ({"times_seen": {"a": 2, "b": 1, "c": 1, "z": 1}}, "the Registry has journey z"),
@@ -74,8 +74,8 @@ def test_a_lost_answer_whose_message_is_still_queued() -> None:
         ({"times_seen": {"a": 1, "b": 1, "c": 1}}, "saw 3 valid journeys"),
     ],
 )
-def test_each_thing_that_can_be_wrong_is_told(wrong: dict[str, object], complaint: str) -> None:
+def test_each_problem_is_named(wrong: dict[str, object], expected: str) -> None:
     """One message lost, doubled, invented or counted wrongly, and the account does not balance."""
     result = account(replace(GOOD, **wrong))  # type: ignore[arg-type]
     assert not result.balances
-    assert any(complaint in problem for problem in result.problems), result.problems
+    assert any(expected in problem for problem in result.problems), result.problems

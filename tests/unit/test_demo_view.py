@@ -5,11 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
+from rich.live import Live
+from rich.screen import Screen
 
 from consumer.demo.account import Account, Row
-from consumer.demo.script import ACTS
+from consumer.demo.script import ACTS, Scene
 from consumer.demo.stage import Now
-from consumer.demo.view import PlainView, RichView, Scene, hours
+from consumer.demo.view import View, hours, print_account, print_events, screen
 
 NOW = Now(
     published=12_345,
@@ -26,18 +28,14 @@ NOW = Now(
 )
 
 
-def scene(number: int, now: Now = NOW) -> Scene:
-    """The scene of one act, with many events."""
-    act = ACTS[number]
+def scene(number: int, now: Now = NOW, events: int = 50) -> Scene:
+    """The scene of one act."""
     return Scene(
-        number=number + 1,
-        of=len(ACTS),
-        title=act.title,
-        words=act.words,
+        act=number,
         elapsed=754.0,
         now=now,
         rates=tuple(float(rate) for rate in range(28)),
-        events=tuple((float(second), f"something happened {second}") for second in range(50)),
+        events=tuple((float(second), f"something happened {second}") for second in range(events)),
     )
 
 
@@ -49,7 +47,7 @@ def console(width: int = 80, height: int = 24, **options: object) -> Console:
 def drawn(on: Console, shown: Scene) -> list[str]:
     """The lines of the screen."""
     with on.capture() as captured:
-        on.print(RichView(on).screen(shown), height=on.height)
+        on.print(Screen(screen(on, shown)))
     lines = captured.get().splitlines()
     return Console(file=io.StringIO(), color_system=None).render_str("\n".join(lines)).plain.splitlines()
 
@@ -64,7 +62,7 @@ def test_every_act_fits_on_the_screen(number: int, width: int, height: int) -> N
     assert len(lines) == height
     assert all(len(line) <= width for line in lines)
     assert "…" not in text
-    assert ACTS[number].words.split()[-1] in text
+    assert ACTS[number].text.split()[-1] in text
     for wanted in (
         "12,345",
         "11,111",
@@ -84,10 +82,16 @@ def test_every_act_fits_on_the_screen(number: int, width: int, height: int) -> N
     assert "12:34" in text
 
 
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (20, 3)])
+def test_a_small_terminal_shows_the_top(width: int, height: int) -> None:
+    """What does not fit is cut; nothing fails."""
+    assert len(drawn(console(width, height, color_system=None), scene(3))) == height
+
+
 def test_before_anything_happened() -> None:
     """The first moment has no ages and no rates; nothing breaks."""
     empty = Now(0, 0, 0, {"invalid": 0, "unauthorized": 0}, 0, 0, 0, None, None, None, registry_up=True)
-    shown = Scene(1, 9, "t", "w", 0.0, empty, (0.0,) * 28, ())
+    shown = Scene(0, 0.0, empty, (0.0,) * 28, ())
     text = "\n".join(drawn(console(color_system=None), shown))
     assert "yes" in text
     assert "0/s" in text
@@ -109,46 +113,54 @@ ACCOUNT = Account(3, (Row("registered", 2, 2, "in the Registry's memory"), Row("
 def test_lines_without_a_terminal() -> None:
     """Plain lines: title, events with their time, numbers when an act begins; no control character."""
     stream = io.StringIO()
-    view = PlainView(Console(file=stream, width=80))
-    with view:
-        view.act(scene(0))
-        view.event(65.0, "the Registry goes down")
-        view.show(scene(0))
-        view.show(scene(0))
-        view.act(scene(1))
-    view.summary(ACCOUNT)
+    view = View(Console(file=stream, width=80), None)
+    for shown in (scene(0, events=1), scene(0, events=2), scene(0, events=2), scene(1, events=2)):
+        view.show(shown)
+    print_account(Console(file=stream, width=80), ACCOUNT)
     text = stream.getvalue()
     assert "[1/9] Journeys flow" in text
-    assert " 1:05 the Registry goes down" in text
+    assert text.count(" 0:00 something happened 0") == 1
+    assert text.count(" 0:01 something happened 1") == 1
     assert text.count("published 12345, registered 11111") == 2  # once in five seconds, once for the new act
+    assert text.index("something happened 1") < text.index("[2/9] Some payloads are invalid")
     assert "rejected" not in text
     assert "The account balances" in text
     assert "\x1b" not in text
 
 
-def test_the_summary_tells_every_problem_up_to_a_bound() -> None:
-    """What is wrong is listed, and a flood of it is cut with a word."""
+def test_the_account_lists_every_problem_up_to_a_bound() -> None:
+    """The first problems are listed, the others counted."""
     stream = io.StringIO()
-    problems = tuple(f"message {number} is nowhere" for number in range(30))
-    PlainView(Console(file=stream, width=80)).summary(Account(3, ACCOUNT.rows, problems))
+    problems = tuple(f"message {number} is missing" for number in range(30))
+    print_account(Console(file=stream, width=80), Account(3, ACCOUNT.rows, problems))
     text = stream.getvalue()
     assert "does not balance" in text
-    assert "message 19 is nowhere" in text
+    assert "message 19 is missing" in text
     assert "and 10 more" in text
 
 
-def test_the_live_view_leaves_what_happened_on_the_terminal() -> None:
-    """After the screen is gone, events and books are printed."""
+def test_the_live_view_leaves_the_events_on_the_terminal() -> None:
+    """After the live screen, events and account are printed."""
     on = console(color_system=None)
-    view = RichView(on)
-    with view:
-        view.act(scene(0))
-        view.event(1.0, "the Registry goes down")
-        view.show(scene(0))
+    with Live(console=on, screen=True, auto_refresh=False) as live:
+        View(on, live).show(scene(0))
     with on.capture() as captured:
-        view.summary(ACCOUNT)
+        print_events(on, [(1.0, "the Registry goes down")])
+        print_account(on, ACCOUNT)
     assert "0:01 the Registry goes down" in captured.get()
     assert "The account balances" in captured.get()
+
+
+@pytest.mark.parametrize(("height", "rows"), [(24, 8), (60, 12)])
+def test_the_list_of_events_is_as_tall_as_its_content(height: int, rows: int) -> None:
+    """On a tall terminal the box ends after the last event; on a small one the oldest events are left out."""
+    lines = drawn(console(120, height, color_system=None), scene(0, events=12))
+    top = next(number for number, line in enumerate(lines) if "events" in line)
+    shown = [line for line in lines[top:] if "something happened" in line]
+    assert len(shown) == rows
+    assert "something happened 11" in shown[0]
+    assert lines[top + rows + 1].startswith("╰")
+    assert "".join(lines[top + rows + 2 :]).strip() == ""
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(59, "0 min"), (3599, "59 min"), (3600, "1 h 00")])

@@ -1,19 +1,22 @@
 """Lines in, confirmed messages out: bounds, order, and what is said of a failure."""
 
 import asyncio
+import importlib
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from consumer.broker.virtual import VirtualLink
 from consumer.core.outgoing import Outgoing
 from consumer.errors import ConsumerError, PublishError, PublishFailure
-from consumer.publishing import Sender, Target, read_lines, sender, source
+from consumer.publishing import Sender, Target, connect_virtual, lines, read_lines
 
 
 class Broker:
-    """Confirms when told to; remembers how much was in flight at once."""
+    """Confirms at the next turn of the loop; counts the most in flight at once."""
 
     blocked = False
 
@@ -51,17 +54,17 @@ async def test_what_is_in_flight_is_bounded_in_number() -> None:
     """However fast lines come, a bounded number of them waits for the broker."""
     broker, sizes = Broker(), list[int]()
     sending = Sender(broker, QUEUE, sizes.append)
-    for _ in range(3 * sender.MOST_IN_FLIGHT):
+    for _ in range(3 * lines.MOST_IN_FLIGHT):
         await sending.send(b"{}")
     await sending.finish()
-    assert len(broker.taken) == 3 * sender.MOST_IN_FLIGHT == len(sizes)
-    assert broker.most_in_flight == sender.MOST_IN_FLIGHT
+    assert len(broker.taken) == 3 * lines.MOST_IN_FLIGHT == len(sizes)
+    assert broker.most_in_flight == lines.MOST_IN_FLIGHT
 
 
 async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
     """Big lines wait in smaller numbers."""
     broker = Broker()
-    line = b"x" * (sender.MOST_BYTES_IN_FLIGHT // 4)
+    line = b"x" * (lines.MOST_BYTES_IN_FLIGHT // 4)
     sending = Sender(broker, QUEUE, lambda _size: None)
     for _ in range(20):
         await sending.send(line)
@@ -87,15 +90,15 @@ async def test_the_first_failure_stops_and_names_its_line(failure: str, words: s
 
 
 async def test_a_message_is_named_after_its_journey() -> None:
-    """The id is read from v2, v3 and CloudEvents; what can not be one leads to a new id."""
-    assert sender.message_id(b'{"journey_id":"a","operator_journey_id":"b"}') == "a"
-    assert sender.message_id(b'{"data":{"operator_journey_id" : "b"}}') == "b"
+    """The id is read from v2, v3 and CloudEvents; without one the id is new."""
+    assert lines.message_id(b'{"journey_id":"a","operator_journey_id":"b"}') == "a"
+    assert lines.message_id(b'{"data":{"operator_journey_id" : "b"}}') == "b"
     for line in (b"", b'{"journey_id":""}', b'{"journey_id":7}', b'{"journey_id":"%s"}' % (b"x" * 256)):
-        assert len(sender.message_id(line)) == 36
+        assert len(lines.message_id(line)) == 36
 
 
-async def _all(lines: AsyncIterator[bytes]) -> list[bytes]:
-    return [line async for line in lines]
+async def _all(found: AsyncIterator[bytes]) -> list[bytes]:
+    return [line async for line in found]
 
 
 async def test_a_file_is_cut_at_newlines_only(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ async def test_a_file_is_cut_at_newlines_only(tmp_path: Path) -> None:
 
 async def test_an_absurd_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file without newlines does not fill the memory."""
-    monkeypatch.setattr(source, "LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(lines, "LONGEST_LINE_BYTES", 1 << 20)
     file = tmp_path / "lines"
     file.write_bytes(b"{}\n" + b"x" * (2 << 20))
     descriptor = os.open(file, os.O_RDONLY)
@@ -123,11 +126,21 @@ async def test_an_absurd_line_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         os.close(descriptor)
 
 
-async def test_what_can_not_be_read_is_told(tmp_path: Path) -> None:
-    """A directory in place of a file is an error in words."""
+async def test_a_failed_read_is_an_error(tmp_path: Path) -> None:
+    """A directory in place of a file is an error with a message."""
     descriptor = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ConsumerError, match="reading failed: Is a directory"):
             await _all(read_lines(descriptor))
     finally:
         os.close(descriptor)
+
+
+async def test_a_transport_that_does_not_connect_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait is bounded, and the thread of the link ends."""
+    module = importlib.import_module("consumer.publishing.connect")  # the package has a function of that name
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(VirtualLink, "connected", False)
+    with pytest.raises(TimeoutError):
+        await connect_virtual("memory://", "publishing.timeout")
+    assert "virtual-link" not in [thread.name for thread in threading.enumerate()]

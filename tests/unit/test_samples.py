@@ -1,4 +1,4 @@
-"""The invented journeys are what they claim to be: accepted, recent, about nobody."""
+"""The invented journeys are accepted, recent, and about no real person."""
 
 import json
 import random
@@ -42,7 +42,7 @@ def test_every_mistake_is_refused(version: Version, mistake: object) -> None:
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
 def test_phones_are_those_reserved_for_fiction(version: Version) -> None:
-    """No sample holds a phone number that could be somebody's."""
+    """No sample holds a phone number that could be in use."""
     rng = random.Random(7)
     text = json.dumps([samples.journey(version, rng, NOW) for _ in range(50)])
     phones = re.findall(r"\+33\d+", text)

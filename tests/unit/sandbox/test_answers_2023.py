@@ -97,7 +97,7 @@ async def test_invalid_payload_spares_the_processed_journey(client: Any, v2: Any
 
 @pytest.mark.parametrize("body", [b"{}", b"", b"[]", b'{"journey_id": null}'])
 async def test_no_id_violates_the_not_null_constraint(client: Any, body: bytes) -> None:
-    """Without a journey id, the database's own words come back."""
+    """Without a journey id the answer is the database's own message."""
     answer = await client.post(body, "/v2/journeys")
     assert answer.status_code == 500
     assert answer.json()["error"] == {
@@ -164,7 +164,7 @@ async def test_revoked_token_is_401(client: Any, v2: Any) -> None:
     ],
 )
 async def test_unusable_tokens_are_500(client: Any, v2: Any, authorization: str, message: str) -> None:
-    """An unusable token is a 500 that only its body tells from an outage."""
+    """An unusable token is a 500; only its body differs from an outage."""
     answer = await client.http.post("/v2/journeys", json=v2(), headers={"Authorization": authorization})
     assert answer.status_code == 500
     assert answer.json() == {

@@ -38,7 +38,7 @@ async def test_v2_is_accepted_with_201(serve: Any, v2: Any) -> None:
 
 
 async def test_same_id_again_is_409(serve: Any, clock: Any, v3: Any) -> None:
-    """The same id again is a conflict that tells when it was registered, whatever the payload."""
+    """The same id again is a conflict that names the time of registration, with any payload."""
     client = await serve()
     await client.post(v3())
     clock.advance(60)
@@ -62,8 +62,8 @@ async def test_invalid_payload_is_400_with_a_list(serve: Any, v2: Any, v3: Any, 
     assert answer.status_code == 400
     body = answer.json()
     assert (body["error"]["code"], body["error"]["message"]) == (-32602, "Invalid params")
-    [told] = body["error"]["data"]
-    assert told.startswith("/operator_class: ")
+    [detail] = body["error"]["data"]
+    assert detail.startswith("/operator_class: ")
     assert not client.sandbox.journeys
 
 

@@ -1,4 +1,4 @@
-"""The control routes and the log: what they tell, what they turn, what they never show."""
+"""The control routes and the log: what they show, what they set, what they never show."""
 
 import asyncio
 import hashlib
@@ -12,7 +12,7 @@ from consumer.sandbox.answers import TABLES, Case, Profile
 
 
 async def test_state(serve: Any, v3: Any) -> None:
-    """The state tells journeys, requests, tokens by name and faults; never a token."""
+    """The state shows journeys, requests, tokens by name and faults; never a token."""
     client = await serve(tokens=["good", "also-good"])
     await client.post(v3())
     await client.post(v3(), token="wrong")
@@ -46,14 +46,14 @@ async def test_state(serve: Any, v3: Any) -> None:
 
 
 async def test_journeys(serve: Any, v3: Any) -> None:
-    """Remembered journeys are told by id and digest of their exact bytes."""
+    """Remembered journeys are listed by id, with the digest of their exact bytes."""
     client = await serve()
     body = json.dumps(v3(), indent=3).encode()
     await client.post(body)
     await client.post(v3("other"))
     await client.post(body + b" ")
-    [told] = (await client.control("journeys?journey_id=journey-1")).json()["journeys"]
-    assert told == {
+    [listed] = (await client.control("journeys?journey_id=journey-1")).json()["journeys"]
+    assert listed == {
         "journey_id": "journey-1",
         "api_version": "v3.3",
         "created_at": "2026-11-23T16:00:00.000Z",
@@ -85,7 +85,7 @@ async def test_marking_a_journey(serve: Any, v3: Any) -> None:
 
 
 async def test_faults_by_route(serve: Any, v3: Any) -> None:
-    """The knobs of the route are those of the object; ``count`` makes them pass."""
+    """The faults of the route are those of the object; ``count`` limits them to the next requests."""
     client = await serve()
     answer = await client.control("faults", {"error_rate": 1, "error_status": 503, "count": 1})
     assert answer.status_code == 200
@@ -121,34 +121,34 @@ async def test_tokens_by_route(serve: Any, v3: Any) -> None:
         {"no_such_fault": 1},
         {"count": 1.5},
         {"error_rate": 1, "count": "2"},
-        {"revoke_token": "nobody's"},
+        {"revoke_token": "unknown-token"},
         {"revoked_tokens": "good"},
-        {"revoked_tokens": ["nobody's"]},
+        {"revoked_tokens": ["unknown-token"]},
         {"add_token": 7},
         [],
         "text",
     ],
 )
 async def test_wrong_settings_are_400(serve: Any, v3: Any, wrong: Any) -> None:
-    """A wrong setting is told, quotes no token, and changes nothing."""
+    """A wrong setting is named in the answer, quotes no token, and changes nothing."""
     client = await serve()
     answer = await client.control("faults", wrong)
     assert answer.status_code == 400
     assert answer.json()["error"]
-    assert "nobody" not in answer.text
+    assert "unknown-token" not in answer.text
     assert (await client.post(v3())).status_code == 201
 
 
 async def test_a_wrong_token_leaves_the_faults_alone(serve: Any) -> None:
     """One mistake in a request refuses all of it."""
     client = await serve()
-    answer = await client.control("faults", {"maintenance": True, "revoke_token": "nobody's"})
+    answer = await client.control("faults", {"maintenance": True, "revoke_token": "unknown-token"})
     assert answer.status_code == 400
     assert client.sandbox.faults.maintenance is False
 
 
 async def test_control_answers_during_faults_and_counts_nothing(serve: Any) -> None:
-    """Faults do not lock the operator out, and looking leaves no trace."""
+    """Faults do not affect the control routes, and control requests are not counted."""
     client = await serve()
     await client.control("faults", {"drop_connection": "before_read", "maintenance": True})
     assert (await client.control("state")).json()["requests"]["total"] == 0

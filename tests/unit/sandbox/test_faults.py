@@ -91,14 +91,14 @@ async def test_timeout_408_stores(serve: Any, v3: Any) -> None:
     assert (await client.post(v3())).status_code == 409
 
 
-@pytest.mark.parametrize(("with_headers", "told"), [(True, "7"), (False, None)])
-async def test_throttle(serve: Any, v3: Any, with_headers: bool, told: str | None) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(("with_headers", "expected"), [(True, "7"), (False, None)])
+async def test_throttle(serve: Any, v3: Any, with_headers: bool, expected: str | None) -> None:  # noqa: FBT001
     """429 on demand, with the headers or without any."""
     client = await serve()
     client.sandbox.faults.throttle = Throttle(7, with_headers=with_headers)
     answer = await client.post(v3())
-    assert (answer.status_code, answer.headers.get("retry-after")) == (429, told)
-    assert answer.headers.get("ratelimit-reset") == told
+    assert (answer.status_code, answer.headers.get("retry-after")) == (429, expected)
+    assert answer.headers.get("ratelimit-reset") == expected
     assert answer.json()["error"]["code"] == 429
     assert not client.sandbox.journeys
 
@@ -112,7 +112,7 @@ async def test_redirect(serve: Any, v3: Any) -> None:
 
 
 async def test_not_found(serve: Any, v3: Any) -> None:
-    """The route has gone: 404, empty."""
+    """The route does not exist: 404, empty."""
     client = await serve()
     client.sandbox.faults.not_found = True
     answer = await client.post(v3())
@@ -149,7 +149,7 @@ async def test_slow_drip(serve: Any, v3: Any) -> None:
 
 
 async def test_close_idle(serve: Any) -> None:
-    """A kept-alive connection is closed after its idle time, without a word; not while in use."""
+    """A kept-alive connection is closed after its idle time, without notice; not while in use."""
     client = await serve()
     client.sandbox.faults.close_idle_seconds = 0.1
     host, port = client.sandbox.url.removeprefix("http://").split(":")
@@ -182,7 +182,7 @@ async def test_a_client_meets_closed_idle_connections(serve: Any, v3: Any) -> No
 
 
 async def test_for_the_next_requests_only(serve: Any, v3: Any) -> None:
-    """Passing faults take the place of the lasting ones, then give it back."""
+    """Passing faults take the place of the lasting ones, then the lasting ones apply again."""
     client = await serve()
     client.sandbox.faults.maintenance = True
     client.sandbox.faults.for_next(2, error_rate=1.0)
@@ -221,7 +221,7 @@ async def test_wrong_settings_change_nothing(serve: Any, wrong: dict[str, Any]) 
 
 
 async def test_most_in_flight(serve: Any, v3: Any) -> None:
-    """The sandbox tells how many requests it was answering at once."""
+    """The sandbox counts the most requests that it was answering at once."""
     client = await serve()
     client.sandbox.faults.latency_seconds = 0.2
     await asyncio.gather(*(client.post(v3(f"j-{number}")) for number in range(7)))
@@ -254,3 +254,28 @@ async def test_stopping_cuts_what_is_in_flight(serve: Any, v3: Any) -> None:
     assert time.monotonic() - started < 5
     with pytest.raises(httpx.TransportError):
         await request
+
+
+async def test_stop_while_answers_become_due_logs_no_error(
+    serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Answers that become due while the sandbox stops, on a loop that is late, are no error of the server."""
+    client = await serve()
+    sandbox, connections = client.sandbox, []
+    host, port = sandbox.url.removeprefix("http://").split(":")
+    for number in range(30):
+        sandbox.faults.latency_seconds = 0.3 + 0.002 * number
+        connections.append(await asyncio.open_connection(host, int(port)))
+        connections[-1][1].write(b"GET /x HTTP/1.1\r\nHost: sandbox\r\n\r\n")
+        await asyncio.sleep(0.002)
+    await await_until(lambda: sandbox._traffic.in_flight + len(sandbox.requests) == 30)
+    await await_until(lambda: sandbox.requests)
+    stop = asyncio.create_task(sandbox.stop())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 - what a machine under load does to the loop
+    await stop
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert sum(sandbox.requests_by_status.values()) == 30
+    for _, writer in connections:
+        writer.close()

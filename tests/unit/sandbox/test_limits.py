@@ -48,7 +48,7 @@ async def test_window_of_one_minute(serve: Any, clock: Any, v2: Any, v3: Any) ->
 
 
 async def test_2025_counts_after_the_token(serve: Any, v3: Any) -> None:
-    """In 2025 a refused token costs nothing of the limit, and still hears what remains."""
+    """In 2025 a refused token does not count against the limit, and its answer has the remaining number."""
     client = await serve(rate_limit=1)
     answer = await client.post(v3(), token="wrong")
     assert (answer.status_code, _limits(answer)) == (401, ("1", "1", "60"))

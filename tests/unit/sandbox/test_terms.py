@@ -39,7 +39,7 @@ async def test_two_thousand_metres(serve: Any, v3: Any) -> None:
 
 
 async def test_both_at_once(serve: Any, clock: Any, v3: Any) -> None:
-    """All labels that hold are told."""
+    """The answer lists all labels that apply."""
     client = await serve()
     clock.advance(DAY)
     answer = await client.post(v3(distance=1))

@@ -1,11 +1,11 @@
-"""The words of a refusal: the Registry's own form, whatever our validator calls the rule."""
+"""The texts of a refusal have the form of the Registry's own validator."""
 
 from typing import Any
 
 import pytest
 
 from consumer.sandbox import Profile
-from consumer.sandbox.payload import ajv_words
+from consumer.sandbox.rules import ajv_text
 from schemas import Violation
 
 
@@ -29,9 +29,9 @@ from schemas import Violation
         ),
     ],
 )
-def test_words(violation: Violation, expected: tuple[str, str]) -> None:
-    """Paths are JSON pointers, sentences begin with must."""
-    assert ajv_words(violation) == expected
+def test_texts(violation: Violation, expected: tuple[str, str]) -> None:
+    """Paths are JSON pointers, texts begin with must."""
+    assert ajv_text(violation) == expected
 
 
 async def test_2023_says_data_must(serve: Any, v2: Any) -> None:
@@ -50,7 +50,7 @@ async def test_2025_lists_pointers(serve: Any, v3: Any) -> None:
     payload = v3(surprise=1)
     payload["driver"]["identity"]["phone"] = "+33000000000"
     answer = await (await serve()).post(payload)
-    told = answer.json()["error"]["data"]
-    assert "/: must NOT have additional properties" in told
-    assert "/driver/identity/phone: must match format" in told
+    detail = answer.json()["error"]["data"]
+    assert "/: must NOT have additional properties" in detail
+    assert "/driver/identity/phone: must match format" in detail
     assert "+33000000000" not in answer.text
