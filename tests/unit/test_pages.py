@@ -1,6 +1,7 @@
 """What the pages point to and name exists: links, anchors, files, settings, metrics, numbers."""
 
 import re
+import tomllib
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +20,9 @@ from tests import pages
 ROOT = pages.ROOT
 GUARANTEES = ROOT / "docs" / "guarantees.md"
 DECISIONS = ROOT / "docs" / "decisions"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+# The wings whose every module has a row; the others are found by their folder.
+MAPPED = ("core", "registry", "broker", "service", "deadletters", "metrics", "config")
 ALL = pages.pages()
 # Names in capitals that are no settings of ours.
 FOREIGN = {
@@ -90,6 +94,39 @@ def test_the_decisions_are_listed_by_their_titles() -> None:
     index = (DECISIONS / "README.md").read_text("utf-8")
     rows = re.findall(r"^\| \[(\d{4})\]\((\S+)\) \| (.*) \|$", index, re.MULTILINE)
     assert {file: f"# {number}. {title}" for number, file, title in rows} == titles
+
+
+# --- the map of the architecture ------------------------------------------------------------------------
+
+
+def test_the_floors_are_those_of_the_import_contract() -> None:
+    """The table of floors has the layers that import-linter checks, in their order."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract["layers"] for contract in contracts if contract["type"] == "layers")
+    checked = [set(re.findall(r"\w+", layer)) for layer in layers if layer != "__main__"]
+    rows = pages.table(ARCHITECTURE, "floor")
+    written = [{name.rstrip("/").removesuffix(".py") for name in pages.code(row["wing"])} for row in rows]
+    written[-1].remove("schemas")  # a package of its own, with a contract of its own
+    assert written == checked
+    assert [row["floor"] for row in rows] == [str(floor) for floor in reversed(range(len(rows)))]
+
+
+def test_the_map_names_files_that_exist_and_every_module_of_the_service() -> None:
+    """A module that is moved, merged or added is moved, merged or added on the map."""
+    named = {
+        ROOT / name if name.startswith(("schemas/", "tests/")) else ROOT / "consumer" / name
+        for name in pages.code(pages.prose(ARCHITECTURE))
+        if name.endswith(".py")
+    }
+    assert sorted(str(path.relative_to(ROOT)) for path in named if not path.is_file()) == []
+    modules = {
+        path
+        for folder in (ROOT / "schemas", *(ROOT / "consumer" / wing for wing in MAPPED))
+        for path in folder.glob("*.py")
+        if path.name != "__init__.py"
+    }
+    assert sorted(str(path.relative_to(ROOT)) for path in modules - named) == []
 
 
 # --- what the page of guarantees says in numbers and names -------------------------------------------
