@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.logs import Changes, Format, Output, SettlementLog, configure, exception_fields
+from consumer.logs import Format, Output, SettlementLog, configure, exception_fields
 
 PHONE = "+33612345678"
 log = logging.getLogger("journey_consumer.test")
@@ -404,23 +404,3 @@ def test_lines_from_many_threads_are_whole_and_complete(stream: Captured) -> Non
     for thread in threads:
         thread.join()
     assert sorted(stream.lines) == sorted(f"{n} {i}" for n in range(4) for i in range(500))
-
-
-# --- Storms ------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("configured")
-def test_a_condition_is_said_once_until_it_changes(stream: Captured) -> None:
-    """A broker that is away for an hour is two lines, not thousands."""
-    changes = Changes(log)
-    assert changes.say("broker", "down", "broker unreachable", level=logging.WARNING, error="OSError")
-    assert [changes.say("broker", "down", "broker unreachable") for _ in range(5)] == [False] * 5
-    assert changes.say("token", "ok", "token accepted")
-    assert changes.say("broker", "up", "broker connected")
-    assert changes.say("broker", "down", "broker unreachable")
-    assert [(event["event"], event.get("repeats")) for event in stream.events] == [
-        ("broker unreachable", None),
-        ("token accepted", None),
-        ("broker connected", 5),
-        ("broker unreachable", None),
-    ]
