@@ -10,7 +10,7 @@ from tests.deploy.dashboards.grafana import (
     own,
     process,
 )
-from tests.deploy.dashboards.queries import RATE, stat
+from tests.deploy.dashboards.queries import RATE, RED_ABOVE_0, stat
 
 DEAD_LETTERS = (
     Panel(
@@ -229,7 +229,7 @@ PROCESS = (
             "Longer than since the rotation: the new token has not reached the file; see TokenRejected.",
         ),
         f"time() - min({own('token_loaded_timestamp_seconds')} > 0)",
-        width=12,
+        width=8,
     ),
     stat(
         "Token expires in",
@@ -240,7 +240,19 @@ PROCESS = (
             "Negative: the exchange of keys fails; the log says why.",
         ),
         f"min({own('token_expiry_timestamp_seconds')} > 0) - time()",
-        width=12,
+        width=8,
         steps=((None, "red"), (0, "green")),
+    ),
+    stat(
+        "Lost log lines",
+        "short",
+        (
+            "Log lines of the time range that could not be written to standard output.",
+            "0.",
+            "The disk behind the log is full, or the reader of the log has closed the pipe.",
+        ),
+        f"sum(increase({own('log_lines_lost_total')}[$__range]))",
+        steps=RED_ABOVE_0,
+        width=8,
     ),
 )
