@@ -78,7 +78,7 @@ def test_a_journey_that_is_not_over(
 
 
 def test_the_clock_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --now, a journey of the year 9998 is still to come, one of 2000 is over."""
+    """Without --now, a journey of the year 9998 is in the future, one of 2000 is over."""
     later = changed("v3-full", "end.datetime", "9998-01-01T00:00:00Z")
     earlier = changed("v3-full", "end.datetime", "2000-01-01T00:00:00Z")
     earlier["start"]["datetime"] = "2000-01-01T00:00:00Z"
@@ -113,8 +113,8 @@ def test_an_api_version_in_the_payload_is_named(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["/nowhere/at/all"], "can not read /nowhere/at/all: No such file or directory"),
-        (["/"], "can not read /: Is a directory"),
+        (["/nowhere/at/all"], "cannot read /nowhere/at/all: No such file or directory"),
+        (["/"], "cannot read /: Is a directory"),
         (["--now", "soon"], "--now is not an ISO 8601 date and time"),
     ],
 )
@@ -129,7 +129,7 @@ def test_unusable_as_asked(arguments: list[str], said: str, capsys: pytest.Captu
 def test_a_reader_that_leaves_is_not_a_file_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`validate ... | head -1` is not told that the file can not be read."""
+    """`validate ... | head -1` does not report that the file cannot be read."""
 
     class Closed(io.StringIO):
         def write(self, _: str) -> int:
