@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.chart import CASES, CHART, VERSIONS, Chart, Object, parse, pods
+from tests.deploy.chart import Chart, Object, parse, pods
+from tools.chart import CASES, CHART, VERSIONS
 
 RELEASES = (
     "proofs",

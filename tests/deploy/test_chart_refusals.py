@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, Chart, nested
+from tests.deploy.chart import Chart, nested
+from tools.chart import CHART
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 #: Mappings whose keys are not the chart's: labels, variables, pieces of Kubernetes objects.

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.deploy.chart import CASES, Chart
+from tests.deploy.chart import Chart
+from tools.chart import CASES
 
 LIMIT = 20_000
 

@@ -8,7 +8,8 @@ import yaml
 
 import consumer
 from consumer.config import Settings, load
-from tests.deploy.chart import CASES, CHART, Chart, Object, pods
+from tests.deploy.chart import Chart, Object, pods
+from tools.chart import CASES, CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 #: By reference only: files in the directory of secrets.

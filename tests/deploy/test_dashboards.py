@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from consumer.metrics import CATALOGUE, PREFIX
-from tests.deploy.chart import CHART, Chart
+from tests.deploy.chart import Chart
 from tests.deploy.dashboard_rules import RULES, Json, panels, queries
-from tests.deploy.dashboards.written import COMMAND, DASHBOARDS, FILES, FOLDER
 from tests.deploy.promql import exposed, family, names
+from tools.chart import CHART
+from tools.dashboards import DASHBOARDS, FOLDER, files
 
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
 
@@ -105,8 +106,9 @@ def test_each_rule_notices_what_it_is_about(rule: str, path: tuple[Any, ...], wr
 
 def test_the_dashboards_are_what_the_program_writes() -> None:
     """The JSON is not edited by hand."""
-    assert {path: path.read_text() for path in FILES} == FILES, f"run `{COMMAND}`"
-    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in FILES} | {".lint"}
+    generated = files()
+    assert {path: path.read_text() for path in generated} == generated, "run `make generate`"
+    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in generated} | {".lint"}
 
 
 @every_dashboard

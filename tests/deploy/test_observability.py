@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.chart import Chart
-from tests.deploy.dashboards.written import DASHBOARDS, FOLDER
 from tests.deploy.promql import names, with_variables
 from tests.deploy.scenario import NAMESPACE, RELEASE, VALUES, Observed, observed
 from tests.ledger import QUEUE
 from tests.rabbit_setup import Installation
 from tests.tools import missing
+from tools.dashboards import DASHBOARDS, FOLDER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

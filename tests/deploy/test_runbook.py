@@ -8,7 +8,6 @@ import pytest
 
 from tests.deploy.chart import Chart
 from tests.deploy.commands import Shell, shell_lines
-from tests.deploy.local_stack import ROOT
 from tests.deploy.prometheus import Prometheus
 from tests.ledger import QUEUE, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
@@ -17,6 +16,7 @@ from tests.rabbit_setup import Installation
 from tests.service import ServiceProcess
 from tests.tools import missing
 from tests.waiting import wait_until
+from tools.chart import ROOT
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 _PARTS = ("What it means.", "What users see.", "Confirm.", "Fix.", "Replay.")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*ROOT.glob("consumer/**/*.py"), *ROOT.glob("schemas/**/*.py")])
+SOURCES = sorted(path for part in ("consumer", "schemas", "tools") for path in ROOT.glob(f"{part}/**/*.py"))
 LOCKS = sorted(ROOT.glob("requirements/*.lock"))
 
 _LINES_AT_MOST = 500

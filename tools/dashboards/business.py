@@ -1,7 +1,17 @@
 """The dashboard for those who answer for the proofs: how many, how late, and which were refused and why."""
 
-from tests.deploy.dashboards.grafana import DEAD_LETTER_QUEUES, Dashboard, Limit, Panel, broker, own
-from tests.deploy.dashboards.queries import IN_TIME, IN_TIME_RATIO, TIME_LEFT, TIME_LEFT_QUERY
+from tools.dashboards.grafana import (
+    DEAD_LETTER_QUEUES,
+    IN_TIME,
+    IN_TIME_RATIO,
+    TIME_LEFT,
+    TIME_LEFT_QUERY,
+    Dashboard,
+    Limit,
+    Panel,
+    broker,
+    own,
+)
 
 _DAY = "[1d]"
 _ALL = own("journeys_total")

@@ -1,7 +1,7 @@
-"""The words that dashboards are written in: selectors, panels, rows, and the JSON that they become.
+"""The parts of a dashboard: selectors, panels, rows, their JSON, and the queries that both dashboards have.
 
 Knows Grafana's model and the names of the variables; not what a panel is about. A limit is named by the
-value of the chart that alerts use too: the JSON holds its default, and the chart puts in the operator's.
+value of the chart that alerts use too: the JSON holds its default, and the chart inserts the operator's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.chart import CHART
+from tools.chart import CHART
 
 PREFIX = "journey_consumer_"
 SCHEMA_VERSION = 39  # Grafana 10.2 and newer
@@ -294,3 +294,39 @@ def _query(name: str, label: str, query: str, everything: str = ".+") -> dict[st
         "regex": "",
         "skipUrlSync": False,
     }
+
+
+# --- what both dashboards ask: the promised ratio, the time left ------------------------------------
+
+RATE = "[$__rate_interval]"
+RED_ABOVE_0: tuple[Step, ...] = ((None, "green"), (1, "red"))
+TIME_LEFT: tuple[Step, ...] = (
+    (None, "red"),
+    (Limit("timeLeftCriticalSeconds"), "orange"),
+    (Limit("timeLeftWarningSeconds"), "green"),
+)
+IN_TIME: tuple[Step, ...] = ((None, "red"), (Limit("objective"), "green"))
+_LOST = own("journeys_total", 'outcome=~"unauthorized|forbidden|expired|exhausted"')
+_ENTITLED = own("journeys_total", 'outcome!~"invalid|rejected"')
+_REGISTERED = own("journey_age_at_registration_seconds_count")
+_REGISTERED_IN_TIME = own("journey_age_at_registration_seconds_bucket", 'le="86400.0"')
+#: The same ratio as the error budget's alerts: what was not lost and not late, of what could be registered.
+IN_TIME_RATIO = (
+    f"1 - (sum(increase({_LOST}[$__range])) + sum(increase({_REGISTERED}[$__range]))"
+    f" - sum(increase({_REGISTERED_IN_TIME}[$__range])))"
+    f" / (sum(increase({_ENTITLED}[$__range])) > 0)"
+)
+TIME_LEFT_QUERY = f"86400 - (time() - min({own('oldest_pending_start_timestamp_seconds')} > 0))"
+
+
+def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+    """The median, the 95th and the 99th percentile of a histogram."""
+    buckets = f"sum by (le) (rate({own(metric + '_bucket')}{RATE}))"
+    return tuple((f"histogram_quantile({q}, {buckets})", f"p{q * 100:g}") for q in (0.5, 0.95, 0.99))
+
+
+def stat(title: str, unit: str, words: tuple[str, str, str], query: str, **more: object) -> Panel:
+    """One number; ``words`` are its meaning, what is normal and what to do otherwise."""
+    legend = str(more.pop("legend", ""))
+    size = {"kind": "stat", "width": 4, "height": 4} | more
+    return Panel(title, unit, *words, ((query, legend),), **size)  # type: ignore[arg-type]
