@@ -121,8 +121,8 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
         },
         "exp_annotations": {
             "summary": "A journey is about to become too old to be registered.",
-            "description": "3h 20m 0s are left until the oldest journey that was taken and is not registered "
-            "is 24 hours old; then the Registry refuses it, and its proof is lost.",
+            "description": "3h 20m 0s are left until the oldest journey in flight is 24 hours old; "
+            "then the Registry refuses it, and its proof is lost.",
             "runbook_url": "docs/runbook.md#deadlineatrisk",
         },
     }

@@ -129,14 +129,14 @@ def test_the_notes_say_the_next_step_and_what_was_left_out(chart: Chart, tmp_pat
 
     minimal = notes("minimal")
     assert "helm test proofs --namespace mobility --logs" in minimal
-    assert "At most 2 pods share the Registry's limit: 10000 requests a minute each." in minimal
+    assert "At most 2 pods share the Registry's limit: 10000 requests per minute each." in minimal
     assert "kubectl rollout status --namespace mobility deploy/proofs-journey-consumer" in minimal
-    assert "Nobody watches it yet" in minimal
+    assert "It is not monitored" in minimal
     assert "WARNING" not in minimal
     watched = notes("pod-monitor")
-    assert "Nobody watches it yet" not in watched
+    assert "It is not monitored" not in watched
     for kind in ("PodMonitor", "PrometheusRule"):
-        assert f"this cluster does not know the kind {kind}: it was left out" in watched
+        assert f"this cluster has no CRD for {kind}: it was left out" in watched
     assert "kubectl exec --namespace mobility deploy/" in notes("single")
 
 

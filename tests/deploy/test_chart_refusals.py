@@ -71,12 +71,18 @@ def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
             "{autoscaling: {type: hpa, maxReplicas: 5}, registry: {ratePerPod: 4001}}",
             "lower registry.ratePerPod to 4000",
         ),
-        ("registry: {ratePerMinute: 20001}", "exceeds the 20000 requests a minute that the Registry allows"),
+        (
+            "registry: {ratePerMinute: 20001}",
+            "exceeds the 20000 requests per minute that the Registry allows",
+        ),
         (
             "registry: {ratePerMinute: 30000, url: 'https://api.covoiturage.beta.gouv.fr/'}",
-            "exceeds the 20000 requests a minute",
+            "exceeds the 20000 requests per minute",
         ),
-        ("{replicas: 3, registry: {ratePerMinute: 2}}", "less than one request a minute for each of 3 pods"),
+        (
+            "{replicas: 3, registry: {ratePerMinute: 2}}",
+            "less than one request per minute for each of 3 pods",
+        ),
         (
             "terminationGracePeriodSeconds: 34",
             (

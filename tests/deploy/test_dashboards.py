@@ -235,20 +235,20 @@ def test_panels_show_the_thresholds_that_alerts_have(chart: Chart) -> None:
             assert (
                 panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds") or panel["type"] == "row"
             )
-        limit = {"service": "Time left of the oldest pending journey", "business": "Time left"}[name]
+        limit = {"service": "Time left of the oldest journey in flight", "business": "Time left"}[name]
         assert _steps(installed, limit) == [None, 3601, 7201]
         assert _steps(installed, "Dead letters waiting") == [None, 7]
     _, service = _installed(chart, "service", _LOW)
     assert _steps(service, "Registered in time") == [None, 0.9]
     assert _steps(service, "Dead letters of the last hour, by reason") == [None, 77]
-    assert _steps(service, "Tightest deadline among dead letters, by reason") == [None, 1801]
+    assert _steps(service, "Nearest deadline among dead letters, by reason") == [None, 1801]
     assert _steps(service, "Messages in the queue") == [None, 55]
     for threshold in ("< 3601", "< 7201", "< 1801", "(1 - 0.9)", "> 77", "> 6", "> 55"):
         assert threshold in re.sub(r"\s+", " ", rules), threshold
 
 
 def test_every_numeric_threshold_of_the_chart_is_in_a_panel() -> None:
-    """An operator sees each limit that can wake somebody; the volume guard is none."""
+    """An operator sees each limit of an alert; the volume guard is none."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"]["thresholds"]
     limits = json.loads((FOLDER / "thresholds.json").read_text())
     shown = {step["value"] for each in limits.values() for steps in each.values() for step in steps if step}

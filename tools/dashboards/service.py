@@ -27,9 +27,9 @@ _HEALTH = (
         "Time left",
         "s",
         (
-            "Time until the oldest journey that was taken and is not registered is 24 hours old.",
-            "More than half a day, or no data: nothing is pending.",
-            "Runbook, DeadlineAtRisk: find out what holds it back: token, Registry, broker.",
+            "Time until the oldest journey in flight is 24 hours old.",
+            "More than half a day, or no data: nothing is in flight.",
+            "Runbook, DeadlineAtRisk: find the cause of the delay: token, Registry, broker.",
         ),
         TIME_LEFT_QUERY,
         steps=TIME_LEFT,
@@ -40,7 +40,7 @@ _HEALTH = (
         (
             "Share of the range's journeys that were registered within 24 hours, without refused payloads.",
             "At or above the objective.",
-            "Runbook, ErrorBudgetBurn: the row of dead letters tells the reasons.",
+            "Runbook, ErrorBudgetBurn: the row of dead letters shows the reasons.",
         ),
         IN_TIME_RATIO,
         steps=IN_TIME,
@@ -50,7 +50,7 @@ _HEALTH = (
         "Token",
         "bool_yes_no",
         (
-            "Whether every pod's last use of the token was accepted by the Registry.",
+            "Whether the Registry accepted the token at the last use of every pod.",
             "Accepted; no data before the first use.",
             "Runbook, TokenRejected: put a valid token into the Secret; consumption resumes by itself.",
         ),
@@ -61,9 +61,9 @@ _HEALTH = (
         "Pods",
         "short",
         (
-            "Pods that Prometheus finds, by version.",
+            "Pods that Prometheus scrapes, by version.",
             "As many as are deployed, of one version except during a roll-out.",
-            "Runbook, ConsumerAbsent: kubectl get pods tells why they do not start.",
+            "Runbook, ConsumerAbsent: kubectl get pods shows why they do not start.",
         ),
         f"count by (version) ({own('build_info')})",
         legend="{{version}}",
@@ -73,7 +73,7 @@ _HEALTH = (
         "Paused",
         "bool_yes_no",
         (
-            "Whether something holds consumption back in some pod, by cause.",
+            "Whether consumption is paused in any pod, by cause.",
             "No, for every cause.",
             (
                 "unauthorized, forbidden: the token. misconfigured: the address. unavailable: the Registry. "
@@ -89,19 +89,19 @@ _HEALTH = (
         "s",
         (
             "Time since a journey was last registered or found registered.",
-            "Short while journeys arrive; long in quiet hours.",
+            "Short while journeys arrive; long without traffic.",
             "With messages waiting: runbook, Stalled, TokenRejected or RegistryUnavailable.",
         ),
         f"time() - max({own('last_success_timestamp_seconds')} > 0)",
     ),
 )
-_INTAKE = (
+_CONSUMPTION = (
     Panel(
-        "Deliveries and fates",
+        "Deliveries and outcomes",
         "ops",
-        "Messages received a second, and what became of them once the broker was told.",
-        "registered follows deliveries; other fates are rare.",
-        "Deliveries without fates: the Registry is slow, or consumption is paused.",
+        "Messages received per second, and their outcomes, counted after settlement.",
+        "registered follows deliveries; other outcomes are rare.",
+        "Deliveries without outcomes: the Registry is slow, or consumption is paused.",
         (
             (f"sum(rate({own('deliveries_total')}{RATE}))", "delivered"),
             (f"sum by (outcome) (rate({own('journeys_total')}{RATE}))", "{{outcome}}"),
@@ -110,15 +110,15 @@ _INTAKE = (
         width=12,
     ),
     Panel(
-        "Taken and not settled",
+        "In flight",
         "short",
-        "Deliveries in all pods: in flight, of them waiting (for a pause, a retry, an end), and how many "
-        "the broker may send ahead.",
-        "in flight well below prefetch; waiting near 0.",
+        "Deliveries in all pods: in flight, of them held (for a pause, a retry or the journey's end), and "
+        "the prefetch.",
+        "in flight well below prefetch; held near 0.",
         "In flight at the prefetch for long: the Registry is slow. Prefetch 0: paused.",
         (
             (f"sum({own('in_flight')})", "in flight"),
-            (f"sum({own('held')})", "waiting"),
+            (f"sum({own('held')})", "held"),
             (f"sum({own('prefetch')})", "prefetch"),
         ),
         width=12,
@@ -128,21 +128,21 @@ _INTAKE = (
         "ops",
         "Messages that the broker had delivered before.",
         "0, and a few after a restart or a lost connection.",
-        "A steady rate: connections keep breaking; see reconnects.",
+        "A steady rate: connections keep breaking; see lost connections.",
         ((f"sum(rate({own('redelivered_total')}{RATE}))", "redelivered"),),
     ),
     Panel(
         "Time from delivery to settlement",
         "s",
-        "How long a delivery stays in a pod.",
-        "The Registry's answer time, and a little; minutes where journeys are tried again.",
-        "Compare with the Registry's answer time: the rest is waiting.",
+        "Time that a delivery is in flight.",
+        "Slightly above the Registry's response time; minutes with retries.",
+        "Compare with the Registry's response time: the rest is waiting.",
         quantiles("settlement_duration_seconds"),
     ),
     Panel(
         "Since the last delivery",
         "s",
-        "Time since the broker last delivered anything to any pod.",
+        "Time since the broker last delivered a message to any pod.",
         "Short while messages wait in the queue.",
         "Runbook, Stalled, when messages wait.",
         ((f"time() - max({own('last_delivery_timestamp_seconds')} > 0)", "since the last delivery"),),
@@ -152,7 +152,7 @@ _REGISTRY = (
     Panel(
         "Answers",
         "reqps",
-        "Submissions a second by status, or by why there was no answer.",
+        "Submissions per second by status or kind of fault.",
         "200, 201 and 409.",
         "401: token. 404: address or version. 429: limit. 5xx, timeout, connect: Registry or network.",
         ((f"sum by (code) (rate({own('registry_requests_total')}{RATE})) > 0", "{{code}}"),),
@@ -160,7 +160,7 @@ _REGISTRY = (
     Panel(
         "Failures",
         "percentunit",
-        "Share of submissions that ended in something else than 200, 201, 409, or a refusal of the payload.",
+        "Share of submissions without success (200, 201, 409) or a refusal of the payload.",
         "Near 0.",
         "Near 1: an outage, and consumption pauses. In between: the Registry is at its limit.",
         (
@@ -173,17 +173,17 @@ _REGISTRY = (
         most=1,
     ),
     Panel(
-        "Answer time",
+        "Response time",
         "s",
         "Time from sending a journey to its answer or fault.",
         "Tens to hundreds of milliseconds.",
-        "Near registry.timeoutSeconds: the Registry is overloaded, or a proxy holds requests back.",
+        "Near registry.timeoutSeconds: the Registry is overloaded, or a proxy delays requests.",
         quantiles("registry_request_duration_seconds"),
     ),
     Panel(
         "Retries in the pod, by reason",
         "ops",
-        "Submissions tried again without leaving the pod, by what failed before.",
+        "Retries in the pod, by the reason of the failure before.",
         "A burst when the Registry restarts.",
         "A steady rate is an outage or a bad network: see the answers.",
         ((f"sum by (reason) (rate({own('retries_total')}{RATE})) > 0", "{{reason}}"),),
@@ -191,11 +191,11 @@ _REGISTRY = (
 )
 _DEADLINE = (
     Panel(
-        "Time left of the oldest pending journey",
+        "Time left of the oldest journey in flight",
         "s",
-        "Time until the oldest journey that was taken and is not registered is 24 hours old. Journeys that "
-        "wait in the queue or in a delay queue are seen when they are delivered.",
-        "Above both lines; no data while nothing is pending.",
+        "Time until the oldest journey in flight is 24 hours old. Journeys in the queue or in a delay queue "
+        "count when they are delivered.",
+        "Above both lines; no data while nothing is in flight.",
         "Runbook, DeadlineAtRisk.",
         ((TIME_LEFT_QUERY, "time left"),),
         width=12,
@@ -204,8 +204,8 @@ _DEADLINE = (
     Panel(
         "Age at registration",
         "s",
-        "Time from a journey's start to its registration; the Registry takes 24 hours.",
-        "Hours at most: the ride itself, and what the operator's own systems need.",
+        "Time from a journey's start to its registration; the Registry accepts 24 hours.",
+        "Hours at most: the ride itself, and the delay of the operator's own systems.",
         "Rising: a backlog, or journeys that are published late.",
         quantiles("journey_age_at_registration_seconds"),
         width=8,
@@ -216,7 +216,7 @@ _DEADLINE = (
         (
             "Journeys of the time range that were dead-lettered more than 24 hours after their start.",
             "0.",
-            "Each is a proof lost for good. Runbook, DeadlineMissed.",
+            "Each is a lost proof. Runbook, DeadlineMissed.",
         ),
         f"sum(increase({own('deadline_missed_total')}[$__range]))",
         steps=RED_ABOVE_0,
@@ -227,7 +227,7 @@ _DEAD_LETTERS = (
     Panel(
         "Dead letters of the last hour, by reason",
         "short",
-        "Journeys put aside within the hour before.",
+        "Journeys dead-lettered within the hour before.",
         "0, or a few invalid and rejected ones.",
         "Runbook, DeadLettering: each reason has its own remedy.",
         ((f"sum by (reason) (increase({own('dead_lettered_total')}[1h]))", "{{reason}}"),),
@@ -238,15 +238,15 @@ _DEAD_LETTERS = (
         "short",
         "Messages in the dead-letter queues, as the broker counts them.",
         "0.",
-        "Runbook, DeadLetterQueueNotEmpty: mend the cause, then replay them before their 24 hours are over.",
+        "Runbook, DeadLetterQueueNotEmpty: fix the cause, then replay them before their 24 hours are over.",
         ((f"max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)})", "{{queue}}"),),
         steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),
     ),
     Panel(
         "Failed publishes",
         "short",
-        "Publishes of dead letters and returns that the broker did not confirm (each is tried again), and "
-        "those that wait for a confirm now.",
+        "Publishes of dead letters, delayed and republished deliveries that the broker did not confirm (each "
+        "is retried), and those that wait for a confirm now.",
         "0.",
         "returned: a queue is missing, run `journey-consumer declare`. nacked: a queue is full. timeout, "
         "connection: the broker.",
@@ -256,13 +256,13 @@ _DEAD_LETTERS = (
         ),
     ),
     Panel(
-        "Tightest deadline among dead letters, by reason",
+        "Nearest deadline among dead letters, by reason",
         "s",
-        "Time until the first dead letter of a reason is too old to be registered, as of the last look: "
-        "every five minutes, at the first 1,000 of each queue.",
-        "No data: there are none.",
-        "Runbook, DeadLetterDeadlineNear: mend the cause and replay the nearest first; below 0 it is too "
-        "late for that one.",
+        "Time until the first dead letter of a reason is too old to be registered, as of the last read: "
+        "every five minutes, the first 1,000 of each queue.",
+        "No data: no dead letters.",
+        "Runbook, DeadLetterDeadlineNear: fix the cause and replay, earliest deadline first; below 0 it is "
+        "too late for that one.",
         (
             (
                 f"min by (reason) ({own('dead_letters_oldest_deadline_timestamp_seconds')} > 0) - time()",
@@ -272,11 +272,11 @@ _DEAD_LETTERS = (
         steps=((None, "red"), (Limit("deadLetterTimeLeftSeconds"), "green")),
     ),
     Panel(
-        "Sent again, by outcome",
+        "Replayed, by outcome",
         "short",
-        "What became of journeys that were dead letters and were sent again, by a person or by the service.",
+        "Final outcomes of replayed dead letters, replayed by command or by the service.",
         "0; after a replay registered and already_registered.",
-        "Anything else lies dead again: stop, and mend the cause that `dead-letters summary` shows.",
+        "Others are dead letters again: stop, and fix the cause that `dead-letters summary` shows.",
         ((f"sum by (outcome) (increase({own('replays_total')}{RATE}))", "{{outcome}}"),),
     ),
     Panel(
@@ -284,25 +284,25 @@ _DEAD_LETTERS = (
         "short",
         "Events about final outcomes; 0 where events.exchange is not set.",
         "published only.",
-        "unrouted: bind a queue for that outcome, if somebody wants it; dropped: make the exchange, or look "
+        "unrouted: bind a queue for that outcome if it is needed. dropped: create the exchange, or find out "
         "why the broker does not confirm.",
         ((f"sum by (result) (increase({own('events_total')}{RATE}))", "{{result}}"),),
     ),
 )
 _LIMITS = (
     Panel(
-        "Waiting for our own limit",
+        "Waiting for the rate limiter",
         "s",
-        "Seconds that submissions waited for the rate limit, per second.",
-        "0, except while a backlog is worked off.",
-        "For long: more journeys come than the limit allows; see docs/capacity.md.",
+        "Seconds that submissions waited for the rate limiter, per second.",
+        "0, except while a backlog is processed.",
+        "For long: more journeys arrive than the limit allows; see docs/capacity.md.",
         ((f"sum(rate({own('limiter_wait_seconds_total')}{RATE}))", "waited"),),
         width=6,
     ),
     Panel(
-        "Left of the Registry's limit",
+        "Remaining requests of the Registry's limit",
         "short",
-        "Requests left in the Registry's current window, as its last answer said.",
+        "Requests left in the Registry's current window, from its last answer.",
         "Above 0.",
         "Near 0: pods, other releases or tools behind the same address share the limit.",
         ((f"min({own('rate_limit_remaining')})", "left"),),
@@ -314,7 +314,7 @@ _LIMITS = (
         "short",
         "State by cause: 0 closed, 1 probing, 2 open.",
         "0.",
-        "unauthorized, forbidden, misconfigured: somebody has to act. unavailable: it closes by itself.",
+        "unauthorized, forbidden, misconfigured: action is required. unavailable: it closes by itself.",
         ((f"max by (cause) ({own('breaker_state')})", "{{cause}}"),),
         width=6,
         least=0,
@@ -322,11 +322,11 @@ _LIMITS = (
         decimals=0,
     ),
     Panel(
-        "Changes of the breakers",
+        "Breaker transitions",
         "short",
-        "How often a breaker changed its state.",
+        "Changes of a breaker's state, by cause and new state.",
         "0.",
-        "Often open and closed again: the Registry is at its limit.",
+        "Opens and closes often: the Registry is at its limit.",
         (
             (
                 f"sum by (cause, to) (increase({own('breaker_transitions_total')}{RATE})) > 0",
@@ -340,9 +340,9 @@ _BROKER = (
     Panel(
         "Messages in the queue",
         "short",
-        "What waits in the queue, and what pods hold unacknowledged.",
+        "Messages that are ready in the queue, and those that are unacknowledged.",
         "Near 0; a backlog after a pause, falling.",
-        "Runbook, QueueGrowing; docs/capacity.md tells how long a backlog takes.",
+        "Runbook, QueueGrowing; docs/capacity.md says how long a backlog takes.",
         (
             (f"max by (queue) ({broker('queue_messages_ready', MAIN_QUEUE)})", "ready"),
             (f"max by (queue) ({broker('queue_messages_unacked', MAIN_QUEUE)})", "unacknowledged"),
@@ -362,7 +362,7 @@ _BROKER = (
     Panel(
         "Messages in the delay queues",
         "short",
-        "Journeys that wait for their next visit.",
+        "Journeys that wait for their next delayed retry.",
         "0.",
         "The Registry fails for some journeys: see the answers.",
         ((f"max by (queue) ({broker('queue_messages', DELAY_QUEUES)})", "{{queue}}"),),
@@ -370,9 +370,9 @@ _BROKER = (
     Panel(
         "Connected",
         "short",
-        "Least over all pods, by connection: 1 while it is open; and whether the broker blocks publishing.",
+        "Minimum over all pods, by connection: 1 while it is open; and whether the broker blocks publishing.",
         "1 for both, blocked 0.",
-        "0: runbook, Disconnected. Blocked: mend the broker's memory or disk alarm.",
+        "0: runbook, Disconnected. Blocked: clear the broker's memory or disk alarm.",
         (
             (f"min by (connection) ({own('broker_connected')})", "{{connection}}"),
             (f"max({own('broker_blocked')})", "blocked"),
@@ -384,21 +384,21 @@ _BROKER = (
     Panel(
         "Lost connections",
         "short",
-        "Connections that were lost, and subscriptions that the broker ended.",
+        "Connections that were lost, and consumers that the broker cancelled.",
         "0, and a few when the broker restarts.",
-        "A steady rate: network, heartbeats, or a queue that is deleted again and again.",
+        "A steady rate: network, heartbeats, or a queue that is deleted repeatedly.",
         (
             (f"sum by (connection) (increase({own('reconnects_total')}{RATE}))", "{{connection}}"),
-            (f"sum(increase({own('broker_cancels_total')}{RATE}))", "subscription ended"),
+            (f"sum(increase({own('broker_cancels_total')}{RATE}))", "consumer cancelled"),
         ),
         width=12,
     ),
 )
 _PROCESS = (
     Panel(
-        "Processor",
+        "CPU",
         "short",
-        "Processor seconds a second, by pod.",
+        "CPU seconds per second, by pod.",
         "Below 1: a pod uses one core.",
         "Near 1: add pods, within the Registry's limit.",
         ((f"rate({process('cpu_seconds_total')}{RATE})", "{{instance}}"),),
@@ -409,7 +409,7 @@ _PROCESS = (
         "bytes",
         "Resident memory, by pod.",
         "Steady, well below resources.limits.memory.",
-        "Growing without an end: a fault; report it with this panel.",
+        "Growing without bound: a bug; report it with this panel.",
         ((process("resident_memory_bytes"), "{{instance}}"),),
         width=6,
     ),
@@ -418,7 +418,7 @@ _PROCESS = (
         "short",
         "File descriptors, by pod.",
         "At most registry.concurrency and a few dozen.",
-        "Growing without an end: a fault; report it with this panel.",
+        "Growing without bound: a bug; report it with this panel.",
         ((process("open_fds"), "{{instance}}"),),
         width=6,
     ),
@@ -446,9 +446,9 @@ _PROCESS = (
         "Token expires in",
         "s",
         (
-            "Time until the first token expires; no data for tokens that do not say.",
-            "Some minutes, renewed again and again, with access keys; no data with a token.",
-            "Negative: the exchange of keys fails; the log says why.",
+            "Time until the first token expires; no data for tokens of unknown expiry.",
+            "Some minutes with access keys, which are exchanged repeatedly; no data with a token.",
+            "Negative: the key exchange fails; see the log.",
         ),
         f"min({own('token_expiry_timestamp_seconds')} > 0) - time()",
         width=8,
@@ -470,12 +470,12 @@ _PROCESS = (
 SERVICE = Dashboard(
     uid="journey-consumer-service",
     title="Journey consumer: service",
-    description="What the consumer does, and what it waits for. docs/runbook.md tells what to do.",
+    description="What the consumer does, and what it waits for. docs/runbook.md says what to do.",
     since="now-6h",
     refresh="30s",
     rows=(
         ("Health", _HEALTH),
-        ("Intake", _INTAKE),
+        ("Consumption", _CONSUMPTION),
         ("Registry", _REGISTRY),
         ("Deadline", _DEADLINE),
         ("Dead letters", _DEAD_LETTERS),
