@@ -86,7 +86,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     _counter(
         "deadline_missed_total",
         "Journeys dead-lettered more than 24 hours after their start.",
-        "Must stay 0: each is a lost proof. Look for the cause in age, backlog and pauses.",
+        "Must stay 0: each is a lost proof. See age, backlog and pauses for the cause.",
     ),
     _counter(
         "replays_total",
@@ -179,7 +179,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     _gauge(
         "last_success_timestamp_seconds",
         "When a journey was last registered or found registered; 0: never.",
-        "Old while deliveries arrive: look at the answers, the breaker and the token.",
+        "Old while deliveries arrive: check the answers, the breaker and the token.",
     ),
     _gauge(
         "last_delivery_timestamp_seconds",

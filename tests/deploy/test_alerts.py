@@ -70,7 +70,7 @@ def _only(rules: list[dict[str, Any]], alert: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("alert", sorted({case.alert for case in CASES}))
-def test_each_alert_fires_stays_silent_and_holds_its_boundary(
+def test_each_alert_fires_beyond_its_boundary_only(
     rules: list[dict[str, Any]], tmp_path: Path, alert: str
 ) -> None:
     """Every case, on the rules as they are rendered."""

@@ -85,7 +85,7 @@ def test_labels_of_the_operator_cannot_break_a_selector(chart: Chart) -> None:
 def test_metrics_carry_the_same_job_however_they_come_in(
     chart: Chart, case: str, kind: str, endpoints: str
 ) -> None:
-    """Rules and dashboards find them by job; several releases are told apart by release."""
+    """Rules and dashboards select them by job; releases are distinguished by the label release."""
     monitor = chart.one(kind, case)
     (endpoint,) = monitor["spec"][endpoints]
     assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")

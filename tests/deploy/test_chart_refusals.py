@@ -132,14 +132,16 @@ def test_a_contradiction_is_told_in_a_sentence(chart: Chart, values: str, senten
 
 
 def test_all_contradictions_are_told_at_once(chart: Chart) -> None:
-    """Nobody likes to mend one only to hear of the next."""
-    told = chart.refusal("minimal", "{image: {repository: ''}, broker: {prefetch: 1}, queue: {declare: job}}")
-    assert told.count("\n- ") == 3
+    """One run reports all problems."""
+    reported = chart.refusal(
+        "minimal", "{image: {repository: ''}, broker: {prefetch: 1}, queue: {declare: job}}"
+    )
+    assert reported.count("\n- ") == 3
 
 
 @pytest.mark.parametrize("path", list(_mappings(VALUES)), ids=".".join)
 def test_a_misspelt_value_is_refused(chart: Chart, path: tuple[str, ...]) -> None:
-    """At every level: a value that does not exist would otherwise silently do nothing."""
+    """At every level: a value that does not exist would otherwise have no effect."""
     assert "mistyped" in chart.refusal("minimal", nested((*path, "mistyped"), "x"))
 
 

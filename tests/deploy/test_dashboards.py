@@ -169,7 +169,7 @@ def test_no_query_names_a_metric_that_does_not_exist(chart: Chart) -> None:
 
 
 def test_no_query_asks_for_a_label_value_that_does_not_exist(chart: Chart) -> None:
-    """A misspelt outcome, code, cause or reason would match nothing for ever."""
+    """A misspelt outcome, code, cause or reason would never match."""
     labels = {entry.name: entry.labels for entry in CATALOGUE}
     seen = 0
     for expression in _expressions(chart):

@@ -43,7 +43,7 @@ def _mounts(service: str) -> dict[str, Path]:
 
 
 def test_the_header_says_that_it_was_not_run() -> None:
-    """Nobody should take it for tested."""
+    """It must not pass for tested."""
     header = (ROOT / "compose.yaml").read_text().partition("name:")[0]
     assert "has not been run" in header
     assert "has not been run" in (ROOT / "docs" / "local-stack.md").read_text()

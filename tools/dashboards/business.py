@@ -25,7 +25,7 @@ _TODAY = (
         "short",
         "Journeys that the Registry accepted in the time range.",
         "The journeys of your service, minus the refused ones.",
-        "Fewer than usual: look at the dead letters, and at what your systems publish.",
+        "Fewer than usual: check the dead letters, and what your systems publish.",
         ((f"""sum(increase({own("journeys_total", 'outcome="registered"')}[$__range]))""", "registered"),),
         kind="stat",
         width=6,

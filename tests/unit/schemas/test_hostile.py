@@ -73,7 +73,7 @@ def test_what_is_no_payload_at_all(version: schemas.Version, body: bytes, code: 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_hostile_body_costs_little(version: schemas.Version) -> None:
-    """A whole process that judges two megabytes of each kind of trouble stays under 80 MB."""
+    """A process that validates two megabytes of each kind of hostile body stays below 80 MB."""
     # VmHWM and not ru_maxrss, which a child inherits from the process that forked it.
     code = r"""
 import re, sys
@@ -145,7 +145,7 @@ def test_no_body_raises(version: schemas.Version, body: bytes) -> None:
 
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_no_value_raises_or_shows(place: str, value: Any) -> None:
-    """Anything at any place is judged, and of what was there nothing is in the verdict."""
+    """Any value at any place has a verdict, and the verdict holds nothing of it."""
     marker = "Zq7" + "x" * 300
     payload = changed(
         "v2-full", place, {"value": value, marker: marker} if isinstance(value, dict) else value
