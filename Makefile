@@ -11,7 +11,7 @@ ARGS   ?=
 RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check format coverage bench lock clean
+.PHONY: help demo test test-rabbitmq4 check generate format coverage bench lock clean
 
 help: ## List what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ check: $(VENV)/.dev ## Run the linters, the type checker and the import contract
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+generate: $(VENV)/.dev ## Write the generated tables, dashboards and chart files (needs helm)
+	@$(BIN)/python -m tools
 
 format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .

@@ -1,19 +1,20 @@
-"""What the Registry accepts: one pydantic model per API version, and one question to ask them.
+"""What the Registry accepts: one pydantic model per API version, and one function to validate a body.
 
     validate("v2", body) -> Journey | Refusal
 
-1. Never refuses what the Registry's own validator accepts; what it knows beyond the models is in ``judge``
-   (rules across fields), ``unreadable`` (what is JSON) and ``phone`` (numbering plans).
-2. Takes the raw bytes and changes nothing: the body goes to the Registry as it came.
-3. Imports pydantic and phonenumbers only; knows no clock, no queue, no HTTP.
+1. It never refuses what the Registry's own validator accepts. Beyond the models: ``judge`` (rules across
+   fields), ``unreadable`` (what is JSON) and ``phone`` (numbering plans).
+2. It takes the raw bytes and changes nothing: the body is sent to the Registry as it was received.
+3. It imports pydantic and phonenumbers only; it knows no clock, no queue, no HTTP.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import is_typeddict
 
 from schemas import v2, v3
-from schemas.paths import paths_of
 from schemas.unreadable import diagnose, has_only_json_numbers, is_too_complex, repaired
 from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
 from schemas.violations import refusal, whole
@@ -40,24 +41,24 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def validate(version: Version, body: bytes) -> Journey | Refusal:
-    """Judge a raw JSON payload by the rules of ``version``. Never raises, whatever the bytes.
+    """Validate a raw JSON payload by the rules of ``version``. Never raises, whatever the bytes.
 
-    A refusal holds paths and codes, never a value. That a journey must not end in the future is
-    not judged here: see ``ends_in_future``.
+    A refusal holds paths and codes, never a value. Whether a journey ends in the future is
+    not checked here: see ``ends_in_future``.
     """
     if len(body) > MAX_BODY_BYTES:
-        return whole("too_large", "is larger than the 2 MB that the Registry takes")
+        return whole("too_large", "is larger than the 2 MB that the Registry accepts")
     if is_too_complex(body):
-        return whole("too_complex", "has more parts than any journey")
+        return whole("too_complex", "has more parts than a journey can have")
     verdict = _judge(version, body)
     if isinstance(verdict, str):
-        mended = repaired(body)
-        verdict = _judge(version, mended) if mended != body else verdict
+        readable = repaired(body)
+        verdict = _judge(version, readable) if readable != body else verdict
     return diagnose(body, verdict) if isinstance(verdict, str) else verdict
 
 
 def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
-    """The verdict, or the parser's message when it could not read the body."""
+    """Return the verdict, or the parser's message when it could not read the body."""
     verdict: Journey | Refusal
     try:
         if version == "v2":
@@ -67,26 +68,35 @@ def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         return details[0]["msg"] if details[0]["type"] == "json_invalid" else refusal(details)
-    # Where anything goes our parser takes NaN and Infinity for numbers; JSON.parse does not.
+    # In a field of any type our parser accepts NaN and Infinity as numbers; JSON.parse does not.
     if (b"NaN" in body or b"Infinity" in body) and not has_only_json_numbers(body):
-        return whole("not_json", "is not JSON: NaN and Infinity are not numbers there")
+        return whole("not_json", "is not JSON: NaN and Infinity are not JSON numbers")
     return verdict
 
 
 def field_paths(version: Version) -> tuple[str, ...]:
-    """Every field that a violation can name, dotted, sorted, without the indexes of lists.
+    """Return every field that a violation can name, dotted, sorted, without the indexes of lists.
 
-    Containers too (``driver.identity``): a part may be missing as a whole.
+    Containers are included (``driver.identity``): a part may be missing as a whole.
     """
-    return tuple(sorted(paths_of(v2.Payload if version == "v2" else v3.Payload)))
+    return tuple(sorted(_paths(v2.Payload if version == "v2" else v3.Payload)))
+
+
+def _paths(model: type[Any], prefix: str = "") -> Iterator[str]:
+    for name, kind in get_type_hints(model).items():  # without Annotated, NotRequired
+        path = f"{prefix}{name}"
+        yield path
+        for inner in (kind, *get_args(kind)):
+            if is_typeddict(inner):
+                yield from _paths(inner, f"{path}.")
 
 
 def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
-    """The payload's JSON Schema (2020-12), generated from the model; its types stand under ``$defs``.
+    """Return the payload's JSON Schema (2020-12), generated from the model; its types are in ``$defs``.
 
-    ``ref_template`` is for those who move the ``$defs`` elsewhere.
-    It can not say what a numbering plan says, nor that a start comes before an end; where the
-    Registry lets nonsense through (``identity_key``) it says what a publisher should send.
+    ``ref_template`` is for callers that move the ``$defs`` elsewhere. The schema cannot express numbering
+    plans, nor that a start comes before an end; where the Registry accepts nonsense (``identity_key``) it
+    says what a publisher should send.
     """
     adapter: TypeAdapter[Any] = v2.ADAPTER if version == "v2" else v3.ADAPTER
     return {

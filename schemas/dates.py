@@ -1,10 +1,10 @@
-"""Dates: what each version of the Registry accepts as RFC 3339, and which instant it reads.
+"""Dates: what each version of the Registry accepts as RFC 3339, and the instant that it reads.
 
-1. Two judges in a row decide there: ajv-formats' ``date-time``, then JavaScript's ``Date``. With ``T``
-   the second reads ISO strictly (no ``+01``, no offset of 24 hours); with a white space it falls back
-   on its old lenient reader, which takes ``+01``. The expressions below are their intersection.
+1. The Registry checks a date twice: with ajv-formats' ``date-time``, then with JavaScript's ``Date``. With
+   ``T`` the second parses ISO strictly (no ``+01``, no offset of 24 hours); with a white space it falls back
+   to a lenient parser, which accepts ``+01``. The expressions below are the intersection.
 2. v2's ajv-formats accepts a date without zone (read as UTC here), v3's does not.
-3. An expression decides alone, inside pydantic's core; the functions below never see anything else.
+3. An expression decides alone, inside pydantic's core; the functions below take accepted dates only.
 """
 
 import re
@@ -46,9 +46,9 @@ _LAST = datetime.max.replace(tzinfo=UTC)
 
 
 def instant(text: str) -> datetime:
-    """The instant of an accepted date, in UTC, cut to the millisecond as JavaScript's ``Date`` is.
+    """Return the instant of an accepted date, in UTC, cut to the millisecond as JavaScript's ``Date`` is.
 
-    What lies outside Python's years 1 to 9999 becomes the nearest date inside; no accepted date raises.
+    A date outside Python's years 1 to 9999 becomes the nearest date inside; no accepted date raises.
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -61,10 +61,10 @@ def instant(text: str) -> datetime:
 
 
 def _unusual(text: str) -> datetime:
-    """What ``fromisoformat`` refuses: a lower-case z, the year 0, offsets of a day, the edges of time."""
+    """Parse what ``fromisoformat`` refuses: a lower-case z, year 0, offsets of a day, years out of range."""
     parts = _PARTS.fullmatch(text)
     if parts is None:
-        raise ValueError("not an accepted date")  # cannot be: the expressions above came first
+        raise ValueError("not an accepted date")  # cannot happen: the expressions above were checked before
     year, month, day, hour, minute, second = (int(part) for part in parts.group(1, 2, 3, 4, 5, 6))
     if year == 0:
         return _FIRST
@@ -79,9 +79,9 @@ def _unusual(text: str) -> datetime:
 
 
 def wall_clock(text: str) -> str:
-    """What v2's ``formatExclusiveMaximum`` compares: date, time and fraction as text, zones ignored.
+    """Return what v2's ``formatExclusiveMaximum`` compares: date, time and fraction as text, without zone.
 
-    So ``10:00:00.000`` comes after ``10:00:00``, and ``.5`` after ``.123``, as there.
+    So ``10:00:00.000`` comes after ``10:00:00``, and ``.5`` after ``.123``.
     """
     fraction = _FRACTION.match(text, 19)
     return text[:10] + text[11:19] + (fraction[0] if fraction else "")

@@ -1,13 +1,13 @@
-"""Telephone numbers as each version of the Registry judges them, whole or cut of their last two digits.
+"""Telephone numbers as each version of the Registry validates them, whole or without their last two digits.
 
-1. v2 (July 2023) asks google-libphonenumber whether the number is valid, reading a number without a
-   country code as French, and looks for the number inside the text.
-2. v3 (August 2025) asks libphonenumber-js with its small metadata: a number plan's general pattern
-   is enough where one country owns the calling code, and the whole text must be a number.
-3. Numbering plans move: ours are newer than the Registry's. Where that could refuse what the Registry
+1. v2 (July 2023) validates with google-libphonenumber, which reads a number without a country code as
+   French and searches for the number inside the text.
+2. v3 (August 2025) validates with libphonenumber-js and its small metadata: a numbering plan's general
+   pattern is enough where one country owns the calling code, and the whole text must be a number.
+3. Numbering plans change: ours are newer than the Registry's. Where that could refuse what the Registry
    accepts we are lenient: ranges withdrawn in France since 2023, and foreign numbers of the right shape.
-4. French numbers in E.164 or national form are judged by one expression inside pydantic's core;
-   everything else by ``phonenumbers``, which loads a country's plan on first use. Nothing is cached.
+4. French numbers in E.164 or national form are matched by one expression inside pydantic's core;
+   all others by ``phonenumbers``, which loads a country's plan on first use. Nothing is cached.
 """
 
 import re
@@ -33,7 +33,7 @@ _EXACT = {
 # Ranges that were French in 2023 (overseas landlines and the first 070 mobiles) and have left the plan since.
 _FRENCH_IN_2023 = re.compile(r"(?:262|59[04]|700)[0-9]{6}")
 
-# The two calling forms that need no library: "+33" or "0", then the national number.
+# The two forms that need no library: "+33" or "0", then the national number.
 _PLAIN_FRENCH = {
     "2023": (r"(?:6(?:[0-24-8][0-9]|3[0-8]|9[589])|7(?:00|[3-9][0-9]))", 6),
     "2025": (r"[1-9]", 8),
@@ -57,11 +57,11 @@ _WHOLLY_A_NUMBER = re.compile(
 
 
 def is_valid_phone(text: str, rules: _RULES) -> bool:
-    """Whether the Registry of that year calls ``text`` a telephone number. Never raises."""
+    """Return whether the Registry of that year accepts ``text`` as a telephone number. Never raises."""
     if rules == "2025":
         if not _WHOLLY_A_NUMBER.fullmatch(text):
             return False
-        text = text.removeprefix("\uff0b")  # a full-width plus is read there as if it were not written
+        text = text.removeprefix("\uff0b")  # a full-width plus is ignored there
         if not text[-1].isdigit():  # and a tilde is an extension only when digits end the text
             text = text.replace("~", " ")
     try:
@@ -78,7 +78,7 @@ def is_valid_phone(text: str, rules: _RULES) -> bool:
 
 
 def _fits_a_plan(calling_code: int, national: str) -> bool:
-    """Whether a country with this calling code could have such a number, whatever its type."""
+    """Return whether a country with this calling code could have such a number, of any type."""
     for region in phonenumbers.region_codes_for_country_code(calling_code):
         plan = PhoneMetadata.metadata_for_region_or_calling_code(calling_code, region)
         pattern = plan and plan.general_desc and plan.general_desc.national_number_pattern
@@ -95,7 +95,7 @@ def _judge(text: str, *, rules: _RULES, missing_digits: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Telephone:
-    """A telephone number; ``missing_digits`` is what a truncated one is completed with before it is judged.
+    """A telephone number; ``missing_digits`` completes a truncated one before it is validated.
 
     Source: the validator's ``phone`` (10 to 20 raw characters) and ``phonetrunc`` (8 to 20, valid
     when followed by ``00``).
@@ -107,12 +107,11 @@ class Telephone:
 
     @property
     def plain_french(self) -> str:
-        """The expression of French numbers that are valid without asking the library."""
+        """The expression of French numbers that are valid without the library."""
         prefix, digits = _PLAIN_FRENCH[self.rules]
         return f"^(?:\\+33|0){prefix}[0-9]{{{digits - len(self.missing_digits)}}}$"
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        """The length, then the expression, then the library."""
         slow = partial(_judge, rules=self.rules, missing_digits=self.missing_digits)
         return core_schema.chain_schema(
             [
@@ -132,7 +131,6 @@ class Telephone:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """The length; a numbering plan does not fit in JSON Schema."""
         cut = " without its last two digits" if self.missing_digits else ""
         return {
             "type": "string",

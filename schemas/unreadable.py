@@ -1,9 +1,9 @@
-r"""What is JSON, where our parser and Node's differ, and how much of it a journey can be.
+r"""Bodies that are not JSON, where our parser and Node's differ, and the size of what is parsed.
 
-1. Node's server drops a byte order mark, and ``JSON.parse`` takes a lone surrogate (``\ud800``): a body
-   is not refused for these. What ``repaired`` returns is judged in place of the body, never sent.
-2. What is too large a structure to be a journey is not parsed at all.
-3. What stays unreadable gets a code that says why, and no position or character of the body.
+1. Node's server drops a byte order mark, and ``JSON.parse`` accepts a lone surrogate (``\ud800``): a body
+   is not refused for these. What ``repaired`` returns is validated in place of the body, never sent.
+2. A structure that is too large to be a journey is not parsed.
+3. The code of an unreadable body says why, without a position or a character of it.
 """
 
 import json
@@ -25,31 +25,31 @@ _ESCAPE = re.compile(
 
 
 def repaired(body: bytes) -> bytes:
-    """The body without byte order mark, each lone surrogate replaced by another single code point."""
+    """Return the body without byte order mark, each lone surrogate replaced by another code point."""
     body = body.removeprefix(_BYTE_ORDER_MARK)
     if _SURROGATE.search(body) is None:
         return body
-    mended = bytearray(body)
+    readable = bytearray(body)
     for escape in _ESCAPE.finditer(body):
         if escape[1]:
-            mended[escape.start() : escape.end()] = rb"\ufffd"  # as long, so that no position moves
-    return bytes(mended)
+            readable[escape.start() : escape.end()] = rb"\ufffd"  # as long, so that no position moves
+    return bytes(readable)
 
 
 def is_too_complex(body: bytes) -> bool:
-    """Whether a large body has more parts than a journey can have: a small one may be as odd as it likes.
+    """Return whether a large body has more parts than a journey can have.
 
-    The body limit alone does not bound the work: 2 MB of ``{},`` are 600,000 objects, some 800 MB of memory.
+    The body limit alone does not bound the work: 2 MB of ``{},`` are 600,000 objects, about 800 MB of memory.
     """
     return len(body) > _SMALL_BYTES and sum(map(body.count, (b",", b":", b"{", b"["))) > _MAX_PARTS
 
 
 def diagnose(body: bytes, parser_message: str) -> Refusal:
-    """Say why a body is not a JSON text. ``parser_message`` is only searched, never shown."""
+    """Return why a body is not a JSON text. ``parser_message`` is only searched, never shown."""
     if not body.strip():
         return whole("empty", "is empty")
     if "recursion limit" in parser_message:
-        return whole("nested_too_deep", "is nested deeper than any journey")
+        return whole("nested_too_deep", "is nested deeper than a journey can be")
     try:
         body.decode()
     except UnicodeDecodeError:
@@ -58,7 +58,7 @@ def diagnose(body: bytes, parser_message: str) -> Refusal:
 
 
 def has_only_json_numbers(body: bytes) -> bool:
-    """Whether no NaN or Infinity stands outside a string, in a body that is otherwise JSON."""
+    """Return whether a body that is otherwise JSON has no NaN or Infinity outside its strings."""
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(name)

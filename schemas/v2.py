@@ -1,9 +1,10 @@
 """The payload of ``POST /v2/journeys``, as the Registry's last server with v2 (July 2023) validates it.
 
-1. The types say everything about single fields; ``judge`` adds what concerns several of them.
-2. Source of every type here: that server's JSON Schema for v2, and ``CreateJourneyAction``. Where the
+1. The types check single fields; ``judge`` adds the rules across fields. Docstrings of types are published
+   as descriptions in the JSON Schema.
+2. The source of every type is that server's JSON Schema for v2, and ``CreateJourneyAction``. Where the
    published OpenAPI file differs, the server is followed.
-3. Nothing here knows the time: a journey may end in the future.
+3. Nothing here reads a clock: a journey may end in the future.
 """
 
 from typing import Literal, NotRequired, TypeAlias
@@ -25,7 +26,7 @@ _TOGETHER = {"lat": "lon", "lon": "lat", "literal": "country", "country": "liter
     fields.closed_object(anyOf=[{"required": ["phone"]}, {"required": ["operator_user_id", "phone_trunc"]}])
 )
 class Identity(fields.Person):
-    """Who: ``phone``, or ``phone_trunc`` with ``operator_user_id`` (the validator's ``anyOf``)."""
+    """A person: ``phone``, or ``phone_trunc`` with ``operator_user_id``."""
 
     phone: NotRequired[PhoneV2]
     phone_trunc: NotRequired[PhoneTruncV2]
@@ -38,10 +39,7 @@ _PAIRS = [{"if": {"required": [field]}, "then": {"required": [other]}} for field
 
 @with_config(fields.closed_object(minProperties=2, allOf=_PAIRS))
 class Position(TypedDict):
-    """When and where: coordinates, an INSEE code, or a literal with its country.
-
-    The validator says it with ``minProperties`` and ``dependencies``.
-    """
+    """Date and place: coordinates, an INSEE code, or a literal with its country."""
 
     datetime: DateTimeV2
     lat: NotRequired[fields.Latitude]
@@ -52,8 +50,6 @@ class Position(TypedDict):
 
 
 class _Traveller(TypedDict):
-    """What driver and passenger have in common."""
-
     identity: Identity
     start: Position
     end: Position
@@ -72,7 +68,7 @@ class Driver(_Traveller):
 
 @with_config(fields.OBJECT)
 class Passenger(_Traveller):
-    """The passenger, with the contribution and perhaps the seats taken."""
+    """The passenger, with the contribution and optionally the seats taken."""
 
     contribution: fields.Money
     seats: NotRequired[fields.Seats]
@@ -80,7 +76,7 @@ class Passenger(_Traveller):
 
 @with_config(fields.OBJECT)
 class Payload(TypedDict):
-    """A v2 journey: one driver, one passenger, each with own times and places."""
+    """A v2 journey: one driver, one passenger, each with their own times and places."""
 
     journey_id: fields.Text
     operator_class: fields.OperatorClass
@@ -94,7 +90,7 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are all right."""
+    """Apply the rules across fields to a payload whose fields are valid."""
     violations: list[Violation] = []
     instants = []
     for role in _ROLES:
@@ -112,7 +108,7 @@ def judge(payload: Payload) -> Journey | Refusal:
                 Violation(
                     f"{role}.start.datetime",
                     "not_before_end",
-                    "must come before end.datetime, as text: date and wall clock, without the zone",
+                    "must be before end.datetime, compared as text: date and time without the zone",
                 )
             )
         elif started > ended:
@@ -130,7 +126,7 @@ def judge(payload: Payload) -> Journey | Refusal:
 
 
 def _incomplete(path: str, position: Position) -> list[Violation]:
-    """A position with its date only, or with half of a pair."""
+    """Find a position with its date only, or with half of a pair."""
     has_point, has_literal = "lat" in position, "literal" in position
     if (
         (has_point or has_literal or "insee" in position)
@@ -141,7 +137,7 @@ def _incomplete(path: str, position: Position) -> list[Violation]:
     if len(position) == 1:
         return [Violation(path, "missing", "needs lat and lon, insee, or literal and country")]
     return [
-        Violation(f"{path}.{other}", "missing", f"is required beside {field}")
+        Violation(f"{path}.{other}", "missing", f"is required with {field}")
         for field, other in _TOGETHER.items()
         if field in position and other not in position
     ]

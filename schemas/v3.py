@@ -1,17 +1,16 @@
 """The payload of ``POST /v3.x/journeys``, as the Registry's server of August 2025 validates it.
 
-1. The types say everything about single fields; ``judge`` adds what concerns several of them.
-2. Source of every type here: that server's JSON Schema for v3, and ``CreateJourneyAction``. Where the
+1. The types check single fields; ``judge`` adds the rules across fields. Docstrings of types are published
+   as descriptions in the JSON Schema.
+2. The source of every type is that server's JSON Schema for v3, and ``CreateJourneyAction``. Where the
    published OpenAPI files (3.0 to 3.3) differ, the server is followed.
-3. Nothing here knows the time: a journey may end in the future.
+3. Nothing here reads a clock: a journey may end in the future.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias
 
-from pydantic import GetJsonSchemaHandler, TypeAdapter, with_config
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import TypeAdapter, with_config
+from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
 from schemas import fields
@@ -24,57 +23,44 @@ _ROLES: tuple[_Role, ...] = ("driver", "passenger")
 _DIGEST = r"^[a-f0-9]{64}$"
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """64 lower-case hexadecimal digits, or anything that is not a string.
-
-    Source: the validator gives ``identity_key`` a pattern but no type, so that a number, a list or
-    ``null`` slips through. We refuse nothing that the Registry accepts.
-    """
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        """The digest first, because it is what everybody sends."""
-        return core_schema.union_schema(
-            [
-                core_schema.str_schema(strict=True, pattern=_DIGEST),
-                core_schema.float_schema(strict=True),
-                core_schema.bool_schema(strict=True),
-                core_schema.none_schema(),
-                core_schema.list_schema(),
-                core_schema.dict_schema(),
-            ],
-            mode="left_to_right",
-            custom_error_type="bad_format",
-            custom_error_message="not a digest",
-        )
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """What a publisher should send."""
-        return {
-            "type": "string",
-            "pattern": _DIGEST,
-            "description": "sha256 of {phone in E.164}-{LAST NAME}, in lower-case hexadecimal.",
-        }
+# 64 lower-case hexadecimal digits, or anything that is not a string. Source: the validator gives
+# ``identity_key`` a pattern but no type, so that a number, a list or ``null`` is accepted there.
+# We refuse nothing that the Registry accepts; the JSON Schema says what a publisher should send.
+_DIGEST_OR_NO_STRING = fields.checked(
+    core_schema.union_schema(
+        [
+            core_schema.str_schema(strict=True, pattern=_DIGEST),  # first: the usual case
+            core_schema.float_schema(strict=True),
+            core_schema.bool_schema(strict=True),
+            core_schema.none_schema(),
+            core_schema.list_schema(),
+            core_schema.dict_schema(),
+        ],
+        mode="left_to_right",
+        custom_error_type="bad_format",
+        custom_error_message="not a digest",
+    ),
+    {
+        "type": "string",
+        "pattern": _DIGEST,
+        "description": "sha256 of {phone in E.164}-{LAST NAME}, in lower-case hexadecimal.",
+    },
+)
 
 
 @with_config(fields.closed_object(anyOf=[{"required": ["phone"]}, {"required": ["phone_trunc"]}]))
 class Identity(fields.Person):
-    """Who: the operator's id and the digest, and ``phone`` or ``phone_trunc``.
-
-    The last is not in the validator's schema but in ``CreateJourneyAction``.
-    """
+    """A person: the operator's id, the digest, and ``phone`` or ``phone_trunc``."""
 
     operator_user_id: fields.Text
-    identity_key: Annotated[Any, Digest()]
+    identity_key: Annotated[Any, _DIGEST_OR_NO_STRING]
     phone: NotRequired[PhoneV3]
     phone_trunc: NotRequired[PhoneTruncV3]
 
 
 @with_config(fields.OBJECT)
 class Position(TypedDict):
-    """When and where: exactly these three (``minProperties`` 3, no others)."""
+    """Date and place: exactly these three fields."""
 
     datetime: DateTimeV3
     lat: fields.Latitude
@@ -91,7 +77,7 @@ class Driver(TypedDict):
 
 @with_config(fields.OBJECT)
 class Passenger(TypedDict):
-    """The passenger, with the contribution, perhaps payments and the seats taken."""
+    """The passenger, with the contribution, optionally payments and the seats taken."""
 
     identity: Identity
     contribution: fields.Money
@@ -101,7 +87,7 @@ class Passenger(TypedDict):
 
 @with_config(fields.OBJECT)
 class Payload(TypedDict):
-    """A v3 journey. ``incentive_counterparts`` may be anything: the validator's schema for it is empty."""
+    """A v3 journey. ``incentive_counterparts`` may be anything: the Registry's schema for it is empty."""
 
     operator_journey_id: fields.Text
     operator_trip_id: fields.Text
@@ -121,9 +107,9 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are all right."""
+    """Apply the rules across fields to a payload whose fields are valid."""
     violations = [
-        Violation(f"{role}.identity", "missing", "needs phone or phone_trunc")
+        Violation(f"{role}.identity", "missing", "needs phone or phone_trunc")  # CreateJourneyAction
         for role in _ROLES
         if "phone" not in payload[role]["identity"] and "phone_trunc" not in payload[role]["identity"]
     ]

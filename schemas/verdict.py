@@ -1,8 +1,8 @@
-"""What validation answers: a journey's dates, or why the Registry would refuse the payload.
+"""The results of validation: a journey's dates, or why the Registry would refuse the payload.
 
 1. All of them are frozen values; nothing here parses or decides.
 2. No field of a violation ever holds a value of a payload, nor the name of a key that the
-   Registry does not know (both are the caller's data): paths, codes and our own words only.
+   Registry does not know (both are the caller's data): only paths, codes and fixed texts.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """What the service needs to know of an acceptable payload. Dates are aware, in UTC.
+    """What the service reads of an acceptable payload. Dates are aware, in UTC.
 
     ``journey_id`` is v2's ``journey_id`` or v3's ``operator_journey_id``; ``start`` is the
     earliest start and ``end`` the latest end of both persons (v2), or of the trip (v3), cut to
@@ -47,8 +47,9 @@ class Refusal:
 
 
 def ends_in_future(journey: Journey, now: datetime) -> bool:
-    """Whether the journey ends after ``now`` (aware): the Registry's "Journeys cannot happen in the future".
+    """Return whether the journey ends after ``now`` (aware).
 
-    Kept apart from validation, because an early journey is held, not refused.
+    The Registry's rule "Journeys cannot happen in the future"; apart from validation, because an early
+    journey is held, not refused.
     """
     return journey.end > now

@@ -1,8 +1,8 @@
 """From pydantic's error types to our codes: what was wrong and where, never what was sent.
 
-1. Codes are short and stable; messages are ours, with limits that stand in the rules and nothing else.
+1. Codes are short and stable; messages are fixed texts, filled with the limits of the rules only.
 2. A path holds field names of the rules and indexes only. The name of an unknown key is the
-   caller's data: it is printed only when some version of the Registry's interface knows that word.
+   caller's data: it is printed only when a version of the Registry's interface has a field of that name.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from schemas import fields, v2, v3
 from schemas.verdict import MAX_VIOLATIONS, Refusal, Violation
 
-# pydantic's error type: (our code, our words; the braces are filled from the rule, never from the input)
+# pydantic's error type: (our code, our message; the braces are filled from the rule, never from the input)
 _WORDS: dict[str, tuple[str, str]] = {
     "missing": ("missing", "is required"),
     "string_type": ("wrong_type", "must be a string"),
@@ -39,7 +39,7 @@ _MODELS = (
     *(v2.Payload, v2.Driver, v2.Passenger, v2.Identity, v2.Position),
     *(v3.Payload, v3.Driver, v3.Passenger, v3.Identity, v3.Position),
 )
-# What the interface calls things: all field names, and published words that no version accepts.
+# The names of the interface: all fields, and published fields that no version accepts.
 _VOCABULARY = frozenset[str]().union(
     {"api_version", "application_timestamp", "driving_license"},
     *(model.__required_keys__ | model.__optional_keys__ for model in _MODELS),
@@ -47,12 +47,12 @@ _VOCABULARY = frozenset[str]().union(
 
 
 def refusal(details: Sequence[ErrorDetails]) -> Refusal:
-    """At most ``MAX_VIOLATIONS`` of what pydantic found, in its order."""
+    """Return at most ``MAX_VIOLATIONS`` of pydantic's errors, in its order."""
     return Refusal(tuple(_violation(detail) for detail in details[:MAX_VIOLATIONS]))
 
 
 def whole(code: str, message: str) -> Refusal:
-    """A refusal of the payload as a whole."""
+    """Return a refusal of the payload as a whole."""
     return Refusal((Violation("", code, message),))
 
 
@@ -61,13 +61,13 @@ def _violation(detail: ErrorDetails) -> Violation:
     if detail["type"] == "extra_forbidden":
         shown = f": {location[-1]}" if location[-1] in _VOCABULARY else ""
         return Violation(_dotted(location[:-1]), "unknown_key", f"has a key that the Registry refuses{shown}")
-    code, words = _WORDS.get(detail["type"], _OTHERWISE)
+    code, message = _WORDS.get(detail["type"], _OTHERWISE)
     limits = {name: _plain(value) for name, value in detail.get("ctx", {}).items() if name in _LIMITS}
-    return Violation(_dotted(location), code, words.format_map(limits))
+    return Violation(_dotted(location), code, message.format_map(limits))
 
 
 def _plain(limit: object) -> object:
-    """19 for 19.0: every number is read as a double, like JavaScript's."""
+    """Return 19 for 19.0: every number is read as a double, as in JavaScript."""
     return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
 
 

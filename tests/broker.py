@@ -1,4 +1,4 @@
-"""One virtual host of the private node, as a test sees it: publish, look, count.
+"""One virtual host of the private node: publish, read, count.
 
 Speaks AMQP with py-amqp directly, never through the code under test. Every call opens and closes its own
 connection, so that nothing here is shared between threads or survives a broker restart. Depths are read live
@@ -130,7 +130,7 @@ class Broker:
         try:
             connection.connect()
             yield connection
-            with contextlib.suppress(OSError, amqp.AMQPError):  # the broker may have gone in the meantime
+            with contextlib.suppress(OSError, amqp.AMQPError):  # the broker may have stopped in the meantime
                 connection.close()
         finally:
             _close_socket(connection)
@@ -182,7 +182,7 @@ class Broker:
     def messages(self, queue: str) -> list[Seen]:
         """Return all ready messages of ``queue`` in order and leave them there.
 
-        Looking counts as one delivery on a quorum queue, so look less often than its delivery limit. It
+        Reading counts as one delivery on a quorum queue, so read less often than its delivery limit. It
         is the end of a test: RabbitMQ may mistake messages for each other when some are acknowledged after it
         and the node is restarted then (seen with 1,500 of them).
         """
@@ -264,7 +264,7 @@ class Broker:
 
 
 def _close_socket(connection: amqp.Connection) -> None:
-    # What py-amqp leaves open when connecting fails or the broker has gone; here leaks are errors.
+    # What py-amqp leaves open when connecting fails or the broker has stopped; here leaks are errors.
     transport = connection._transport
     if transport is not None and transport.sock is not None:
         transport.sock.close()

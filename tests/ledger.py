@@ -1,11 +1,11 @@
-"""What was published, and where each of it is now: the invariant that every failure is measured by.
+"""What was published, and where each message is now: the invariant of every failure test.
 
     published = registered (at once or already) + dead-lettered by reason + still queued
 
 1. Every message has a message id of its own; that of a valid journey is the journey's id, so that the
-   Registry's memory and the queues speak of the same thing.
+   Registry's state and the queues can be compared.
 2. An unconfirmed publish is repeated until confirmed, as a careful operator does.
-3. Speaks AMQP itself and asks the sandbox itself; believes nothing that the service says.
+3. Uses AMQP and the sandbox directly; relies on nothing that the service reports.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ class Ledger:
     def load(self, *, most: int = 2_000, share_invalid: float = 0.0) -> Iterator[None]:
         """Publish in small batches all the time until the body ends, through every broker failure.
 
-        After the first ``most`` it goes on at a walking pace, so that a quick machine is not buried and a
+        After the first ``most`` the rate is low, so that a fast machine is not overloaded and a
         test that waits for more still gets it.
         """
         stopping = threading.Event()
@@ -163,13 +163,13 @@ class Ledger:
         return [topology.queue, *(topology.delay_queue(each) for each in topology.delays_seconds)]
 
     def waiting(self) -> int:
-        """How many messages wait for their fate, unacknowledged ones included."""
+        """How many messages are not settled, unacknowledged ones included."""
         depths = self.broker.queue_depths()
         return sum(depths[queue].total for queue in self._waiting_queues if queue in depths)
 
     def await_settled(self, timeout: float = 40.0) -> None:
-        """Wait until every message has left our queue and the delay queues for good."""
-        # Queues are asked one after the other: one that moves between them meanwhile is in neither, once.
+        """Wait until every message has left our queue and the delay queues."""
+        # Queues are counted one after the other: a message that moves between them can be missed once.
         wait_until(
             lambda: self.waiting() == 0 and self.waiting() == 0,
             timeout,
@@ -182,14 +182,14 @@ class Ledger:
 
         ``repeated`` tolerates the same message more than once in one dead-letter queue or in the queue: what
         a crash between a confirm and an acknowledgement leaves. Queues must not be consumed meanwhile, or be
-        empty; messages in hands that no longer exist are waited for.
+        empty; unacknowledged messages of closed connections are waited for.
         """
         queues = dict.fromkeys(self._waiting_queues, "queued")
         queues |= {self.topology.dead_letter_queue(each): each for each in (*Reason, DELIVERY_LIMIT)}
         wait_until(
             lambda: not any(depth.unacked for depth in self.broker.queue_depths().values()),
             15,
-            lambda: f"nothing is in anybody's hands: {self.broker.queue_depths()}",
+            lambda: f"nothing is unacknowledged: {self.broker.queue_depths()}",
             interval=0.1,
         )
         places: dict[str, Counter[str]] = {}

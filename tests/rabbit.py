@@ -5,7 +5,7 @@
 2. It never outlives the test run: a watchdog process reads a pipe of ours and, when that ends for whatever
    reason (also SIGKILL), kills what runs and removes the directory.
 3. Administration goes through ``erl_call`` (about 10 ms a call); ``rabbitmqctl`` needs a second to start and
-   is the fallback, and there for what ``eval`` can not say.
+   is the fallback, and used for what ``eval`` cannot express.
 """
 
 import base64
@@ -109,7 +109,7 @@ class RabbitNode:
             self._prepare()
             try:
                 self._launch()
-            except NodeError:  # somebody may have taken one of the ports just now: choose others
+            except NodeError:  # another process may have taken one of the ports: choose others
                 self.close()
                 if last:
                     raise
@@ -145,7 +145,7 @@ class RabbitNode:
         self.stop()
         self.start()
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Start the node if it is down and clear the memory alarm: what a test may have left behind."""
         if not self._runs():
             self._reap()
@@ -314,5 +314,5 @@ def fresh_vhost(node: RabbitNode) -> Iterator[Broker]:
     try:
         yield node.add_vhost(name)
     finally:
-        node.mend()
+        node.repair()
         node.delete_vhost(name)

@@ -108,7 +108,7 @@ def _erlang_tool(name: str, root: Path | None) -> Path | None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on at the moment."""
+    """Return a free port."""
     while True:
         port = random.choice(_PORT_RANGE)
         with socket.socket() as probe:

@@ -1,6 +1,6 @@
 """The real service as a process of its own, as an operator runs it: environment in, signals, probes, log.
 
-Knows nothing of queues or of what the Registry has: that is ``ledger``. Every method may be called from any
+Knows nothing of queues or of the Registry's state: that is ``ledger``. Every method may be called from any
 thread; nothing here is shared with the process but its files and sockets.
 """
 
@@ -28,7 +28,7 @@ Labels = frozenset[tuple[str, str]]
 _OURS = re.compile(
     r"(BROKER|REGISTRY|DEAD_LETTERS|EVENTS|RETRY|BREAKER|AUTH|HTTP|LOG|EARLY|HOLD|DRAIN)_|SECRETS_DIR$"
 )
-#: Impatient settings, so that a test sees in seconds what takes minutes in operation.
+#: Short waits, so that a test takes seconds for what takes minutes in operation.
 QUICK = {
     "RETRY_DELAYS_SECONDS": "1,2",
     "RETRY_BACKOFF_BASE_SECONDS": "0.05",
@@ -38,7 +38,7 @@ QUICK = {
     "AUTH_PROBE_SECONDS": "0.5",
     "BROKER_HEARTBEAT_SECONDS": "5",
     "HTTP_HOST": "127.0.0.1",
-    # An account of dead letters needs them to stay; who tests their return turns it on.
+    # An account of dead letters needs them to stay; tests of automatic replay switch it on.
     "DEAD_LETTERS_RETURN_UNAUTHORIZED": "false",
     "DEAD_LETTERS_LOOK_SECONDS": "0",
 }
@@ -54,7 +54,7 @@ class ServiceProcess:
     def __init__(self, directory: Path, settings: Mapping[str, str | None]) -> None:
         self.port = _free_port()
         wanted = {**QUICK, "HTTP_PORT": str(self.port), **settings}
-        # What is not ours stays: PATH, and what coverage tells its child processes.
+        # Other variables stay: PATH, and those of coverage for its child processes.
         self._environment = {k: v for k, v in os.environ.items() if not _OURS.match(k)}
         self._environment |= {name: value for name, value in wanted.items() if value is not None}
         self._log = directory / f"service-{self.port}.log"
@@ -119,10 +119,10 @@ class ServiceProcess:
         assert self._process is not None, "never started"
         return self._process.wait(timeout)
 
-    # --- what it tells ------------------------------------------------------------------
+    # --- what it reports ------------------------------------------------------------------
 
     def get(self, path: str) -> tuple[int, str]:
-        """Return status and body of ``path``; (0, "") when nobody answers."""
+        """Return status and body of ``path``; (0, "") without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
                 return answer.status, answer.read().decode()

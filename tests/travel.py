@@ -1,8 +1,8 @@
 """An event loop on which waiting takes no time: when nothing can run, its clock jumps to the next timer.
 
 For tests of waits, retries and pauses with one process and no sockets: hours pass in milliseconds, in the
-order in which they would pass. Nothing that comes from a thread or a socket is seen, unless it is there when
-the loop looks.
+order in which they would pass. Events of a thread or a socket are seen only when they are there at a
+select.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from typing import Any
 
 from tests.clock import START
 
-_STUCK = "every task waits for something that no timer brings"
+_STUCK = "every task waits, and no timer is due"
 
 
 class _Jumping(selectors.SelectSelector):
-    """Looks for events without waiting; tells how long it was asked to wait."""
+    """Selects without waiting; ``asked`` is the timeout that was requested."""
 
     asked: float | None = 0.0
 

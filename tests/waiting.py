@@ -11,7 +11,7 @@ T = TypeVar("T")
 _INTERVAL_SECONDS = 0.02
 
 
-def _complaint(message: str | Callable[[], object], timeout: float, last: object) -> AssertionError:
+def _timed_out(message: str | Callable[[], object], timeout: float, last: object) -> AssertionError:
     text = message if isinstance(message, str) else message()
     return AssertionError(f"not within {timeout:g} s: {text} (last seen: {last!r})")
 
@@ -25,12 +25,12 @@ def wait_until(
 ) -> T:
     """Poll ``predicate`` until it is true and return its value; AssertionError after ``timeout`` seconds.
 
-    ``message`` says what was awaited; a callable is asked at the end, to tell what is there instead.
+    ``message`` says what was awaited; a callable is called at the deadline, to say what is there instead.
     """
     deadline = time.monotonic() + timeout
     while not (value := predicate()):
         if time.monotonic() >= deadline:
-            raise _complaint(message, timeout, value)
+            raise _timed_out(message, timeout, value)
         time.sleep(interval)
     return value
 
@@ -50,5 +50,5 @@ async def await_until(
         if value:
             return value
         if time.monotonic() >= deadline:
-            raise _complaint(message, timeout, value)
+            raise _timed_out(message, timeout, value)
         await asyncio.sleep(interval)

@@ -3,7 +3,7 @@
 import sys
 from types import ModuleType
 
-# httpx loads a command line of its own wherever click and rich are installed, as they are for our
-# terminal views: 4 MB in the memory of a service that has no use for it. Without `main` in it httpx
-# takes its own way out, the one for when they are not installed.
+# httpx imports a command line of its own where click and rich are installed, as rich is for our
+# terminal views: 4 MB of memory that the service does not use. Without `main` in this module httpx
+# falls back as if they were not installed.
 sys.modules.setdefault("httpx._main", ModuleType("httpx._main"))

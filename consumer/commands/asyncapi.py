@@ -1,15 +1,16 @@
-"""Print the AsyncAPI 3 document of the queue, for the teams that publish on it.
+"""Print the AsyncAPI 3 document of the queue, for the teams that publish to it.
 
-It says what a message may look like: the plain payload, or a CloudEvents 1.0 message in
-structured or binary mode. The payload's schema is generated from the models.
+It describes the messages: the plain payload, or a CloudEvents 1.0 message in structured or binary
+mode. The payload's schema is generated from the models.
 """
 
 import argparse
 import json
-from typing import Any, cast
+from typing import Any
 
 import schemas
 from consumer import __version__
+from consumer.commands.schema import add_api_version, schema_version
 from consumer.core.outcome import Reason
 from consumer.service.outcome_events import CONTENT_TYPE, TYPE_PREFIX
 
@@ -32,10 +33,7 @@ _OPTIONAL_ATTRIBUTES = {
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument(
-        "--api-version", choices=["v2", "v3", "v3.2", "v3.3"], default="v2", help="(default: v2)"
-    )
+    add_api_version(parser, default="v2")
     parser.add_argument(
         "--events-exchange",
         metavar="E",
@@ -45,19 +43,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
-    whole = document(args.queue, args.api_version)
+    described = document(args.queue, args.api_version)
     if args.events_exchange:
-        add_events(whole, args.events_exchange)
-    print(json.dumps(whole, indent=2, ensure_ascii=False))  # noqa: T201
+        add_events(described, args.events_exchange)
+    print(json.dumps(described, indent=2, ensure_ascii=False))  # noqa: T201
     return 0
 
 
 def document(queue: str, api_version: str) -> dict[str, Any]:
-    """The whole document; every ``$ref`` in it points into it."""
-    payload = schemas.json_schema(
-        cast("schemas.Version", api_version.partition(".")[0]), ref_template=_SCHEMAS + "{model}"
-    )
+    """Return the document; every ``$ref`` in it refers to a part of it."""
+    payload = schemas.json_schema(schema_version(api_version), ref_template=_SCHEMAS + "{model}")
     del payload["$schema"]  # AsyncAPI's own dialect is a superset of draft 7; the models use nothing newer
     types = payload.pop("$defs")
     messages = _messages()
@@ -87,7 +82,7 @@ def document(queue: str, api_version: str) -> dict[str, Any]:
         "operations": {
             "registerJourney": {
                 "action": "receive",
-                "summary": "Register the journey; what can not be registered ends in a dead-letter queue.",
+                "summary": "Register the journey; a journey that cannot be registered is dead-lettered.",
                 "channel": {"$ref": f"#/channels/{_CHANNEL}"},
                 "messages": [{"$ref": f"#/channels/{_CHANNEL}/messages/{name}"} for name in messages],
                 "bindings": {"amqp": {"ack": True, "bindingVersion": _AMQP}},
@@ -107,13 +102,13 @@ def add_events(whole: dict[str, Any], exchange: str) -> None:
     count = {"type": "integer", "minimum": 0}
     whole["channels"][_EVENTS] = {
         "address": exchange,
-        "title": "What became of each journey; the routing key is the outcome",
+        "title": "The final outcome of each journey; the routing key is the outcome",
         "messages": {"outcome": {"$ref": "#/components/messages/outcome"}},
         "bindings": {"amqp": {"is": "routingKey", "exchange": {"name": exchange}, "bindingVersion": _AMQP}},
     }
-    whole["operations"]["tellOutcome"] = {
+    whole["operations"]["publishOutcome"] = {
         "action": "send",
-        "summary": "One event for each final outcome. At most once: a crash right after settling loses it.",
+        "summary": "One event per final outcome. At most once: a crash right after settling loses it.",
         "channel": {"$ref": f"#/channels/{_EVENTS}"},
         "messages": [{"$ref": f"#/channels/{_EVENTS}/messages/outcome"}],
     }
@@ -122,28 +117,27 @@ def add_events(whole: dict[str, Any], exchange: str) -> None:
         "contentType": CONTENT_TYPE,
         "payload": {"$ref": f"{_SCHEMAS}OutcomeEvent"},
     }
+    data = {
+        "outcome": {"enum": outcomes},
+        "journey_id": nullable,
+        "message_id": nullable,
+        "attempts": count,
+        "replays": count,
+        "status": {"type": ["integer", "null"], "description": "the Registry's HTTP status"},
+    }
+    optional = {
+        "created_at": {**nullable, "description": "the Registry's own date; registered only"},
+        "detail": {"type": "string", "description": "code and field path; dead letters only"},
+    }
     whole["components"]["schemas"]["OutcomeEvent"] = {
-        "title": "The fate of one journey",
+        "title": "The final outcome of one journey",
         "type": "object",
         "required": [*_ATTRIBUTES, "time", "data"],
         "properties": {
             **_ATTRIBUTES,
             **_OPTIONAL_ATTRIBUTES,
             "type": {"enum": [TYPE_PREFIX + outcome for outcome in outcomes]},
-            "data": {
-                "type": "object",
-                "required": ["outcome", "journey_id", "message_id", "attempts", "replays", "status"],
-                "properties": {
-                    "outcome": {"enum": outcomes},
-                    "journey_id": nullable,
-                    "message_id": nullable,
-                    "attempts": count,
-                    "replays": count,
-                    "status": {"type": ["integer", "null"], "description": "the Registry's HTTP status"},
-                    "created_at": {**nullable, "description": "the Registry's own date; registered only"},
-                    "detail": {"type": "string", "description": "code and field path; dead letters only"},
-                },
-            },
+            "data": {"type": "object", "required": [*data], "properties": {**data, **optional}},
         },
     }
 
@@ -163,7 +157,7 @@ def _messages() -> dict[str, Any]:
         },
         "cloudEventBinary": {
             "title": "A CloudEvents message in binary mode: the payload is the body",
-            "description": "The attributes are headers; the prefix ce- is accepted in place of cloudEvents:.",
+            "description": "The attributes are headers; the prefix ce- is accepted as well as cloudEvents:.",
             "contentType": "application/json",
             "headers": {
                 "type": "object",

@@ -1,6 +1,6 @@
 """The command line: one table of commands, each in its own module.
 
-Only the chosen command's module is imported, so that `run` carries neither the sandbox's
+Only the chosen command's module is imported, so that `run` has neither the sandbox's
 web server nor the terminal view in its memory.
 """
 
@@ -20,27 +20,27 @@ from consumer.errors import ConfigurationError, ConsumerError
 EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
 
 COMMANDS: dict[str, str] = {
-    "run": "Run the service: take journeys from the queue and register them.",
-    "demo": "Watch journeys flow, fail, wait and recover, on embedded parts, in about a minute.",
-    "check": "Check everything that can be known before starting; touches no message.",
-    "declare": "Declare the queues that are missing, for a service whose user may not.",
+    "run": "Run the service: consume journeys from the queue and register them.",
+    "demo": "Run a demonstration of about a minute with embedded broker and Registry.",
+    "check": "Check settings, broker and Registry before a start; reads no message.",
+    "declare": "Declare the missing queues, for a service whose user lacks the permission.",
     "validate": "Validate JSON Lines of payloads with the Registry's own rules.",
-    "publish": "Publish JSON Lines to a queue (persistent, confirmed), for trying things out.",
-    "sandbox": "Serve a local Registry for tests: faithful answers, faults on demand.",
-    "dead-letters": "See the dead letters and send them again.",
+    "publish": "Publish JSON Lines to a queue (persistent, confirmed), for trials.",
+    "sandbox": "Serve a local Registry for tests: the Registry's answers, faults on demand.",
+    "dead-letters": "List, replay, edit and discard dead letters.",
     "schema": "Print the JSON Schema of a payload.",
-    "asyncapi": "Print the AsyncAPI document of the queue, for the teams that publish on it.",
+    "asyncapi": "Print the AsyncAPI document of the queue, for its publishers.",
 }
 
 
 class Command(Protocol):
-    """What a module in ``consumer.commands`` offers."""
+    """The interface of a module in ``consumer.commands``."""
 
     def configure(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments."""
 
     def run(self, args: argparse.Namespace) -> int:
-        """Do it; the return value is the exit code."""
+        """Run the command and return the exit code."""
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -49,7 +49,7 @@ def _overview() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="journey-consumer",
         description="Delivers carpool journeys from a message queue to the Registry of carpooling proofs.",
-        epilog=f"commands:\n{listing}\n\n`journey-consumer COMMAND --help` tells more.",
+        epilog=f"commands:\n{listing}\n\n`journey-consumer COMMAND --help` describes a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
@@ -58,7 +58,7 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 it failed, 2 unusable as asked."""
+    """Run one command and return its exit code: 0 success, 1 failure, 2 wrong arguments or settings."""
     _prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = _overview().parse_args(arguments[:1]).command
@@ -80,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConsumerError as error:
         print(f"journey-consumer: {error}", file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
-    except BrokenPipeError:  # the reader of our output left; nothing of ours is wrong
+    except BrokenPipeError:  # the reader of our output closed the pipe; no error of ours
         _forget_output()
         return EXIT_FAILED
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print("journey-consumer: the result can not be written: the disk is full", file=sys.stderr)  # noqa: T201
+        print("journey-consumer: the result cannot be written: the disk is full", file=sys.stderr)  # noqa: T201
         _forget_output()
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -94,26 +94,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Let standard streams that we were started without lead nowhere, and take any letter.
+    """Open missing standard streams on the null device, and let all of them take any character.
 
-    Otherwise the next file or connection would take their place, and receive what is printed. Python has
+    Otherwise the next file or connection would get their descriptor, and what is printed. Python has
     None for them, and keeps it in ``sys.__stdout__`` and ``sys.__stderr__``.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor: this one
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8")
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", encoding="utf-8")
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # an id may hold letters that the terminal has not
+        if isinstance(stream, io.TextIOWrapper):  # an id may hold characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
 
 
 def _forget_output() -> None:
-    """Let Python not try, and complain, once more at its end."""
+    """Keep Python from flushing, and failing, once more at its exit."""
     with contextlib.suppress(io.UnsupportedOperation):  # not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,7 +1,7 @@
-"""Run the service: take journeys from the queue, register them, settle every delivery.
+"""Run the service: consume journeys from the queue, register them, settle every delivery.
 
 Settings come from the environment, or from files of the same names in a secrets directory.
-SIGTERM drains and exits 0; a second signal ends at once. Exit code 2: a setting is wrong.
+SIGTERM drains and exits with code 0; a second signal ends the process at once. Exit code 2: wrong settings.
 """
 
 import argparse
@@ -25,12 +25,11 @@ log = logging.getLogger("journey_consumer.run")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the settings to the help: this command takes no arguments."""
+    """Add the settings to the help; the command has no arguments."""
     parser.epilog = settings_reference()
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Run until a signal comes."""
     settings = load(os.environ)
     output = logs.Output(sys.stdout)
     logs.configure(output, level=settings.log_level, log_format=settings.log_format)
@@ -39,11 +38,11 @@ def run(_args: argparse.Namespace) -> int:
         log.warning(sentence)
     if not is_amqp(settings.broker_urls[0]):
         log.warning(
-            "this broker cannot promise everything",
+            "broker transport with weaker guarantees",
             extra={"reason": transport_limits(settings.broker_urls[0])},
         )
     # What is loaded by now lives as long as the process: keep the collector from walking it, and from
-    # looking every 700 objects for cycles that a journey hardly makes.
+    # searching after every 700 objects for cycles that a journey hardly makes.
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)

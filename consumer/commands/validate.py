@@ -1,9 +1,9 @@
-"""Validate payloads with the Registry's own rules, before anything is sent.
+"""Validate payloads with the Registry's own rules; nothing is sent.
 
-Reads JSON Lines, one payload a line (blank lines are skipped), from files or standard input.
+Reads JSON Lines, one payload per line (blank lines are skipped), from files or standard input.
 Prints one JSON line for each: {"valid": true}, or {"valid": false, "errors": [...]}, where an error is
 {"path": "driver.identity.phone", "code": "bad_format", "message": "..."}. No value of a payload is printed.
-Exit code: 0 all are valid, 1 some are not, 2 unusable as asked.
+Exit code: 0 all are valid, 1 some are not, 2 wrong arguments or an unreadable file.
 """
 
 import argparse
@@ -13,27 +13,28 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import schemas
+from consumer.commands.schema import add_api_version, schema_version
+from consumer.core.clock import utc_now
 from consumer.errors import ConfigurationError
 
 _LINE_BYTES = schemas.MAX_BODY_BYTES + len(b"\r\n")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
-    parser.add_argument("--api-version", choices=["v2", "v3", "v3.2", "v3.3"], required=True)
+    add_api_version(parser)
     parser.add_argument(
-        "--now", metavar="ISO-8601", help="what time it is (default: now); a journey must have ended by then"
+        "--now", metavar="ISO-8601", help="the current time (default: now); a journey must have ended by then"
     )
-    parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines; - or none is standard input")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines; - or no file: standard input")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Judge every line; memory does not grow with the input."""
+    """Validate line by line; memory does not grow with the input."""
     now = _instant(args.now)
-    version = cast("schemas.Version", args.api_version.partition(".")[0])
+    version = schema_version(args.api_version)
     failed = 0
     for name in args.files or ["-"]:
         try:
@@ -43,14 +44,14 @@ def run(args: argparse.Namespace) -> int:
                     failed += bool(errors)
                     print(json.dumps({"valid": False, "errors": errors} if errors else {"valid": True}))  # noqa: T201
         except BrokenPipeError:
-            raise  # our reader left: not the file's fault
+            raise  # standard output was closed: not an error of the file
         except OSError as error:
-            raise ConfigurationError([f"can not read {name}: {error.strerror}"]) from error
+            raise ConfigurationError([f"cannot read {name}: {error.strerror}"]) from error
     return 1 if failed else 0
 
 
 def _payloads(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines that are not blank; of one over the Registry's limit, just enough to see that."""
+    """Yield the lines that are not blank; of a line over the Registry's limit only its beginning."""
     while line := stream.readline(_LINE_BYTES):
         rest = line
         while len(rest) == _LINE_BYTES and not rest.endswith(b"\n"):
@@ -69,13 +70,13 @@ def _errors(version: schemas.Version, body: bytes, now: datetime) -> list[dict[s
             for violation in verdict.violations
         ]
     if schemas.ends_in_future(verdict, now):
-        return [{"path": verdict.end_path, "code": "ends_in_future", "message": "is still to come"}]
+        return [{"path": verdict.end_path, "code": "ends_in_future", "message": "is in the future"}]
     return []
 
 
 def _instant(text: str | None) -> datetime:
     if text is None:
-        return datetime.now(UTC)
+        return utc_now()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

@@ -1,29 +1,26 @@
-"""From the environment and the secrets directory to settings that go together, or to sentences.
+"""From the environment and the secrets directory to settings that fit together, or to sentences.
 
-The environment wins over a file of the same name in the secrets directory (the order of
-pydantic-settings); an empty value counts as not set. The three Registry secrets are not copied out of the
-directory: their ``_FILE`` setting is pointed at the file instead, so that a rotated secret is noticed.
-Every mistake is told at once, each in one sentence that quotes no value.
+The environment wins over a file of the same name in the secrets directory; an empty value counts as not
+set. The three Registry secrets are not copied out of the directory: their ``_FILE`` setting is pointed at
+the file instead, so that a rotated secret is noticed. All mistakes are reported together, each in one
+sentence that quotes no value.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
-from pydantic_settings import EnvSettingsSource
 
 from consumer.config import addresses
-from consumer.config.reference import allowed
-from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE, Settings
+from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE, Settings, allowed
 from consumer.errors import ConfigurationError
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets/journey-consumer")
 _NAMES = {name.upper(): field for name, field in Settings.model_fields.items()}
-_READ_AGAIN = ("REGISTRY_TOKEN", "REGISTRY_ACCESS_KEY", "REGISTRY_SECRET_KEY")
+_ROTATED = ("REGISTRY_TOKEN", "REGISTRY_ACCESS_KEY", "REGISTRY_SECRET_KEY")
 _PRODUCTION = "api.covoiturage.beta.gouv.fr"
 # What Kubernetes injects for a Service that happens to be called broker, registry, http, ...
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
@@ -34,35 +31,30 @@ _WAYS = "one of REGISTRY_TOKEN, REGISTRY_TOKEN_FILE, or both REGISTRY_ACCESS_KEY
 def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings:
     """Return checked settings, or raise ConfigurationError with one sentence for each mistake.
 
-    ``authentication=False`` is for commands that never speak to the Registry: they need no token.
+    ``authentication=False`` is for commands that never connect to the Registry: they need no token.
     """
     problems: list[str] = []
-    given = {name: value for name, value in environ.items() if name in _NAMES and value.strip()}
-    files = _secret_files(environ.get("SECRETS_DIR", "").strip(), problems)
-    warnings = [
-        f"{name} is set both in the environment and in the secrets directory: the environment wins"
-        for name in given
-        if name in files
-    ]
-    values = {name: value for name, (_, value) in files.items() if name not in given} | given
-    for name in _READ_AGAIN:
-        if name in values and name not in given:
-            del values[name]
-            if values.setdefault(f"{name}_FILE", str(files[name][0])) in given.values():
-                problems.append(
-                    f"{name}_FILE is set, and the secrets directory holds {name}: keep one of them"
-                )
+    warnings: list[str] = []
+    given = {name: value for name in _NAMES if (value := environ.get(name, "").strip())}
+    values = dict(given)
+    for name, (path, value) in _secret_files(environ.get("SECRETS_DIR", "").strip(), problems).items():
+        if name in given:
+            warnings.append(
+                f"{name} is set both in the environment and in the secrets directory: the environment wins"
+            )
+        elif name not in _ROTATED:
+            values[name] = value
+        elif f"{name}_FILE" in given:
+            problems.append(f"{name}_FILE is set, and the secrets directory holds {name}: keep one of them")
+        else:
+            values[f"{name}_FILE"] = str(path)
     settings, wrong = _validate(values, problems)
-    problems += [
-        sentence
-        for names, sentence in chain(
-            _authentication(settings, required=authentication), _contradictions(settings)
-        )
-        if not wrong.intersection(names)
-    ]
+    conflicts = (*_authentication(settings, required=authentication), *_contradictions(settings))
+    # A conflict with a setting that is wrong by itself may be one with its default only.
+    problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
     if problems:
         raise ConfigurationError(problems)
-    return settings.warned([*warnings, *_oddities(settings), *_near_misses(environ)])
+    return settings.with_warnings(*warnings, *_oddities(settings), *_near_misses(environ))
 
 
 def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, str]]:
@@ -84,99 +76,89 @@ def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, 
 
 
 def _validate(values: Mapping[str, str], problems: list[str]) -> tuple[Settings, set[str]]:
-    """Build the settings; wrong ones are reported, named and left at their default."""
-    source = EnvSettingsSource(Settings)
-    source.env_vars = values
-    arguments = source()
+    """Build the settings; wrong ones are reported, returned by name and left at their default."""
     try:
-        return Settings(**arguments), set()
+        return Settings.model_validate(values), set()
     except ValidationError as error:
         # A default that depends on a wrong value is no mistake of its own: its name is in lower case.
         found = {str(e["loc"][0]): e for e in error.errors(include_url=False) if e["loc"][0] in _NAMES}
         for name, details in found.items():
             own = details.get("ctx", {}).get("error")
             problems.append(f"{name} {own}" if own else f"{name} must be {allowed(_NAMES[name])}")
-        return Settings(**{k: v for k, v in arguments.items() if k not in found}), set(found)
+        return Settings.model_validate({k: v for k, v in values.items() if k not in found}), set(found)
 
 
-def _authentication(settings: Settings, *, required: bool) -> Iterator[tuple[set[str], str]]:
-    """There is exactly one way to authenticate: the names involved and a sentence for each mistake."""
-    s = settings
-    credentials = {f"{name}{end}" for name in _READ_AGAIN for end in ("", "_FILE")}
-    held = {name for name in credentials if getattr(s, name.lower())}
-    for name in _READ_AGAIN:
-        if {name, f"{name}_FILE"} <= held:
-            yield {name, f"{name}_FILE"}, f"{name} and {name}_FILE are both set: keep one of them"
-    token, access, secret = ({name, f"{name}_FILE"} & held for name in _READ_AGAIN)
+def _named(sentence: str) -> set[str]:
+    """Return the settings that a sentence names, each with the setting of its file."""
+    names = re.findall(r"[A-Z]+(?:_[A-Z]+)+", sentence)
+    return {*names, *(f"{name}_FILE" for name in names)}
+
+
+def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:
+    """Check that there is exactly one way to authenticate."""
+    ways = [
+        [name for name in (secret, f"{secret}_FILE") if getattr(settings, name.lower())]
+        for secret in _ROTATED
+    ]
+    for both in ways:
+        if len(both) > 1:
+            yield f"{both[0]} and {both[1]} are both set: keep one of them"
+    token, access, secret = map(bool, ways)
     if token and (access or secret):
-        yield credentials, f"several ways to authenticate are set: keep {_WAYS}"
-    elif required and not held:
-        yield credentials, f"no way to authenticate is set: set {_WAYS} (each also as a file)"
-    elif bool(access) != bool(secret):
-        yield credentials, "REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY are only of use together: set both"
-    elif access and s.registry_api_version != "v3.3":
-        yield {"REGISTRY_API_VERSION"} | held, "access and secret key need REGISTRY_API_VERSION=v3.3"
+        yield f"several ways to authenticate are set: keep {_WAYS}"
+    elif required and not any(ways):
+        yield f"no way to authenticate is set: set {_WAYS} (each also as a file)"
+    elif access != secret:
+        yield "REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY are only of use together: set both"
+    elif access and settings.registry_api_version != "v3.3":
+        yield "REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY need REGISTRY_API_VERSION=v3.3"
 
 
-def _contradictions(settings: Settings) -> Iterator[tuple[set[str], str]]:
-    """Settings that cannot go together: the names involved and a sentence for each."""
+def _contradictions(settings: Settings) -> Iterator[str]:
+    """Find settings that cannot be used together."""
     s = settings
-    if urlsplit(s.registry_url).scheme == "http" and not (
-        s.registry_allow_http or addresses.is_loopback(s.registry_url)
-    ):
+    if _is_plain_http(s) and not s.registry_allow_http:
         yield (
-            {"REGISTRY_URL", "REGISTRY_ALLOW_HTTP"},
-            (
-                "REGISTRY_URL must be https: plain http would show token and journeys to the network "
-                "(REGISTRY_ALLOW_HTTP=true allows it)"
-            ),
+            "REGISTRY_URL must be https: plain http would show token and journeys to the network "
+            "(REGISTRY_ALLOW_HTTP=true allows it)"
         )
     if s.broker_prefetch < s.registry_concurrency:
-        yield (
-            {"BROKER_PREFETCH", "REGISTRY_CONCURRENCY"},
-            "BROKER_PREFETCH must be at least REGISTRY_CONCURRENCY, or requests wait for deliveries",
-        )
+        yield "BROKER_PREFETCH must be at least REGISTRY_CONCURRENCY, or requests wait for deliveries"
     if s.broker_routing_key and not s.broker_exchange:
-        yield {"BROKER_EXCHANGE", "BROKER_ROUTING_KEY"}, "BROKER_ROUTING_KEY needs BROKER_EXCHANGE"
+        yield "BROKER_ROUTING_KEY needs BROKER_EXCHANGE"
     if s.events_exchange and s.events_exchange in {s.broker_exchange, f"{s.broker_queue}.dead-letter"}:
         yield (
-            {"EVENTS_EXCHANGE", "BROKER_EXCHANGE", "BROKER_QUEUE"},
-            "EVENTS_EXCHANGE leads to our own queues: events would be taken for journeys or dead letters",
+            "EVENTS_EXCHANGE leads to our own queues (BROKER_EXCHANGE, BROKER_QUEUE): events would be "
+            "consumed as journeys or dead letters"
         )
     for base, cap in (
         ("RETRY_BACKOFF_BASE_SECONDS", "RETRY_BACKOFF_CAP_SECONDS"),
         ("BREAKER_PROBE_SECONDS", "BREAKER_PROBE_CAP_SECONDS"),
     ):
         if getattr(s, base.lower()) > getattr(s, cap.lower()):
-            yield {base, cap}, f"{base} must not exceed {cap}"
-    visit = s.retry_attempts_per_visit * (s.registry_timeout_seconds + s.retry_backoff_cap_seconds)
-    if visit > s.hold_limit_seconds:
+            yield f"{base} must not exceed {cap}"
+    longest = s.retry_attempts_per_visit * (s.registry_timeout_seconds + s.retry_backoff_cap_seconds)
+    if longest > s.hold_limit_seconds:
         yield (
-            {
-                "HOLD_LIMIT_SECONDS",
-                "RETRY_ATTEMPTS_PER_VISIT",
-                "REGISTRY_TIMEOUT_SECONDS",
-                "RETRY_BACKOFF_CAP_SECONDS",
-            },
-            (
-                "HOLD_LIMIT_SECONDS must be at least RETRY_ATTEMPTS_PER_VISIT times "
-                "(REGISTRY_TIMEOUT_SECONDS + RETRY_BACKOFF_CAP_SECONDS)"
-            ),
+            "HOLD_LIMIT_SECONDS must be at least RETRY_ATTEMPTS_PER_VISIT times "
+            "(REGISTRY_TIMEOUT_SECONDS + RETRY_BACKOFF_CAP_SECONDS)"
         )
 
 
+def _is_plain_http(settings: Settings) -> bool:
+    url = settings.registry_url
+    return urlsplit(url).scheme == "http" and not addresses.is_loopback(url)
+
+
 def _oddities(settings: Settings) -> Iterator[str]:
-    """Tell what is allowed but probably not meant."""
+    """Find what is allowed but probably a mistake."""
     s = settings
-    official = urlsplit(s.registry_url).hostname or ""
-    if official == _PRODUCTION and s.registry_api_version == "v2":
+    host = urlsplit(s.registry_url).hostname or ""
+    if host == _PRODUCTION and s.registry_api_version == "v2":
         yield "REGISTRY_API_VERSION=v2 is no longer served by the Registry's production: use v3.3"
-    if (
-        official.endswith(".covoiturage.beta.gouv.fr")
-        and s.registry_rate_per_minute > REGISTRY_LIMIT_PER_MINUTE
-    ):
+    if host.endswith(".covoiturage.beta.gouv.fr") and s.registry_rate_per_minute > REGISTRY_LIMIT_PER_MINUTE:
         yield f"REGISTRY_RATE_PER_MINUTE exceeds what the Registry allows ({REGISTRY_LIMIT_PER_MINUTE})"
-    if urlsplit(s.registry_url).scheme == "http" and not addresses.is_loopback(s.registry_url):
+    if _is_plain_http(s):
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
     if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
         yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
@@ -192,7 +174,7 @@ def _oddities(settings: Settings) -> Iterator[str]:
 
 
 def _near_misses(environ: Mapping[str, str]) -> Iterator[str]:
-    """Tell of variables that look like a misspelt setting.
+    """Find variables that look like a misspelt setting.
 
     They are never refused: Kubernetes injects a variable for every Service it knows, and an
     operator's image may hold variables of its own.

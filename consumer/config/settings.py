@@ -1,19 +1,20 @@
-"""The settings themselves: name, default, meaning and what each value may be.
+"""The settings: name, default, meaning, allowed values, and their description for help and documentation.
 
-1. Each value is checked by itself here; how they go together is checked in ``loading``.
+1. Each value is checked by itself here; combinations are checked in ``loading``.
 2. Nothing is read from the environment: ``Settings(...)`` takes arguments only.
-3. No message, ``repr`` or ``summary`` shows a value that could be a secret; mistaken values are
+3. No message, ``repr`` or ``summary`` shows a value that could be a secret; wrong values are
    never quoted, because a secret is easily put into the wrong variable.
-4. The help text and docs/configuration.md are generated from the fields (``reference``).
 """
 
 import re
+import textwrap
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
-from pydantic import Field, PrivateAttr, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
+from pydantic.fields import FieldInfo
 
 from consumer.config import addresses
 
@@ -22,269 +23,244 @@ _MOST_DELAYS, _DAY = 10, 86_400
 _DELAYS = f"1 to {_MOST_DELAYS} whole numbers from 1 to {_DAY}, growing, separated by ','"
 
 
-def _setting(default: Any, meaning: str, allowed: str = "", **bounds: Any) -> Any:
-    """Describe one setting; ``allowed`` is derived from type and bounds when not given."""
-    return Field(default, description=meaning, json_schema_extra={"allowed": allowed}, **bounds)
+class _Allowed(NamedTuple):
+    """What a value may be, where type and bounds do not say it."""
+
+    text: str
 
 
-def _twice_the_concurrency(values: dict[str, Any]) -> int:
-    return 2 * int(values["registry_concurrency"])
+def _readable(path: Path | None) -> Path | None:
+    try:
+        if path is not None:
+            with path.open("rb") as file:
+                file.read(1)
+    except (OSError, ValueError):  # ValueError: a NUL in the name. The name may be a misplaced secret
+        raise ValueError("names a file that does not exist or cannot be read") from None
+    return path
 
 
-class Settings(BaseSettings):
-    """Every setting, checked one by one; ``load`` also checks them against each other.
+def _header_safe(value: SecretStr | None) -> SecretStr | None:
+    text = value.get_secret_value().strip() if value else ""
+    if not re.fullmatch(r"[\x21-\x7e]*", text):
+        raise ValueError(
+            "must hold the token or key alone: no 'Bearer', no spaces, no characters outside ASCII"
+        )
+    return SecretStr(text) if text else None
 
-    A field's name is the variable's name in lower case. Durations are seconds.
-    """
 
-    model_config = SettingsConfigDict(
+def _amqp_name(value: str | None, most: int = 255) -> str | None:
+    """Check a name against AMQP's short string: 255 bytes."""
+    if value is not None:
+        size = len(value.encode("utf-8", "surrogatepass"))
+        if not 0 < size <= most or not value.isprintable():
+            raise ValueError("is too long, empty or holds control characters")
+    return value
+
+
+def _queue_name(value: str) -> str:
+    _amqp_name(value, 220)  # our own names add up to ".dead-letter.unauthorized"
+    if value.startswith("amq."):
+        raise ValueError("must not start with 'amq.': the broker reserves these names")
+    return value
+
+
+def _proxy_url(value: SecretStr | None) -> SecretStr | None:
+    return value and SecretStr(addresses.proxy_url(value.get_secret_value().strip()))
+
+
+def _broker_url(value: SecretStr) -> SecretStr:
+    return SecretStr(";".join(addresses.broker_urls(value.get_secret_value())))
+
+
+def _delays(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _growing(value: tuple[int, ...]) -> tuple[int, ...]:
+    growing = all(shorter < longer for shorter, longer in pairwise(value))
+    if not (growing and 1 <= len(value) <= _MOST_DELAYS and 1 <= value[0] <= value[-1] <= _DAY):
+        raise ValueError(f"must be {_DELAYS}")
+    return value
+
+
+_lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
+_upper = BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value)
+
+_RegistryUrl = Annotated[
+    str, AfterValidator(addresses.registry_url), _Allowed("an address without version and route")
+]
+_ProxyUrl = Annotated[SecretStr | None, AfterValidator(_proxy_url), _Allowed("an http(s) address")]
+_BrokerUrl = Annotated[
+    SecretStr,
+    AfterValidator(_broker_url),
+    _Allowed("addresses like amqps://user:password@host:5671/vhost"),
+]
+_Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
+_Key = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the key alone")]
+_File = Annotated[Path | None, AfterValidator(_readable), _Allowed("a readable file")]
+_Queue = Annotated[
+    str,
+    AfterValidator(_queue_name),
+    _Allowed("1 to 220 bytes without control characters, not starting with 'amq.'"),
+]
+_Exchange = Annotated[str | None, AfterValidator(_amqp_name), _Allowed("a name of at most 255 bytes")]
+_RoutingKey = Annotated[str | None, AfterValidator(_amqp_name), _Allowed("a key of at most 255 bytes")]
+_Delays = Annotated[tuple[int, ...], BeforeValidator(_delays), AfterValidator(_growing), _Allowed(_DELAYS)]
+_Address = Annotated[str, _Allowed("an address of this machine")]
+_Version = Annotated[Literal["v2", "v3", "v3.2", "v3.3"], _lower]
+_Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _upper]
+_Format = Annotated[Literal["json", "text"], _lower]
+
+
+def _setting(default: Any, meaning: str) -> Any:
+    return Field(default, description=meaning)
+
+
+def _number(default: float, least: float, most: float, meaning: str) -> Any:
+    return Field(default, ge=least, le=most, description=meaning)
+
+
+def _switch(meaning: str, *, default: bool) -> Any:
+    return Field(default, description=meaning)
+
+
+class Settings(BaseModel):
+    """All settings. A field's name is the variable's name in lower case. Durations are seconds."""
+
+    model_config = ConfigDict(
         alias_generator=str.upper,
         populate_by_name=True,
-        case_sensitive=True,
         frozen=True,
         extra="forbid",
         str_strip_whitespace=True,
+        validate_default=True,
         hide_input_in_errors=True,
     )
     _warnings: tuple[str, ...] = PrivateAttr(default=())
 
-    registry_url: str = _setting(
+    registry_url: _RegistryUrl = _setting(
         "https://api.demo.covoiturage.beta.gouv.fr",
         "The Registry's address; the default is its pre-production.",
-        "an address without version and route",
     )
-    registry_api_version: Literal["v2", "v3", "v3.2", "v3.3"] = _setting("v2", "Version to send journeys to.")
-    registry_token: SecretStr | None = _setting(
-        None, "Application token. A file follows rotation; a variable does not.", "the token alone"
+    registry_api_version: _Version = _setting("v2", "Version of the API to send journeys to.")
+    registry_token: _Token = _setting(
+        None, "Application token. A file follows rotation; a variable does not."
     )
-    registry_token_file: Path | None = _setting(
-        None, "File that holds the application token; read again when it changes.", "a readable file"
-    )
-    registry_access_key: SecretStr | None = _setting(
-        None, "Access key to exchange for short-lived tokens (v3.3 only).", "the key alone"
-    )
-    registry_access_key_file: Path | None = _setting(
-        None, "File that holds the access key; read again when it changes.", "a readable file"
-    )
-    registry_secret_key: SecretStr | None = _setting(
-        None, "Secret key that belongs to the access key.", "the key alone"
-    )
-    registry_secret_key_file: Path | None = _setting(
-        None, "File that holds the secret key; read again when it changes.", "a readable file"
-    )
-    registry_concurrency: int = _setting(64, "Most requests in flight at once.", ge=1, le=2000)
-    registry_rate_per_minute: int = _setting(
+    registry_token_file: _File = _setting(None, "File of the application token; read again when it changes.")
+    registry_access_key: _Key = _setting(None, "Access key to exchange for short-lived tokens (v3.3 only).")
+    registry_access_key_file: _File = _setting(None, "File of the access key; read again when it changes.")
+    registry_secret_key: _Key = _setting(None, "Secret key that belongs to the access key.")
+    registry_secret_key_file: _File = _setting(None, "File of the secret key; read again when it changes.")
+    registry_concurrency: int = _number(64, 1, 2000, "Maximum number of requests in flight.")
+    registry_rate_per_minute: int = _number(
         REGISTRY_LIMIT_PER_MINUTE,
-        "Most requests a minute of this process. The Registry's limit is 20,000 for all processes behind "
+        1,
+        10_000_000,
+        "Maximum requests per minute of this process. The Registry's limit is 20,000 for all processes of "
         "one address: divide it by the number of replicas.",
-        ge=1,
-        le=10_000_000,
     )
-    registry_timeout_seconds: float = _setting(
-        10.0, "Total deadline of one request, connecting included.", ge=0.1, le=120
-    )
-    registry_ca_file: Path | None = _setting(
-        None, "Certificates (PEM) to trust for the Registry instead of the usual ones.", "a readable file"
-    )
-    registry_proxy_url: SecretStr | None = _setting(
-        None, "HTTP proxy to reach the Registry through. HTTPS_PROXY is not read.", "an http(s) address"
-    )
-    registry_allow_http: bool = _setting(
-        default=False,
-        meaning="Allow plain http:// to another machine: token and journeys travel in the clear.",
+    registry_timeout_seconds: float = _number(10.0, 0.1, 120, "Deadline of one request, connecting included.")
+    registry_ca_file: _File = _setting(None, "CA certificates (PEM) for the Registry, if not the system's.")
+    registry_proxy_url: _ProxyUrl = _setting(None, "HTTP proxy for the Registry. HTTPS_PROXY is not read.")
+    registry_allow_http: bool = _switch(
+        "Allow plain http:// to another machine: token and journeys travel in the clear.", default=False
     )
 
-    broker_url: SecretStr = _setting(
+    broker_url: _BrokerUrl = _setting(
         SecretStr("amqp://guest:guest@localhost:5672//"),
-        "The broker; several addresses for fail-over are separated by ';'.",
-        "addresses like amqps://user:password@host:5671/vhost",
+        "The broker's address; several addresses for fail-over are separated by ';'.",
     )
-    broker_queue: str = _setting(
-        "journeys.completed",
-        "The queue to consume; also the first part of the names of our own queues.",
-        "1 to 220 bytes without control characters, not starting with 'amq.'",
+    broker_queue: _Queue = _setting(
+        "journeys.completed", "The queue to consume; its name is also the prefix of our own queues."
     )
-    broker_exchange: str | None = _setting(
-        None, "The operator's exchange to bind the queue to.", "a name of at most 255 bytes"
-    )
-    broker_routing_key: str | None = _setting(
-        None, "Routing key of that binding.", "a key of at most 255 bytes"
-    )
-    broker_declare: bool = _setting(
-        default=True, meaning="Declare the queues that are missing; false: only verify that they exist."
+    broker_exchange: _Exchange = _setting(None, "The operator's exchange to bind the queue to.")
+    broker_routing_key: _RoutingKey = _setting(None, "Routing key of that binding.")
+    broker_declare: bool = _switch(
+        "Declare the missing queues; false: only verify that they exist.", default=True
     )
     broker_prefetch: int = Field(
-        default_factory=_twice_the_concurrency,
-        description="Most deliveries taken from the broker and not yet settled.",
+        default_factory=lambda valid: 2 * int(valid["registry_concurrency"]),
+        description="Maximum number of deliveries received and not yet settled.",
         ge=1,
         le=65_535,
     )
-    broker_delivery_limit: int = _setting(
-        20, "Deliveries after which a quorum queue that we declare gives a message up.", ge=2, le=1000
+    broker_delivery_limit: int = _number(
+        20, 2, 1000, "Deliveries after which a quorum queue that we declare dead-letters a message."
     )
-    broker_ca_file: Path | None = _setting(
-        None, "Certificates (PEM) to trust for amqps:// instead of the usual ones.", "a readable file"
-    )
-    broker_heartbeat_seconds: int = _setting(30, "AMQP heartbeat on both connections.", ge=5, le=300)
-    broker_confirm_timeout_seconds: float = _setting(
-        30.0, "Longest wait for the broker's confirm of a publish.", ge=1, le=300
-    )
+    broker_ca_file: _File = _setting(None, "CA certificates (PEM) for amqps://, if not the system's.")
+    broker_heartbeat_seconds: int = _number(30, 5, 300, "AMQP heartbeat on both connections.")
+    broker_confirm_timeout_seconds: float = _number(30.0, 1, 300, "Timeout of the confirm of a publish.")
 
-    retry_max_attempts: int = _setting(
-        75, "Submissions of one journey before it is dead-lettered as exhausted.", ge=1, le=10_000
+    retry_max_attempts: int = _number(
+        75, 1, 10_000, "Attempts before a journey is dead-lettered as exhausted."
     )
-    retry_attempts_per_visit: int = _setting(
-        3, "Submissions in a row before the journey goes to a delay queue.", ge=1, le=20
+    retry_attempts_per_visit: int = _number(3, 1, 20, "Attempts in a row before a delayed retry.")
+    retry_backoff_base_seconds: float = _number(
+        0.5, 0.01, 60, "First backoff in the process, before jitter; doubles each time."
     )
-    retry_backoff_base_seconds: float = _setting(
-        0.5, "First in-process wait (before jitter); doubles each time.", ge=0.01, le=60
-    )
-    retry_backoff_cap_seconds: float = _setting(10.0, "Longest in-process wait.", ge=0.01, le=300)
-    retry_delays_seconds: Annotated[tuple[int, ...], NoDecode] = _setting(
+    retry_backoff_cap_seconds: float = _number(10.0, 0.01, 300, "Longest backoff in the process.")
+    retry_delays_seconds: _Delays = _setting(
         (60, 300, 900, 3600),
-        "The delay queues: first return, second return, ...; the last one serves all later returns.",
-        _DELAYS,
+        "Delays of the delay queues: first delayed retry, second, ...; the last one for all later.",
     )
-    breaker_threshold: int = _setting(
-        10, "Failures in a row after which the Registry counts as down.", ge=1, le=10_000
+    breaker_threshold: int = _number(10, 1, 10_000, "Consecutive failures after which the breaker opens.")
+    breaker_probe_seconds: float = _number(
+        5.0, 0.1, 3600, "Wait before the first probe of an open breaker; doubles with each failed probe."
     )
-    breaker_probe_seconds: float = _setting(
-        5.0, "Wait before the first probe of a Registry that is down; doubles.", ge=0.1, le=3600
+    breaker_probe_cap_seconds: float = _number(60.0, 0.1, 3600, "Longest wait between two probes.")
+    auth_pause_after: int = _number(
+        20, 1, 10_000, "Consecutive journeys answered 401 or 403 after which consumption pauses."
     )
-    breaker_probe_cap_seconds: float = _setting(60.0, "Longest wait between two probes.", ge=0.1, le=3600)
-    auth_pause_after: int = _setting(
-        20, "Journeys refused for the token (401, 403) in a row before consumption pauses.", ge=1, le=10_000
+    auth_probe_seconds: float = _number(
+        60.0, 0.1, 3600, "Interval between two probes while the token is refused."
     )
-    auth_probe_seconds: float = _setting(
-        60.0, "Time between two probes while the token is refused.", ge=0.1, le=3600
-    )
-    hold_limit_seconds: float = _setting(
+    hold_limit_seconds: float = _number(
         600.0,
-        "Longest time a delivery is held unacknowledged; below RabbitMQ's consumer_timeout (1800).",
-        ge=1,
-        le=1700,
+        1,
+        1700,
+        "Longest time that a delivery is held unacknowledged; below RabbitMQ's consumer_timeout (1800).",
     )
-    early_bound_seconds: int = _setting(
-        86_400, "Longest wait for a journey that ends in the future; 0: none.", ge=0, le=604_800
+    early_bound_seconds: int = _number(
+        86_400,
+        0,
+        604_800,
+        "How far in the future a journey may end to be held until then; beyond it is invalid.",
     )
-    drain_timeout_seconds: float = _setting(
-        25.0, "Longest time to finish what is in flight after SIGTERM.", ge=0, le=3600
+    drain_timeout_seconds: float = _number(
+        25.0, 0, 3600, "Longest time to settle the deliveries in flight after SIGTERM."
     )
 
-    dead_letters_return_unauthorized: bool = _setting(
-        default=True, meaning="Send unauthorized dead letters again once a new token was accepted."
+    dead_letters_return_unauthorized: bool = _switch(
+        "Replay unauthorized dead letters once a new token was accepted.", default=True
     )
-    dead_letters_return_per_second: float = _setting(
-        10.0, "Most of them a second, behind fresh journeys.", ge=0.1, le=10_000
+    dead_letters_return_per_second: float = _number(
+        10.0, 0.1, 10_000, "Maximum replays per second; other journeys come first."
     )
-    dead_letters_look_seconds: float = _setting(
-        300.0, "Time between two looks for the dead letters' nearest deadline; 0: never.", ge=0, le=86_400
+    dead_letters_look_seconds: float = _number(
+        300.0, 0, 86_400, "Interval of reading the dead letters for their nearest deadline; 0: never."
     )
-    dead_letters_unverified: bool = _setting(
+    dead_letters_unverified: bool = _switch(
+        "Read dead-letter queues whose delivery limit cannot be verified: `declare` created them.",
         default=False,
-        meaning="`declare` made the dead-letter queues: look, though we may not ask for their limit.",
     )
-    events_exchange: str | None = _setting(
-        None, "Exchange for a CloudEvents message for each final outcome.", "a name of at most 255 bytes"
-    )
+    events_exchange: _Exchange = _setting(None, "Exchange for a CloudEvents message per final outcome.")
 
-    http_host: str = _setting(
+    http_host: _Address = _setting(
         "0.0.0.0",  # noqa: S104 - the kubelet and Prometheus come from outside; no personal data is served
         "Address that /metrics, /livez and /readyz listen on; '::' for IPv6 too, 127.0.0.1 for this machine.",
-        "an address of this machine",
     )
-    http_port: int = _setting(8000, "Their port; 0 takes any free one.", ge=0, le=65_535)
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = _setting("INFO", "Least level that is logged.")
-    log_format: Literal["json", "text"] = _setting("json", "One JSON object or one line of text per event.")
-
-    @classmethod
-    def settings_customise_sources(cls, *_: Any, **sources: Any) -> tuple[Any, ...]:
-        """Take arguments only: the environment comes in through ``load``, never by itself."""
-        return (sources["init_settings"],)
-
-    @field_validator("registry_url")
-    @classmethod
-    def _check_registry_url(cls, value: str) -> str:
-        return addresses.registry_url(value)
-
-    @field_validator("registry_proxy_url")
-    @classmethod
-    def _check_proxy_url(cls, value: SecretStr | None) -> SecretStr | None:
-        return value and SecretStr(addresses.proxy_url(value.get_secret_value().strip()))
-
-    @field_validator("broker_url")
-    @classmethod
-    def _check_broker_url(cls, value: SecretStr) -> SecretStr:
-        return SecretStr(";".join(addresses.broker_urls(value.get_secret_value())))
-
-    @field_validator("registry_token", "registry_access_key", "registry_secret_key")
-    @classmethod
-    def _check_header_safe(cls, value: SecretStr | None) -> SecretStr | None:
-        text = value.get_secret_value().strip() if value else ""
-        if not re.fullmatch(r"[\x21-\x7e]*", text):
-            raise ValueError(
-                "must hold the token or key alone: no 'Bearer', no spaces, no characters outside ASCII"
-            )
-        return SecretStr(text) if text else None
-
-    @field_validator("broker_queue", "broker_exchange", "broker_routing_key", "events_exchange")
-    @classmethod
-    def _check_amqp_name(cls, value: str | None, info: Any) -> str | None:
-        # Names are AMQP short strings (255 bytes); our own add up to ".dead-letter.unauthorized".
-        own = info.field_name == "broker_queue"
-        size = len((value or "x").encode("utf-8", "surrogatepass"))
-        if size > (220 if own else 255) or not (value or "x").isprintable() or (own and not value):
-            raise ValueError("is too long, empty or holds control characters")
-        if own and value and value.startswith("amq."):
-            raise ValueError("must not start with 'amq.': the broker reserves these names")
-        return value
-
-    @field_validator("retry_delays_seconds", mode="before")
-    @classmethod
-    def _split_delays(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("retry_delays_seconds")
-    @classmethod
-    def _check_delays(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        growing = all(shorter < longer for shorter, longer in pairwise(value))
-        if not (growing and 1 <= len(value) <= _MOST_DELAYS and 1 <= value[0] <= value[-1] <= _DAY):
-            raise ValueError(f"must be {_DELAYS}")
-        return value
-
-    @field_validator("log_level", "log_format", "registry_api_version", mode="before")
-    @classmethod
-    def _ignore_case(cls, value: Any, info: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return value.strip().upper() if info.field_name == "log_level" else value.strip().lower()
-
-    @field_validator(
-        "registry_token_file",
-        "registry_access_key_file",
-        "registry_secret_key_file",
-        "registry_ca_file",
-        "broker_ca_file",
-    )
-    @classmethod
-    def _check_readable(cls, value: Path | None) -> Path | None:
-        try:
-            if value is not None:
-                with value.open("rb") as file:
-                    file.read(1)
-        except (OSError, ValueError):  # ValueError: a NUL in the name. The name may be a secret put amiss
-            raise ValueError("names a file that does not exist or cannot be read") from None
-        return value
+    http_port: int = _number(8000, 0, 65_535, "Port of these endpoints; 0: any free port.")
+    log_level: _Level = _setting("INFO", "Lowest level that is logged.")
+    log_format: _Format = _setting("json", "One JSON object or one line of text per event.")
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Sentences about what is allowed but probably not meant; for the log at start."""
+        """Sentences about what is allowed but probably a mistake; for the log at start."""
         return self._warnings
 
-    def warned(self, sentences: list[str]) -> "Settings":
-        """Return the same settings with these warnings."""
+    def with_warnings(self, *sentences: str) -> "Settings":
         settings = self.model_copy()
-        settings._warnings = tuple(sentences)  # noqa: SLF001 - our own copy
+        settings._warnings = sentences  # noqa: SLF001 - our own copy
         return settings
 
     @property
@@ -299,22 +275,75 @@ class Settings(BaseSettings):
 
     def summary(self) -> dict[str, str | int | float | bool]:
         """Return what is set, for the log at start; a secret appears as ``"set"``."""
-        told: dict[str, str | int | float | bool] = {}
+        shown: dict[str, str | int | float | bool] = {}
         for name in type(self).model_fields:
             value = getattr(self, name)
             if name == "broker_url":
-                told[name] = ";".join(self.broker_addresses)
+                shown[name] = ";".join(self.broker_addresses)
             elif isinstance(value, SecretStr):
-                told[name] = "set"
+                shown[name] = "set"
             elif value is not None:
-                told[name] = value if isinstance(value, str | int | float) else plain(value)
-        return told
+                shown[name] = value if isinstance(value, str | int | float) else _as_variable(value)
+        return shown
 
 
-def plain(value: Any) -> str:
-    """Write a default or a value that is not secret as it would be set in the environment."""
+def _as_variable(value: Any) -> str:
+    """Write a value that is not secret as it would be set in the environment."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Description(NamedTuple):
+    """One setting for people; ``default`` is empty when there is none."""
+
+    name: str
+    default: str
+    allowed: str
+    meaning: str
+
+
+def allowed(field: FieldInfo) -> str:
+    """Return what a value may be: ``a whole number from 1 to 65535``, ``one of json, text``, ..."""
+    for rule in field.metadata:
+        if isinstance(rule, _Allowed):
+            return rule.text
+    if get_origin(field.annotation) is Literal:
+        return f"one of {', '.join(get_args(field.annotation))}"
+    if field.annotation is bool:
+        return "true or false"
+    least, most = (
+        next(getattr(rule, key) for rule in field.metadata if hasattr(rule, key)) for key in ("ge", "le")
+    )
+    return f"{'a whole number' if field.annotation is int else 'a number'} from {least} to {most}"
+
+
+def described() -> Iterator[Description]:
+    """Describe every setting in the order of the fields, then the secrets directory."""
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if field.default_factory is not None:
+            default = "twice REGISTRY_CONCURRENCY"
+        elif isinstance(default, SecretStr):
+            default = default.get_secret_value()  # a public default (guest), never a configured value
+        default = "" if default is None else _as_variable(default)
+        yield Description(name.upper(), default, allowed(field), field.description or "")
+    yield Description(
+        "SECRETS_DIR",
+        "/run/secrets/journey-consumer, when it exists",
+        "an existing directory",
+        "Directory of files named like these variables, each holding one value; the environment wins.",
+    )
+
+
+def settings_reference(width: int = 100) -> str:
+    """List all settings as text for ``journey-consumer run --help``."""
+    lines = []
+    for setting in described():
+        default = f"  [{setting.default}]" if setting.default else ""
+        lines.append(f"  {setting.name}{default}")
+        text = f"{setting.meaning} ({setting.allowed})"
+        lines.append(textwrap.fill(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    return "\n".join(lines)

@@ -2,8 +2,8 @@
 
 Data only: the instruments are built from it (``instruments``), docs/metrics.md is generated from it,
 and alert rules and dashboards are checked against it. Names carry the prefix ``journey_consumer_``,
-base units, ``_total`` on counters. Label values are closed sets; none is an id. A timestamp is given
-instead of an age: the age is ``time() - x``, and stays right when the process hangs.
+base units, ``_total`` on counters. A timestamp is given instead of an age: the age is ``time() - x``,
+which stays right when the process hangs.
 """
 
 from collections.abc import Mapping
@@ -12,29 +12,18 @@ from math import nan
 from typing import Literal
 
 from consumer.core.breaker import BreakerState
-from consumer.core.outcome import PauseCause, Reason
-from consumer.core.reply import FaultKind
-from consumer.metrics.refusals import REFUSED_FIELDS
+from consumer.core.outcome import Reason
+from consumer.metrics.labels import (
+    CODES,
+    CONNECTIONS,
+    OUTCOMES,
+    PAUSE_CAUSES,
+    REASONS,
+    REFUSED_FIELDS,
+    RETRY_REASONS,
+)
 
 PREFIX = "journey_consumer_"
-EXACT_STATUSES = (200, 201, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)
-
-_FAULTS = tuple(kind.value for kind in FaultKind)
-_REASONS = tuple(reason.value for reason in Reason)
-_CAUSES = tuple(cause.value for cause in PauseCause)
-_CODES = (*map(str, EXACT_STATUSES), "2xx", "3xx", "4xx", "5xx", *_FAULTS)
-_RETRY_REASONS = (
-    *_FAULTS,
-    "408",
-    "5xx",
-    "no_result",
-    "throttled",
-    "early",
-    "unauthorized",
-    "forbidden",
-    "misconfigured",
-)
-_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,110 +54,112 @@ def _histogram(name: str, meaning: str, remedy: str, *buckets: float) -> Instrum
 
 
 CATALOGUE: tuple[Instrument, ...] = (
-    # --- Fates: counted when the broker was told, so that metrics and queues agree ---------
+    # --- Results: counted after the broker accepted the settlement, so that metrics and queues agree
     _counter(
         "journeys_total",
-        "Journeys with a final fate, counted when their delivery was settled.",
-        "registered and already_registered are successes; every other outcome lies in its dead-letter queue.",
-        outcome=("registered", "already_registered", *_REASONS),
+        "Journeys with a final outcome, counted when their delivery was settled.",
+        "registered and already_registered are successes; all others are in their dead-letter queues.",
+        outcome=OUTCOMES,
     ),
     _counter(
         "dead_lettered_total",
         "Journeys confirmed into a dead-letter queue, by reason.",
-        "Look at the queue of that reason; mend the cause, then replay it.",
-        reason=_REASONS,
+        "Fix the cause of that reason, then replay its queue.",
+        reason=REASONS,
     ),
     _counter(
         "refused_fields_total",
         "Journeys dead-lettered as invalid (by our validation) or rejected (by the Registry), by the first "
         "field that was refused, without list indexes.",
         "A field that rises: its values changed at their source, or the Registry's rule did. payload: "
-        "refused as a whole, or by terms that name no field.",
+        "refused as a whole, or with an error that names no field.",
         reason=(Reason.INVALID.value, Reason.REJECTED.value),
         field=REFUSED_FIELDS,
     ),
     _counter(
         "returned_total",
-        "Deliveries without a final fate: sent to a delay queue, to the end of our queue, or left untouched.",
+        "Deliveries settled without a final outcome: published to a delay queue (delayed), republished to "
+        "the end of our queue (returned), or left unacknowledged (released).",
         "delayed grows while the Registry fails; released only at shutdown or after a lost connection.",
         kind=("delayed", "returned", "released"),
     ),
     _counter(
         "deadline_missed_total",
         "Journeys dead-lettered more than 24 hours after their start.",
-        "Must stay 0: each is a proof lost for good. Find out what held it (age, backlog, pauses).",
+        "Must stay 0: each is a lost proof. See age, backlog and pauses for the cause.",
     ),
     _counter(
         "replays_total",
-        "Final fates of journeys that were dead letters before and were sent again, by outcome.",
-        "registered and already_registered are what a replay is for; others lie dead again: look why.",
-        outcome=("registered", "already_registered", *_REASONS),
+        "Final outcomes of replayed dead letters, by outcome.",
+        "registered and already_registered: the replay worked. Others are dead letters again: see why.",
+        outcome=OUTCOMES,
     ),
     _gauge(
         "dead_letters_oldest_deadline_timestamp_seconds",
-        "The nearest deadline among the dead letters of a reason that can still be saved (of the lost ones "
-        "when none can), as of the last look; 0: none, NaN: nobody could look.",
-        "Less than a few hours ahead: mend the cause and replay now. In the past: all that was seen is lost.",
-        reason=(*_REASONS, "delivery-limit"),
+        "The nearest deadline among the dead letters of a reason that can still be registered (of those too "
+        "late when none can), as of the last read; 0: none, NaN: the queue could not be read.",
+        "Less than a few hours ahead: fix the cause and replay now. In the past: all that were read are "
+        "too late.",
+        reason=(*REASONS, "delivery-limit"),
         initial=nan,
     ),
     _counter(
         "events_total",
-        "Outcome events (EVENTS_EXCHANGE), by what became of them.",
+        "Outcome events (EVENTS_EXCHANGE), by result.",
         "unrouted: no queue is bound for that outcome. dropped: the exchange is missing or slow.",
         result=("published", "unrouted", "dropped"),
     ),
-    # --- Intake ------------------------------------------------------------------------------
-    _counter("deliveries_total", "Messages received from the broker.", "Its rate is the intake."),
+    # --- Consumption -------------------------------------------------------------------------
+    _counter("deliveries_total", "Messages received from the broker.", "Its rate is the consumption rate."),
     _counter(
         "redelivered_total",
         "Messages received that the broker had delivered before.",
-        "A few after each restart or reconnection; a steady rate means that connections keep breaking.",
+        "A few after each restart or reconnection; a steady rate: connections keep breaking.",
     ),
     _gauge(
         "in_flight",
-        "Deliveries taken and not yet settled.",
-        "At most the prefetch; at the prefetch for long: the Registry is slow or paused.",
+        "Deliveries received and not yet settled.",
+        "At most the prefetch; at the prefetch for long: the Registry is slow, or consumption is paused.",
     ),
     _gauge("prefetch", "Most deliveries that the broker may send ahead.", "0 while consumption is paused."),
     _gauge(
         "held",
-        "Deliveries that wait in this process for a pause, a retry or their journey's end.",
-        "0 in quiet times.",
+        "Deliveries in flight that wait for a pause to end, for a retry or for their journey's end.",
+        "0 in normal operation.",
     ),
     _histogram(
         "settlement_duration_seconds",
         "Time from receiving a delivery to settling it.",
-        "Follows the Registry's answer time; retries and waiting show as minutes.",
+        "Follows the Registry's response time; retries and holds take minutes.",
         *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0, 1800.0),
     ),
     # --- Registry ----------------------------------------------------------------------------
     _counter(
         "registry_requests_total",
-        "Submissions by answer: the status, the class of other statuses, or why there was no answer.",
+        "Submissions by answer: the status, the class of other statuses, or the kind of fault.",
         "200, 201 and 409 are successes. For the rest see the table of outcomes.",
-        code=_CODES,
+        code=CODES,
     ),
     _histogram(
         "registry_request_duration_seconds",
         "Time from sending a journey to its answer or fault.",
-        "Near REGISTRY_TIMEOUT_SECONDS: the Registry is overloaded or a proxy holds requests back.",
+        "Near REGISTRY_TIMEOUT_SECONDS: the Registry is overloaded, or a proxy delays requests.",
         *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
     ),
     _counter(
         "retries_total",
-        "Submissions tried again in this process, by the reason of the failure before.",
+        "Retries in this process, by the reason of the failure before.",
         "A burst is normal when the Registry restarts; a steady rate is an outage or a bad network.",
-        reason=_RETRY_REASONS,
+        reason=RETRY_REASONS,
     ),
     _counter(
         "limiter_wait_seconds_total",
-        "Time that submissions waited for the rate limit.",
-        "Grows while a backlog is worked off: the limit is used to the full.",
+        "Time that submissions waited for the rate limiter.",
+        "Grows while a backlog is processed: the limit is fully used.",
     ),
     _gauge(
         "rate_limit_remaining",
-        "Requests left in the Registry's current window, as its last answer said; NaN before the first.",
+        "Requests left in the Registry's current window, from its last answer; NaN before the first.",
         "Near 0: replicas or other tools behind the same address share the limit.",
         initial=nan,
     ),
@@ -178,17 +169,17 @@ CATALOGUE: tuple[Instrument, ...] = (
         "Time from a journey's start to its registration; the Registry accepts 24 hours.",
         "Most in the lower buckets; beyond 12 hours the deadline is at risk.",
         *(60.0, 300.0, 900.0, 1800.0),
-        *(hours * _HOUR for hours in (1, 2, 4, 8, 12, 18, 22, 24)),
+        *(hours * 3600.0 for hours in (1, 2, 4, 8, 12, 18, 22, 24)),
     ),
     _gauge(
         "oldest_pending_start_timestamp_seconds",
-        "Start of the oldest journey that is taken and not settled; 0: none.",
-        "time() minus this is the age to watch against 24 hours.",
+        "Start of the oldest journey in flight; 0: none.",
+        "time() minus this is the age to compare with 24 hours.",
     ),
     _gauge(
         "last_success_timestamp_seconds",
         "When a journey was last registered or found registered; 0: never.",
-        "Old while deliveries arrive: look at the answers, the breaker and the token.",
+        "Old while deliveries arrive: check the answers, the breaker and the token.",
     ),
     _gauge(
         "last_delivery_timestamp_seconds",
@@ -198,52 +189,53 @@ CATALOGUE: tuple[Instrument, ...] = (
     # --- Pauses ------------------------------------------------------------------------------
     _gauge(
         "paused",
-        "1 while this cause holds consumption or publishing back.",
+        "1 while this cause pauses consumption or publishing.",
         "unauthorized, forbidden: the token. misconfigured: address or version. unavailable: the Registry. "
         "throttled: the rate limit. publisher: the broker does not confirm.",
-        cause=(*_CAUSES, "publisher", "throttled"),
+        cause=(*PAUSE_CAUSES, "publisher", "throttled"),
     ),
     _gauge(
         "breaker_state",
         "State of the circuit breaker: 0 closed, 1 half-open (probing), 2 open.",
-        "0 in quiet times; it closes by itself when a probe succeeds.",
-        cause=_CAUSES,
+        "0 in normal operation; it closes by itself when a probe succeeds.",
+        cause=PAUSE_CAUSES,
     ),
     _counter(
         "breaker_transitions_total",
         "Changes of a circuit breaker's state.",
-        "Often open and closed again: the Registry is at its limit, or the threshold is too low.",
-        cause=_CAUSES,
+        "Opens and closes often: the Registry is at its limit, or the threshold is too low.",
+        cause=PAUSE_CAUSES,
         to=tuple(state.value for state in BreakerState),
     ),
     # --- Broker ------------------------------------------------------------------------------
     _gauge(
         "broker_connected",
         "1 while the connection is open and usable.",
-        "0 for longer than a broker restart: address, permissions, network; the log says why.",
-        connection=("consume", "publish"),
+        "0 for longer than a broker restart: address, permissions, network; see the log.",
+        connection=CONNECTIONS,
     ),
     _gauge(
         "broker_blocked",
         "1 while the broker blocks publishing (memory or disk alarm).",
-        "Mend the broker's alarm; nothing is acknowledged meanwhile that needs a publish.",
+        "Clear the broker's alarm; until then deliveries that need a publish are not acknowledged.",
     ),
     _counter(
         "reconnects_total",
         "Connections that were lost.",
-        "A few when the broker restarts; a steady rate is a network or heartbeat trouble.",
-        connection=("consume", "publish"),
+        "A few when the broker restarts; a steady rate: the network or the heartbeats.",
+        connection=CONNECTIONS,
     ),
     _counter(
         "broker_cancels_total",
-        "Times the broker ended our subscription (queue deleted, leader moved).",
-        "Was the queue deleted? The service declares and subscribes again.",
+        "Consumers that the broker cancelled (queue deleted, leader moved).",
+        "Check whether the queue was deleted. The service declares and consumes again.",
     ),
     _counter(
         "publish_failures_total",
-        "Publishes of dead letters and returns that were not confirmed; each is tried again.",
+        "Publishes of dead letters, delayed and republished deliveries that were not confirmed; each is "
+        "retried.",
         "returned: the queue or exchange is missing. nacked: a queue limit. timeout, connection: the broker. "
-        "unencodable: headers that AMQP cannot carry, republished without them.",
+        "unencodable: headers that AMQP cannot encode, published without them.",
         kind=("nacked", "returned", "connection", "timeout", "unencodable"),
     ),
     _gauge(
@@ -260,19 +252,24 @@ CATALOGUE: tuple[Instrument, ...] = (
     _gauge(
         "token_accepted",
         "1 when the Registry accepted the token at its last use, 0 when not; NaN before the first use.",
-        "0: put a valid token in place; consumption resumes by itself, and so do unauthorized dead letters.",
+        "0: install a valid token. Consumption resumes by itself; unauthorized dead letters are replayed.",
         initial=nan,
     ),
     _gauge(
         "token_expiry_timestamp_seconds",
-        "When the token in use expires; 0: it does not, or does not say.",
-        "In the past: the key exchange does not succeed.",
+        "When the token in use expires; 0: never, or unknown.",
+        "In the past: the key exchange fails.",
     ),
     # --- Process -----------------------------------------------------------------------------
     _gauge(
         "loop_heartbeat_timestamp_seconds",
-        "When the event loop last ran its heartbeat; it ticks also while paused or disconnected.",
+        "When the event loop last ran its heartbeat, which also runs while paused or disconnected.",
         "Old: the process hangs; the liveness probe restarts it.",
+    ),
+    _counter(
+        "log_lines_lost_total",
+        "Log lines that could not be written to standard output.",
+        "Must stay 0: the disk behind the log is full, or its reader has closed the pipe.",
     ),
     _gauge(
         "build_info",

@@ -1,4 +1,4 @@
-"""``make bench``: what a journey costs, next to what people write instead. Prints; judges nothing.
+"""``make bench``: the cost of a journey, beside that of common alternatives. Only prints numbers.
 
 The real service, everything on (validation, metrics, logs at info level, acknowledgements), against
 a RabbitMQ quorum queue and a fast local HTTP server. The same work by a plain kombu + httpx loop and
@@ -150,8 +150,8 @@ def main() -> int:
         _say(f"At {LATENCY_RATE} journeys a second, publish to Registry: p50 {p50:.1f} ms, p99 {p99:.1f} ms.")
         if not args.skip_memory:
             resident = _service(broker, RESIDENT_AFTER, "bench.memory").resident
-            told = ", ".join(f"{mb:.1f} MB after {done:,}" for done, mb in sorted(resident.items()))
-            _say(f"Resident memory: {told}.")
+            sizes = ", ".join(f"{mb:.1f} MB after {done:,}" for done, mb in sorted(resident.items()))
+            _say(f"Resident memory: {sizes}.")
     return 0
 
 

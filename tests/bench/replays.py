@@ -45,7 +45,7 @@ def dead(*, shuffled: bool) -> Callable[[int], Iterator[tuple[str, bytes]]]:
 
 
 def replay(broker: Broker, count: int, *, shuffled: bool) -> Result:
-    """From the start of the command to its end, imports and the first look included; memory at its peak."""
+    """From the start of the command to its end, imports included; peak memory."""
     topology = Topology(queue=f"replay.{'shuffled' if shuffled else 'ordered'}.{count}")
     with broker.connection() as connection:
         ensure(connection, topology, declare=True)

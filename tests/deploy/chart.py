@@ -5,28 +5,16 @@ they are given. Knows nothing of what the chart ought to contain.
 """
 
 import copy
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.tools import require_tool
-
-CHART = Path(__file__).parents[2] / "helm" / "journey-consumer"
-CASES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*.yaml"))}
-VERSIONS = ("1.27.0", "1.30.0", "1.33.0", "1.36.0")
-MONITORING = tuple(
-    f"monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "ServiceMonitor", "PrometheusRule")
-)
+from tools.chart import Refused, render
 
 Object = dict[str, Any]
 POD_PATHS = {"Pod": (), "Deployment": ("spec", "template"), "Job": ("spec", "template")}
-
-
-class Refused(Exception):  # noqa: N818 - it is an answer, not a failure of the test
-    """Helm refused the values; the message is what it said."""
 
 
 class Chart:
@@ -36,27 +24,11 @@ class Chart:
         self.helm = require_tool("helm")
         self._rendered: dict[tuple[str, ...], str] = {}
 
-    def text(
-        self,
-        case: str = "minimal",
-        values: str = "",
-        *,
-        release: str = "proofs",
-        version: str = VERSIONS[-1],
-        apis: tuple[str, ...] = MONITORING,
-        chart: Path = CHART,
-    ) -> str:
-        """Render a case of ``ci/`` with further ``values`` (YAML); Refused when Helm refuses them."""
-        key = (case, values, release, version, ",".join(apis), str(chart))
+    def text(self, case: str = "minimal", values: str = "", **how: Any) -> str:
+        """Render as ``render`` does."""
+        key = (case, values, *(f"{name}={value}" for name, value in sorted(how.items())))
         if key not in self._rendered:
-            command = [self.helm, "template", release, chart, "--namespace", "mobility"]
-            command += ["--kube-version", version, "--values", CASES[case], "--values", "-"]
-            for api in apis:
-                command += ["--api-versions", api]
-            done = subprocess.run(command, input=values, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise Refused(done.stderr)
-            self._rendered[key] = done.stdout
+            self._rendered[key] = render(case, values, **how)
         return self._rendered[key]
 
     def objects(self, case: str = "minimal", values: str = "", **how: Any) -> list[Object]:

@@ -88,7 +88,7 @@ DEAD_LETTERS = [
     Case("DeadLetterDeadlineNear", "nothing left", 400, fires=False, unlike=_near("exhausted")),
     Case(
         "DeadLetterDeadlineNear",
-        "mended by hand is no page",
+        "fixed by hand does not page",
         231,
         fires=False,
         unlike=_near("invalid"),
@@ -105,7 +105,7 @@ DEAD_LETTERS = [
     Case("DeadLetterDeadlineNear", "refused as expired", 231, fires=False, unlike=_near("expired")),
     Case(
         "DeadLetterDeadlineNear",
-        "sent again by the service before its next look",
+        "replayed by the service before its next read",
         230,
         fires=False,
         unlike=_near("unauthorized", f"0+0x224 {_DEADLINE}+0x5 0+0x100"),
@@ -128,7 +128,7 @@ DEAD_LETTERS = [
     ),
     Case(
         "DeadLetterDeadlineNear",
-        "this pod has not seen yet that the lost one is gone",
+        "this pod has not read yet that the lost one was removed",
         231,
         fires=True,
         unlike=_near("exhausted", always(60, 500))

@@ -95,7 +95,7 @@ REGISTRY = [
     ),
 ]
 BROKER = [
-    *lasting("ConsumerAbsent", 10, {}, gone="build_info"),
+    *lasting("ConsumerAbsent", 10, {}, absent="build_info"),
     *lasting(
         "Disconnected",
         10,
@@ -130,7 +130,7 @@ BROKER = [
     ),
     *lasting("QueueHasNoConsumers", 10, _LONELY),
     Case("QueueHasNoConsumers", "paused", 60, fires=False, unlike=_LONELY | paused("unauthorized")),
-    Case("QueueHasNoConsumers", "no pod either", 60, fires=True, unlike=_LONELY, gone="journey_consumer_"),
+    Case("QueueHasNoConsumers", "no pod either", 60, fires=True, unlike=_LONELY, absent="journey_consumer_"),
     Case("QueueGrowing", "for less than an hour", 59, fires=False, unlike={queue("messages"): "1001+10x200"}),
     Case("QueueGrowing", "for an hour and more", 63, fires=True, unlike={queue("messages"): "1001+10x200"}),
     Case(
@@ -141,22 +141,22 @@ BROKER = [
 _BURN = ((14, 15, '1h"', 5), (5, 7, '6h"', 18), (0.9, 1.1, '3d"', 70))
 BUDGET = [
     case
-    for silent, loud, window, minutes in _BURN
+    for lost, more, window, minutes in _BURN
     for case in (
         Case(
             "ErrorBudgetBurn",
-            f"{silent} of a thousand",
+            f"{lost} of a thousand",
             150,
             fires=False,
-            unlike=registered(1000 - silent) | outcome("exhausted", rising(silent)),
+            unlike=registered(1000 - lost) | outcome("exhausted", rising(lost)),
             which=f'window="{window}',
         ),
         Case(
             "ErrorBudgetBurn",
-            f"{loud} of a thousand",
+            f"{more} of a thousand",
             minutes,
             fires=True,
-            unlike=registered(1000 - loud) | outcome("exhausted", rising(loud)),
+            unlike=registered(1000 - more) | outcome("exhausted", rising(more)),
             which=f'window="{window}',
         ),
     )

@@ -46,7 +46,7 @@ def registered(each_minute: float, late: float = 0) -> dict[str, str]:
 
 
 def outcome(name: str, values: str) -> dict[str, str]:
-    """Journeys with that fate."""
+    """Journeys with that outcome."""
     return {ours("journeys_total", f'outcome="{name}"'): values}
 
 
@@ -98,7 +98,7 @@ Series = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``unlike`` replaces or adds series; ``gone`` takes away those whose selector contains it."""
+    """``unlike`` replaces or adds series; ``absent`` takes away those whose selector contains it."""
 
     alert: str
     what: str
@@ -106,17 +106,17 @@ class Case:
     fires: bool
     unlike: Series = field(default_factory=dict)
     which: str = ""  # further matchers of the alert
-    gone: str | None = None
+    absent: str | None = None
 
     @property
     def series(self) -> dict[str, str]:
         """Everything that Prometheus sees."""
-        kept = {key: value for key, value in HEALTHY.items() if self.gone is None or self.gone not in key}
+        kept = {key: value for key, value in HEALTHY.items() if self.absent is None or self.absent not in key}
         return kept | dict(self.unlike)
 
 
 def lasting(
-    alert: str, minutes: int, unlike: Series, *, which: str = "", gone: str | None = None
+    alert: str, minutes: int, unlike: Series, *, which: str = "", absent: str | None = None
 ) -> list[Case]:
     """The alert fires once this has lasted so many minutes, and not before."""
     return [
@@ -127,7 +127,7 @@ def lasting(
             fires=at == minutes,
             unlike=unlike,
             which=which,
-            gone=gone,
+            absent=absent,
         )
         for at in (minutes - 1, minutes)
     ]

@@ -95,13 +95,13 @@ def observed(directory: Path, chart: Chart) -> Iterator[Observed]:
         }
         with broker.channel() as channel:
             channel.exchange_declare(EXCHANGE, "topic", durable=True, auto_delete=False)
-            channel.queue_declare("told", durable=True, auto_delete=False)
-            channel.queue_bind("told", EXCHANGE, "registered")
+            channel.queue_declare("outcomes", durable=True, auto_delete=False)
+            channel.queue_bind("outcomes", EXCHANGE, "registered")
         service = stack.enter_context(ServiceProcess(directory, settings))
         prometheus = stack.enter_context(Prometheus(directory, _jobs(service.port, node), rules))
         start = time.time()
         script = _Script(service, broker, registry, token, prometheus)
-        script.fates()
+        script.outcomes()
         script.outages()
         script.token_trouble()
         script.broker_trouble(proxy)
@@ -154,8 +154,8 @@ class _Script:
 
     # --- steps ---------------------------------------------------------------------------
 
-    def fates(self) -> None:
-        """Every final fate that needs no pause, and the returns."""
+    def outcomes(self) -> None:
+        """Every final outcome that needs no pause, and the delayed retries."""
         ledger, faults = self._ledger, self._registry.faults
         journeys = ledger.journeys(40)
         ledger.publish(journeys)
@@ -177,7 +177,7 @@ class _Script:
             faults.for_next(1, **fault)
             ledger.publish(1)
             ledger.await_settled()
-        # Neither comes back by itself, so that a look finds them.
+        # Neither is replayed by itself, so that a read finds them.
         self._seen(f'count({_NEAREST}{{reason=~"rejected|exhausted"}} > time()) == 2')
         for result in ("published", "unrouted"):
             self._seen(f'increase(journey_consumer_events_total{{result="{result}"}}[1m]) > 0')
@@ -193,7 +193,7 @@ class _Script:
             self._ledger.publish(10)
             self._until("paused", 1, cause=cause)
             self._seen(f'journey_consumer_breaker_state{{cause="{cause}"}} > 0')
-            # Its rule looks every 15 seconds only, and journeys wait for less than that elsewhere.
+            # Its rule evaluates every 15 seconds only, and journeys wait for less than that elsewhere.
             self._seen('ALERTS{alertname="DeadlineAtRisk"}')
             self._registry.faults.apply({fault: False})
             self._until("paused", 0, cause=cause)

@@ -70,7 +70,7 @@ def _only(rules: list[dict[str, Any]], alert: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("alert", sorted({case.alert for case in CASES}))
-def test_each_alert_fires_stays_silent_and_holds_its_boundary(
+def test_each_alert_fires_beyond_its_boundary_only(
     rules: list[dict[str, Any]], tmp_path: Path, alert: str
 ) -> None:
     """Every case, on the rules as they are rendered."""
@@ -121,8 +121,8 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
         },
         "exp_annotations": {
             "summary": "A journey is about to become too old to be registered.",
-            "description": "3h 20m 0s are left until the oldest journey that was taken and is not registered "
-            "is 24 hours old; then the Registry refuses it, and its proof is lost.",
+            "description": "3h 20m 0s are left until the oldest journey in flight is 24 hours old; "
+            "then the Registry refuses it, and its proof is lost.",
             "runbook_url": "docs/runbook.md#deadlineatrisk",
         },
     }

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.deploy.chart import CASES, CHART, VERSIONS, Chart, Object, parse, pods
+from tests.deploy.chart import Chart, Object, parse, pods
+from tools.chart import CASES, CHART, VERSIONS
 
 RELEASES = (
     "proofs",
@@ -84,7 +85,7 @@ def test_labels_of_the_operator_cannot_break_a_selector(chart: Chart) -> None:
 def test_metrics_carry_the_same_job_however_they_come_in(
     chart: Chart, case: str, kind: str, endpoints: str
 ) -> None:
-    """Rules and dashboards find them by job; several releases are told apart by release."""
+    """Rules and dashboards select them by job; releases are distinguished by the label release."""
     monitor = chart.one(kind, case)
     (endpoint,) = monitor["spec"][endpoints]
     assert (endpoint["port"], endpoint["path"]) == ("http", "/metrics")
@@ -128,14 +129,14 @@ def test_the_notes_say_the_next_step_and_what_was_left_out(chart: Chart, tmp_pat
 
     minimal = notes("minimal")
     assert "helm test proofs --namespace mobility --logs" in minimal
-    assert "At most 2 pods share the Registry's limit: 10000 requests a minute each." in minimal
+    assert "At most 2 pods share the Registry's limit: 10000 requests per minute each." in minimal
     assert "kubectl rollout status --namespace mobility deploy/proofs-journey-consumer" in minimal
-    assert "Nobody watches it yet" in minimal
+    assert "It is not monitored" in minimal
     assert "WARNING" not in minimal
     watched = notes("pod-monitor")
-    assert "Nobody watches it yet" not in watched
+    assert "It is not monitored" not in watched
     for kind in ("PodMonitor", "PrometheusRule"):
-        assert f"this cluster does not know the kind {kind}: it was left out" in watched
+        assert f"this cluster has no CRD for {kind}: it was left out" in watched
     assert "kubectl exec --namespace mobility deploy/" in notes("single")
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, Chart, nested
+from tests.deploy.chart import Chart, nested
+from tools.chart import CHART
 
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 #: Mappings whose keys are not the chart's: labels, variables, pieces of Kubernetes objects.
@@ -70,12 +71,18 @@ def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
             "{autoscaling: {type: hpa, maxReplicas: 5}, registry: {ratePerPod: 4001}}",
             "lower registry.ratePerPod to 4000",
         ),
-        ("registry: {ratePerMinute: 20001}", "exceeds the 20000 requests a minute that the Registry allows"),
+        (
+            "registry: {ratePerMinute: 20001}",
+            "exceeds the 20000 requests per minute that the Registry allows",
+        ),
         (
             "registry: {ratePerMinute: 30000, url: 'https://api.covoiturage.beta.gouv.fr/'}",
-            "exceeds the 20000 requests a minute",
+            "exceeds the 20000 requests per minute",
         ),
-        ("{replicas: 3, registry: {ratePerMinute: 2}}", "less than one request a minute for each of 3 pods"),
+        (
+            "{replicas: 3, registry: {ratePerMinute: 2}}",
+            "less than one request per minute for each of 3 pods",
+        ),
         (
             "terminationGracePeriodSeconds: 34",
             (
@@ -125,14 +132,16 @@ def test_a_contradiction_is_told_in_a_sentence(chart: Chart, values: str, senten
 
 
 def test_all_contradictions_are_told_at_once(chart: Chart) -> None:
-    """Nobody likes to mend one only to hear of the next."""
-    told = chart.refusal("minimal", "{image: {repository: ''}, broker: {prefetch: 1}, queue: {declare: job}}")
-    assert told.count("\n- ") == 3
+    """One run reports all problems."""
+    reported = chart.refusal(
+        "minimal", "{image: {repository: ''}, broker: {prefetch: 1}, queue: {declare: job}}"
+    )
+    assert reported.count("\n- ") == 3
 
 
 @pytest.mark.parametrize("path", list(_mappings(VALUES)), ids=".".join)
 def test_a_misspelt_value_is_refused(chart: Chart, path: tuple[str, ...]) -> None:
-    """At every level: a value that does not exist would otherwise silently do nothing."""
+    """At every level: a value that does not exist would otherwise have no effect."""
     assert "mistyped" in chart.refusal("minimal", nested((*path, "mistyped"), "x"))
 
 

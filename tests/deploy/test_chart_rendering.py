@@ -6,8 +6,10 @@ import jsonschema
 import kubernetes_validate
 import pytest
 
-from tests.deploy import crds, generated
-from tests.deploy.chart import CASES, CHART, VERSIONS, Chart, Object
+from tests.deploy import crds
+from tests.deploy.chart import Chart, Object
+from tools import chart as chart_files
+from tools.chart import CASES, CHART, VERSIONS
 
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -76,13 +78,13 @@ def test_the_strict_schemas_do_refuse(wrong: Object) -> None:
         crds.validate(wrong)
 
 
-@pytest.mark.parametrize("case", generated.GOLDEN)
+@pytest.mark.parametrize("case", chart_files.GOLDEN)
 def test_the_rendering_is_the_golden_one(chart: Chart, case: str) -> None:
     """A change of what is installed shows in a review."""
-    written = generated.GOLDEN[case].read_text()
-    assert generated.golden(chart, case) == written, f"run `{generated.COMMAND}` and read the difference"
+    written = chart_files.GOLDEN[case].read_text()
+    assert chart.text(case) == written, "run `make generate` and read the difference"
 
 
 def test_the_readme_lists_the_values_as_they_are() -> None:
     """Each value with its default and its meaning, generated from values.yaml."""
-    assert generated.readme() == generated.README.read_text(), f"run `{generated.COMMAND}`"
+    assert chart_files.readme() == chart_files.README.read_text(), "run `make generate`"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.deploy.chart import CASES, Chart
+from tests.deploy.chart import Chart
+from tools.chart import CASES
 
 LIMIT = 20_000
 
@@ -43,7 +44,7 @@ def test_all_pods_together_stay_within_the_limit(chart: Chart, case: str) -> Non
     ],
 )
 def test_the_share_of_a_pod_follows_from_the_total(chart: Chart, values: str, rate: int) -> None:
-    """Nobody has to do the division; 25 % is the surge of a Deployment that names none."""
+    """The chart divides; 25 % is the default surge of a Deployment."""
     assert chart.settings("minimal", values)["REGISTRY_RATE_PER_MINUTE"] == str(rate)
 
 
@@ -129,7 +130,7 @@ def test_a_disruption_budget_exists_when_there_can_be_two_pods(
     ],
 )
 def test_a_pod_is_given_time_to_drain(chart: Chart, values: str, grace: int) -> None:
-    """At least the drain and one request; ten seconds more unless told otherwise."""
+    """At least the drain and one request; ten seconds more unless set otherwise."""
     spec = chart.one("Deployment", "minimal", values)["spec"]["template"]["spec"]
     assert spec["terminationGracePeriodSeconds"] == grace
 

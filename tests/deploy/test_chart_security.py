@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.deploy.chart import CASES, Chart, Object, pods, walk
+from tests.deploy.chart import Chart, Object, pods, walk
+from tools.chart import CASES
 
 every_case = pytest.mark.parametrize("case", CASES)
 SECRET_SETTINGS = {

@@ -8,7 +8,8 @@ import yaml
 
 import consumer
 from consumer.config import Settings, load
-from tests.deploy.chart import CASES, CHART, Chart, Object, pods
+from tests.deploy.chart import Chart, Object, pods
+from tools.chart import CASES, CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 #: By reference only: files in the directory of secrets.
@@ -99,7 +100,7 @@ def test_numbers_arrive_as_they_were_written(chart: Chart) -> None:
 
 
 def test_what_becomes_of_dead_letters_and_outcomes_has_values_of_its_own(chart: Chart) -> None:
-    """They arrive under the names that the service reads; without an exchange no event is told."""
+    """They arrive under the names that the service reads; without an exchange no event is published."""
     settings = chart.settings("tuned")
     assert settings["DEAD_LETTERS_RETURN_UNAUTHORIZED"] == "false"
     assert settings["DEAD_LETTERS_RETURN_PER_SECOND"] == "2.5"
@@ -110,7 +111,7 @@ def test_what_becomes_of_dead_letters_and_outcomes_has_values_of_its_own(chart: 
 
 
 def test_who_may_not_declare_only_verifies(chart: Chart) -> None:
-    """With a job or somebody else declaring, the service binds nothing either."""
+    """When the service does not declare, it binds nothing either."""
     assert chart.settings("minimal")["BROKER_DECLARE"] == "true"
     for case in ("declare-job", "declare-never"):
         settings = chart.settings(case)
@@ -119,7 +120,7 @@ def test_who_may_not_declare_only_verifies(chart: Chart) -> None:
 
 
 def test_dead_letters_are_trusted_where_our_own_job_made_their_queues(chart: Chart) -> None:
-    """The service's user may not ask there; where somebody else declares, only who installs can know."""
+    """The service's user lacks the permission to inspect; without a declaring service the operator knows."""
     name = "DEAD_LETTERS_UNVERIFIED"
     assert chart.settings("declare-job")[name] == "true"
     assert chart.settings("declare-job", f"settings: {{{name}: false}}")[name] == "false"

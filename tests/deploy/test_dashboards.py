@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from consumer.metrics import CATALOGUE, PREFIX
-from tests.deploy.chart import CHART, Chart
+from tests.deploy.chart import Chart
 from tests.deploy.dashboard_rules import RULES, Json, panels, queries
-from tests.deploy.dashboards.written import COMMAND, DASHBOARDS, FILES, FOLDER
 from tests.deploy.promql import exposed, family, names
+from tools.chart import CHART
+from tools.dashboards import DASHBOARDS, FOLDER, files
 
 every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
 
@@ -105,8 +106,9 @@ def test_each_rule_notices_what_it_is_about(rule: str, path: tuple[Any, ...], wr
 
 def test_the_dashboards_are_what_the_program_writes() -> None:
     """The JSON is not edited by hand."""
-    assert {path: path.read_text() for path in FILES} == FILES, f"run `{COMMAND}`"
-    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in FILES} | {".lint"}
+    generated = files()
+    assert {path: path.read_text() for path in generated} == generated, "run `make generate`"
+    assert {path.name for path in FOLDER.iterdir()} == {path.name for path in generated} | {".lint"}
 
 
 @every_dashboard
@@ -167,7 +169,7 @@ def test_no_query_names_a_metric_that_does_not_exist(chart: Chart) -> None:
 
 
 def test_no_query_asks_for_a_label_value_that_does_not_exist(chart: Chart) -> None:
-    """A misspelt outcome, code, cause or reason would match nothing for ever."""
+    """A misspelt outcome, code, cause or reason would never match."""
     labels = {entry.name: entry.labels for entry in CATALOGUE}
     seen = 0
     for expression in _expressions(chart):
@@ -233,20 +235,20 @@ def test_panels_show_the_thresholds_that_alerts_have(chart: Chart) -> None:
             assert (
                 panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds") or panel["type"] == "row"
             )
-        limit = {"service": "Time left of the oldest pending journey", "business": "Time left"}[name]
+        limit = {"service": "Time left of the oldest journey in flight", "business": "Time left"}[name]
         assert _steps(installed, limit) == [None, 3601, 7201]
         assert _steps(installed, "Dead letters waiting") == [None, 7]
     _, service = _installed(chart, "service", _LOW)
     assert _steps(service, "Registered in time") == [None, 0.9]
     assert _steps(service, "Dead letters of the last hour, by reason") == [None, 77]
-    assert _steps(service, "Tightest deadline among dead letters, by reason") == [None, 1801]
+    assert _steps(service, "Nearest deadline among dead letters, by reason") == [None, 1801]
     assert _steps(service, "Messages in the queue") == [None, 55]
     for threshold in ("< 3601", "< 7201", "< 1801", "(1 - 0.9)", "> 77", "> 6", "> 55"):
         assert threshold in re.sub(r"\s+", " ", rules), threshold
 
 
 def test_every_numeric_threshold_of_the_chart_is_in_a_panel() -> None:
-    """An operator sees each limit that can wake somebody; the volume guard is none."""
+    """An operator sees each limit of an alert; the volume guard is none."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]["rules"]["thresholds"]
     limits = json.loads((FOLDER / "thresholds.json").read_text())
     shown = {step["value"] for each in limits.values() for steps in each.values() for step in steps if step}

@@ -6,9 +6,10 @@ import subprocess
 
 import yaml
 
-from tests.deploy.chart import CASES, CHART, VERSIONS, Chart, parse, pods
+from tests.deploy.chart import Chart, parse, pods
 from tests.deploy.image import ROOT
 from tests.deploy.test_image import MEGABYTES
+from tools.chart import CASES, CHART, VERSIONS
 
 PAGE = (ROOT / "docs" / "install.md").read_text()
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.deploy.local_stack import COMMAND, ROOT, RULES, rules
 
 from consumer.config import load
 from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE
 from tests.deploy.chart import CHART, Chart
 from tests.deploy.commands import shell_lines
-from tests.deploy.local_stack import COMMAND, ROOT, RULES, rules
 from tests.tools import require_tool
 
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from tests.deploy.chart import Chart
-from tests.deploy.dashboards.written import DASHBOARDS, FOLDER
 from tests.deploy.promql import names, with_variables
 from tests.deploy.scenario import NAMESPACE, RELEASE, VALUES, Observed, observed
 from tests.ledger import QUEUE
 from tests.rabbit_setup import Installation
 from tests.tools import missing
+from tools.dashboards import DASHBOARDS, FOLDER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 EMPTY = {
     "Token expires in": "a token from a file does not say when it expires; only exchanged ones do",
 }
-#: Alerts that rightly stay silent in this run.
-SILENT = {
+#: Alerts that do not fire in this run.
+NOT_FIRED = {
     ("Disconnected", "warning"): "means that one pod is disconnected while another is not; here is one pod",
 }
 VARIABLES = {
@@ -77,12 +77,12 @@ def test_every_variable_of_the_dashboards_finds_what_it_offers(run: Observed) ->
 
 def test_every_alert_had_a_reason_to_fire(run: Observed, chart: Chart) -> None:
     """Each expression, with thresholds that a minute of trouble reaches, returned something."""
-    silent = set()
+    not_fired = set()
     for group in chart.one("PrometheusRule", "minimal", VALUES, release=RELEASE)["spec"]["groups"]:
         for rule in group["rules"]:
             if not run.values(rule["expr"]):
-                silent.add((rule.get("alert", rule.get("record")), rule["labels"].get("severity")))
-    assert silent == set(SILENT)
+                not_fired.add((rule.get("alert", rule.get("record")), rule["labels"].get("severity")))
+    assert not_fired == set(NOT_FIRED)
 
 
 def test_prometheus_evaluated_the_rules_without_a_failure(run: Observed) -> None:
@@ -92,7 +92,7 @@ def test_prometheus_evaluated_the_rules_without_a_failure(run: Observed) -> None
 
 
 def test_every_name_that_a_query_uses_is_a_series_of_the_run(run: Observed) -> None:
-    """A metric that nobody exposes would make a panel that is empty for ever."""
+    """A panel of a metric that is not exposed would always be empty."""
     for _, query in _queries():
         for name in names(query):
             assert run.values(f'count({{__name__=~"{name}"}})'), name

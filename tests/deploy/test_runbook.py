@@ -8,7 +8,6 @@ import pytest
 
 from tests.deploy.chart import Chart
 from tests.deploy.commands import Shell, shell_lines
-from tests.deploy.local_stack import ROOT
 from tests.deploy.prometheus import Prometheus
 from tests.ledger import QUEUE, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
@@ -17,6 +16,7 @@ from tests.rabbit_setup import Installation
 from tests.service import ServiceProcess
 from tests.tools import missing
 from tests.waiting import wait_until
+from tools.chart import ROOT
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
 _PARTS = ("What it means.", "What users see.", "Confirm.", "Fix.", "Replay.")
@@ -40,7 +40,7 @@ def _alerts(chart: Chart) -> dict[str, set[str]]:
 
 
 def test_every_runbook_url_leads_to_a_section_and_every_section_is_led_to(chart: Chart) -> None:
-    """The page exists, the anchor is a heading of it, and no section is of an alert that is gone."""
+    """The page exists, the anchor is a heading of it, and no section is of a removed alert."""
     anchors = set()
     for url in _alerts(chart):
         page, _, anchor = url.partition("#")
@@ -55,9 +55,9 @@ def test_every_section_says_what_to_know_and_what_to_do(chart: Chart) -> None:
         text = _sections()[url.partition("#")[2]]
         places = [text.index(f"**{part}**") for part in _PARTS]
         assert places == sorted(places)
-        told = re.search(r"^Severity: (.+)$", text, re.MULTILINE)
-        assert told is not None
-        assert set(re.findall("critical|warning", told[1])) == severities, url
+        line = re.search(r"^Severity: (.+)$", text, re.MULTILINE)
+        assert line is not None
+        assert set(re.findall("critical|warning", line[1])) == severities, url
         confirm = text[places[2] : places[3]]
         assert shell_lines(confirm), f"{url}: nothing to confirm it with"
 
@@ -113,7 +113,7 @@ def test_every_command_works_as_it_is_written(shell: Shell) -> None:
     printed = {}
     for line in shell_lines(RUNBOOK):
         done = shell.run(line)
-        # `check` tells of the revoked token by its exit code, which is what it is there for.
+        # `check` reports the revoked token by its exit code.
         expected = {0, 1} if line.endswith("journey-consumer check") else {0}
         assert done.returncode in expected, f"{line}\n{done.stdout}{done.stderr}"
         assert not done.stderr, f"{line}\n{done.stderr}"

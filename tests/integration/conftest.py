@@ -45,7 +45,7 @@ def _breakable() -> Iterator[RabbitNode]:
 @pytest.fixture
 def own_rabbitmq(_breakable: RabbitNode) -> RabbitNode:
     """A running node that this test may stop, kill, restart or alarm; no other test uses it meanwhile."""
-    _breakable.mend()
+    _breakable.repair()
     return _breakable
 
 

@@ -320,7 +320,7 @@ def test_a_full_disk_behind_the_output_is_told_in_words(broker: Broker, args: li
             env=environment(broker), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "journey-consumer: the result can not be written: the disk is full\n"
+    assert done.stderr == "journey-consumer: the result cannot be written: the disk is full\n"
 
 
 def test_a_line_about_nothing_is_told(broker: Broker, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The house rules that no reviewer should have to check: floors, sizes, names, pins, traces of a machine."""
+"""Rules that a review need not check: layers, sizes, names, pins, traces of a machine."""
 
 import ast
 import re
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted([*ROOT.glob("consumer/**/*.py"), *ROOT.glob("schemas/**/*.py")])
+SOURCES = sorted(path for part in ("consumer", "schemas", "tools") for path in ROOT.glob(f"{part}/**/*.py"))
 LOCKS = sorted(ROOT.glob("requirements/*.lock"))
 
 _LINES_AT_MOST = 500
 _NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "manager", "base", "common", "misc"}
 _OF_THIS_MACHINE = re.compile(
-    r"(?<![\w.~-])/(?:work|root|home/\w+|Users/\w+)/"  # an absolute path of somebody's machine
+    r"(?<![\w.~-])/(?:work|root|home/\w+|Users/\w+)/"  # an absolute path of a machine
     r"|--(?:extra-)?index-url|--find-links|files\.pythonhosted|/simple/?(?:\s|$)"  # where packages come from
 )
 
@@ -29,7 +29,7 @@ def _tracked() -> list[Path]:
 
 
 def test_imports_go_down_only() -> None:
-    """The floors of pyproject.toml hold, and each foreign library stays in its room."""
+    """The layers of pyproject.toml hold, and third-party libraries are imported in their wings only."""
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +37,7 @@ def test_imports_go_down_only() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_module_is_short_named_and_introduced(path: Path) -> None:
-    """Each module says what it is, fits in one sitting, and has a name that says something."""
+    """Each module has an introduction, at most 500 lines and a meaningful name."""
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= _LINES_AT_MOST, "split it by subject"
     assert path.stem not in _NAMES_THAT_SAY_NOTHING

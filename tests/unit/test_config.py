@@ -109,9 +109,9 @@ def test_settings_cannot_be_changed() -> None:
 # --- Mistakes ----------------------------------------------------------------------------
 
 
-def test_every_mistake_is_told_at_once_in_one_sentence_each() -> None:
+def test_all_mistakes_are_reported_together_in_one_sentence_each() -> None:
     """One line per mistake; a wrong setting does not hide a contradiction between others."""
-    told = problems(
+    reported = problems(
         REGISTRY_TOKEN="t",
         HTTP_PORT="http",
         REGISTRY_CONCURRENCY="0",
@@ -119,7 +119,7 @@ def test_every_mistake_is_told_at_once_in_one_sentence_each() -> None:
         BROKER_DECLARE="maybe",
         BROKER_ROUTING_KEY="trip",
     )
-    assert told == [
+    assert reported == [
         "REGISTRY_CONCURRENCY must be a whole number from 1 to 2000",
         "BROKER_DECLARE must be true or false",
         "HTTP_PORT must be a whole number from 0 to 65535",
@@ -134,8 +134,8 @@ def test_every_mistake_is_told_at_once_in_one_sentence_each() -> None:
 @pytest.mark.parametrize("value", ["-1", "1e999", "nan", "inf", "twelve", "0x10", "99999999999"])
 def test_numbers_out_of_bounds_are_refused(name: str, value: str) -> None:
     """Every number has bounds; NaN and infinity are no durations."""
-    told = problems(**TOKEN, **{name: value})
-    assert [sentence for sentence in told if sentence.startswith(f"{name} must be a ")] == told
+    reported = problems(**TOKEN, **{name: value})
+    assert [sentence for sentence in reported if sentence.startswith(f"{name} must be a ")] == reported
 
 
 SECRET = "s3cr3t-Pa55word"
@@ -163,15 +163,15 @@ SECRET = "s3cr3t-Pa55word"
 def test_no_sentence_and_no_repr_shows_a_secret_even_in_the_wrong_variable(name: str, value: str) -> None:
     """A secret pasted into any variable is never echoed, whether it is refused or not."""
     environ = (TOKEN if "TOKEN" not in name and "_KEY" not in name else {}) | {name: value}
-    refused, told = [], ""
+    refused, reported = [], ""
     try:
         settings = load(environ)
-        told = repr(settings) + str(settings.summary())
+        reported = repr(settings) + str(settings.summary())
     except ConfigurationError as error:
         refused = error.problems
-    assert bool(refused) != bool(told)
+    assert bool(refused) != bool(reported)
     if name not in ("HTTP_HOST", "BROKER_ROUTING_KEY"):  # plain text that must be shown to be of use
-        assert SECRET not in "".join(refused) + told
+        assert SECRET not in "".join(refused) + reported
 
 
 def test_the_settings_themselves_do_not_quote_a_wrong_value() -> None:
@@ -205,9 +205,9 @@ def test_the_settings_themselves_do_not_quote_a_wrong_value() -> None:
 )
 def test_there_is_exactly_one_way_to_authenticate(environ: dict[str, str], sentence: str) -> None:
     """None, several or half a way is one clear sentence."""
-    told = problems(**environ)
-    assert len(told) == 1
-    assert sentence in told[0]
+    reported = problems(**environ)
+    assert len(reported) == 1
+    assert sentence in reported[0]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_commands_that_never_speak_to_the_registry_need_no_token() -> None:
 
 
 def test_settings_are_read_from_files_and_the_environment_wins(secrets: Path) -> None:
-    """A file serves where no variable is set; a variable that hides a file is told."""
+    """A file is read where no variable is set; a variable that hides a file is a warning."""
     put(secrets, "BROKER_URL", "amqp://u:p@files//\n")
     put(secrets, "HTTP_PORT", "9000\n")
     put(secrets, "LOG_LEVEL", "\n")
@@ -267,15 +267,15 @@ def test_a_registry_secret_in_the_directory_stays_a_file_so_that_its_rotation_is
 
 
 def test_a_token_file_setting_beside_a_token_in_the_directory_is_ambiguous(secrets: Path) -> None:
-    """Two files that may differ: nobody should have to guess which one counts."""
+    """Two files may differ, so the setting is refused."""
     put(secrets, "REGISTRY_TOKEN", "abc")
-    told = problems(SECRETS_DIR=str(secrets), REGISTRY_TOKEN_FILE=__file__)
-    assert told == [
+    reported = problems(SECRETS_DIR=str(secrets), REGISTRY_TOKEN_FILE=__file__)
+    assert reported == [
         "REGISTRY_TOKEN_FILE is set, and the secrets directory holds REGISTRY_TOKEN: keep one of them"
     ]
 
 
-def test_an_unusable_secrets_directory_is_told(tmp_path: Path) -> None:
+def test_an_unusable_secrets_directory_is_refused(tmp_path: Path) -> None:
     """A directory that was named must exist, and its files must be text."""
     assert "SECRETS_DIR must be an existing directory" in problems(**TOKEN, SECRETS_DIR=str(tmp_path / "no"))
     (tmp_path / "BROKER_URL").write_bytes(b"\xff\xfe\x00")
@@ -321,7 +321,7 @@ def test_plain_http_to_another_machine_is_refused_unless_allowed(url: str) -> No
     ],
 )
 def test_an_address_that_is_not_the_registrys_root_is_refused(url: str) -> None:
-    """Credentials, routes, parameters and broken addresses are told before the first journey is sent."""
+    """Credentials, routes, parameters and broken addresses are refused at start."""
     assert problems(**TOKEN, REGISTRY_URL=url)[0].startswith("REGISTRY_URL must be an address like https://")
 
 
@@ -334,7 +334,7 @@ def test_fail_over_addresses_are_split_and_shown_without_secrets() -> None:
 
 @pytest.mark.parametrize("urls", ["redis://a;redis://b", "amqp://a;memory://"])
 def test_other_transports_do_not_fail_over(urls: str) -> None:
-    """A second address that nobody would ever try is refused, not ignored."""
+    """A second address that would never be tried is refused, not ignored."""
     (problem,) = problems(**TOKEN, BROKER_URL=urls)
     assert problem.startswith("BROKER_URL must be one address")
 
@@ -347,11 +347,11 @@ def test_whatever_the_password_holds_is_not_shown(user: str, password: str) -> N
     """Unencoded separators in a password either are refused or do not leak into what is shown."""
     try:
         urls = addresses.broker_urls(f"amqp://{user}:PASS{password}WORD@h:1/v")
-        told = "".join(map(addresses.shown, urls))
+        reported = "".join(map(addresses.shown, urls))
     except ValueError as error:
-        told = str(error)
-    assert "PASS" not in told
-    assert "WORD" not in told
+        reported = str(error)
+    assert "PASS" not in reported
+    assert "WORD" not in reported
 
 
 @pytest.mark.parametrize("url", ["socks5://p:1", "proxy:3128", "http://", "http://p:x"])
@@ -389,9 +389,9 @@ def test_a_proxy_is_an_http_address(url: str) -> None:
 )
 def test_values_that_contradict_each_other_are_refused(environ: dict[str, str], sentence: str) -> None:
     """What would fail later, at a worse moment, fails at start."""
-    told = problems(**TOKEN, **environ)
-    assert len(told) == 1
-    assert told[0].startswith(sentence)
+    reported = problems(**TOKEN, **environ)
+    assert len(reported) == 1
+    assert reported[0].startswith(sentence)
 
 
 def test_the_prefetch_follows_the_concurrency() -> None:
@@ -415,7 +415,7 @@ def test_the_prefetch_follows_the_concurrency() -> None:
         ({"registry_url": "x"}, "registry_url is not a setting: did you mean REGISTRY_URL?"),
     ],
 )
-def test_what_is_probably_not_meant_is_told_but_not_refused(environ: dict[str, str], sentence: str) -> None:
+def test_what_is_probably_a_mistake_is_a_warning(environ: dict[str, str], sentence: str) -> None:
     """A misspelt variable would otherwise silently leave the default in force."""
     (warning,) = load(TOKEN | environ).warnings
     assert warning.startswith(sentence)

@@ -4,12 +4,12 @@ import pytest
 
 from consumer.config import described
 from consumer.metrics import CATALOGUE, PREFIX
-from tests import docs
+from tools import documentation as docs
 
 
 @pytest.mark.parametrize("page", list(docs.pages()), ids=lambda page: page.name)
 def test_the_generated_parts_of_the_documentation_are_fresh(page: Path) -> None:
-    """When this fails: `python -m tests.docs` writes them anew."""
+    """When this fails: `make generate` writes them."""
     text = page.read_text("utf-8")
     assert docs.fresh(text) == text
 

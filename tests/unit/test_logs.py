@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.logs import Changes, Format, Output, SettlementLog, configure, exception_fields
+from consumer.logs import Format, Output, SettlementLog, configure, exception_fields
 
 PHONE = "+33612345678"
 log = logging.getLogger("journey_consumer.test")
@@ -56,7 +56,7 @@ def configured_text(stream: Captured) -> Iterator[Output]:
 
 
 def raise_with_phone() -> None:
-    """Raise as a careless library does: with payload in texts and variables."""
+    """Raise an exception with a payload in its message and its variables."""
     phone = PHONE
     try:
         int(phone + "x")
@@ -134,7 +134,7 @@ def test_no_value_can_forge_a_line(log_format: Format, text: str) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_is_printed_without_its_text(log_format: Format, stream: Captured) -> None:
-    """Class, places and causes tell a developer where to look; the message may quote a payload."""
+    """Class, places and causes lead to the line; the message may quote a payload."""
     undo = configure(Output(stream), log_format=log_format)
     try:
         raise_with_phone()
@@ -180,7 +180,7 @@ def test_the_texts_of_other_loggers_are_withheld(name: str, stream: Captured) ->
 
 
 @pytest.mark.usefixtures("configured")
-def test_exceptions_that_nobody_caught_are_printed_without_their_text(
+def test_uncaught_exceptions_are_logged_without_their_message(
     stream: Captured, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Python would print message and source lines to the error stream."""
@@ -254,7 +254,7 @@ def settled(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_settled_delivery_is_one_line_of_ids_and_reasons(stream: Captured) -> None:
-    """The line says what became of which journey, and nothing of what was in it."""
+    """The line has the outcome and the ids, and nothing of the payload."""
     records = SettlementLog(Output(stream), clock=lambda: 1_795_449_600.25)
     records.settled(**settled())
     assert stream.events == [
@@ -404,23 +404,3 @@ def test_lines_from_many_threads_are_whole_and_complete(stream: Captured) -> Non
     for thread in threads:
         thread.join()
     assert sorted(stream.lines) == sorted(f"{n} {i}" for n in range(4) for i in range(500))
-
-
-# --- Storms ------------------------------------------------------------------------------
-
-
-@pytest.mark.usefixtures("configured")
-def test_a_condition_is_said_once_until_it_changes(stream: Captured) -> None:
-    """A broker that is away for an hour is two lines, not thousands."""
-    changes = Changes(log)
-    assert changes.say("broker", "down", "broker unreachable", level=logging.WARNING, error="OSError")
-    assert [changes.say("broker", "down", "broker unreachable") for _ in range(5)] == [False] * 5
-    assert changes.say("token", "ok", "token accepted")
-    assert changes.say("broker", "up", "broker connected")
-    assert changes.say("broker", "down", "broker unreachable")
-    assert [(event["event"], event.get("repeats")) for event in stream.events] == [
-        ("broker unreachable", None),
-        ("token accepted", None),
-        ("broker connected", 5),
-        ("broker unreachable", None),
-    ]

@@ -23,7 +23,8 @@ from consumer.core.outcome import (
     Unavailable,
 )
 from consumer.core.reply import Fault, FaultKind, Reply
-from consumer.metrics import CATALOGUE, PREFIX, Instrument, Metrics, retry_reason
+from consumer.metrics import CATALOGUE, PREFIX, Instrument, Metrics
+from consumer.metrics.labels import retry_reason
 from tests.tools import require_tool
 
 

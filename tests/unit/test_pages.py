@@ -13,7 +13,7 @@ from consumer.broker.transport_limits import _PROMISES
 from consumer.checks.registry import SKEW_FAIL_SECONDS, SKEW_WARN_SECONDS
 from consumer.config import Settings, described
 from consumer.core.outcome import PauseCause
-from consumer.logs.settled import _FLUSH_SECONDS
+from consumer.logs.lines import FLUSH_SECONDS
 from consumer.metrics import CATALOGUE
 from tests import pages
 
@@ -153,7 +153,7 @@ def test_the_numbers_of_the_guarantees_are_those_of_the_code() -> None:
     default = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     delays = sum(default["RETRY_DELAYS_SECONDS"]) / 60
     for sentence in (
-        f"log lines of at most the last {_FLUSH_SECONDS:g} s",
+        f"log lines of at most the last {FLUSH_SECONDS:g} s",
         f"at most {max(CONSUME_CAP, PUBLISH_CAP):g} s apart",
         f"`BROKER_DELIVERY_LIMIT` ({default['BROKER_DELIVERY_LIMIT']})",
         f"`HOLD_LIMIT_SECONDS` ({default['HOLD_LIMIT_SECONDS']:g})",

@@ -107,7 +107,7 @@ def test_a_black_hole_swallows_and_then_resets(proxy: Proxy) -> None:
 
 
 def test_new_connections_fall_into_the_black_hole_too(proxy: Proxy) -> None:
-    """Connecting succeeds, as with a silent firewall behind a load balancer; no byte comes back."""
+    """Connecting succeeds, as behind a load balancer whose firewall drops packets; no byte comes back."""
     proxy.blackhole()
     with _connect(proxy) as peer:
         peer.sendall(b"hello?")

@@ -23,7 +23,7 @@ def lines(path: Path, *payloads: object) -> str:
     return str(path)
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """What was printed, parsed line by line."""
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
@@ -40,15 +40,15 @@ def test_v3_by_any_of_its_names(version: str, tmp_path: Path, capsys: pytest.Cap
     """The served versions of v3 have the same rules."""
     file = lines(tmp_path / "a", SAMPLES["v3-full"], SAMPLES["v3-least"])
     assert main(["validate", "--api-version", version, *NOW, file]) == 0
-    assert told(capsys) == [{"valid": True}] * 2
+    assert printed(capsys) == [{"valid": True}] * 2
 
 
 def test_some_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit 1; every line of every file is judged, blank ones are skipped."""
+    """Exit 1; every line of every file is validated, blank ones are skipped."""
     first = lines(tmp_path / "a", b"", b"{", SAMPLES["v2-full"], b"  \t\r")
     second = lines(tmp_path / "b", changed("v2-full", "driver.identity.phone", "+3369876543x"), b"[]")
     assert main(["validate", "--api-version", "v2", *NOW, first, second]) == 1
-    broken, good, phone, array = told(capsys)
+    broken, good, phone, array = printed(capsys)
     assert broken == {"valid": False, "errors": [{"path": "", "code": "not_json", "message": "is not JSON"}]}
     assert good == {"valid": True}
     assert [(e["path"], e["code"]) for e in phone["errors"]] == [("driver.identity.phone", "bad_format")]
@@ -61,7 +61,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for arguments in ([], ["-"]):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(body + b"\r\n" + body)))
         assert main(["validate", "--api-version", "v3", *NOW, *arguments]) == 0
-        assert told(capsys) == [{"valid": True}] * 2
+        assert printed(capsys) == [{"valid": True}] * 2
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,17 @@ def test_a_journey_that_is_not_over(
     """It is invalid here, at the field that says so; --now without a zone is UTC."""
     file = lines(tmp_path / "a", SAMPLES[name])
     assert main(["validate", "--api-version", "v2", "--now", "2026-03-02T06:26:00", file]) == 1
-    (answer,) = told(capsys)
+    (answer,) = printed(capsys)
     assert [(e["path"], e["code"]) for e in answer["errors"]] == [(path, "ends_in_future")]
 
 
 def test_the_clock_is_the_default(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without --now, a journey of the year 9998 is still to come, one of 2000 is over."""
+    """Without --now, a journey of the year 9998 is in the future, one of 2000 is over."""
     later = changed("v3-full", "end.datetime", "9998-01-01T00:00:00Z")
     earlier = changed("v3-full", "end.datetime", "2000-01-01T00:00:00Z")
     earlier["start"]["datetime"] = "2000-01-01T00:00:00Z"
     assert main(["validate", "--api-version", "v3", lines(tmp_path / "a", later, earlier)]) == 1
-    assert [answer["valid"] for answer in told(capsys)] == [False, True]
+    assert [answer["valid"] for answer in printed(capsys)] == [False, True]
 
 
 def test_lines_longer_than_the_registry_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,7 @@ def test_lines_longer_than_the_registry_takes(tmp_path: Path, capsys: pytest.Cap
     just_over = body[:-1] + b" " * (schemas.MAX_BODY_BYTES - len(body) + 1) + b"}"
     file = lines(tmp_path / "a", over, at_limit + b"\r", sneaky, just_over, SAMPLES["v3-full"])
     assert main(["validate", "--api-version", "v3", *NOW, file]) == 1
-    answers = told(capsys)
+    answers = printed(capsys)
     assert [answer["valid"] for answer in answers] == [False, True, False, False, True]
     assert {answer["errors"][0]["code"] for answer in answers if not answer["valid"]} == {"too_large"}
 
@@ -104,7 +104,7 @@ def test_an_api_version_in_the_payload_is_named(tmp_path: Path, capsys: pytest.C
     """The key is not the Registry's, although the service would strip it."""
     file = lines(tmp_path / "a", changed("v2-full", "api_version", "v3"))
     assert main(["validate", "--api-version", "v2", *NOW, file]) == 1
-    (answer,) = told(capsys)
+    (answer,) = printed(capsys)
     assert answer["errors"] == [
         {"path": "", "code": "unknown_key", "message": "has a key that the Registry refuses: api_version"}
     ]
@@ -113,8 +113,8 @@ def test_an_api_version_in_the_payload_is_named(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["/nowhere/at/all"], "can not read /nowhere/at/all: No such file or directory"),
-        (["/"], "can not read /: Is a directory"),
+        (["/nowhere/at/all"], "cannot read /nowhere/at/all: No such file or directory"),
+        (["/"], "cannot read /: Is a directory"),
         (["--now", "soon"], "--now is not an ISO 8601 date and time"),
     ],
 )
@@ -129,7 +129,7 @@ def test_unusable_as_asked(arguments: list[str], said: str, capsys: pytest.Captu
 def test_a_reader_that_leaves_is_not_a_file_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`validate ... | head -1` is not told that the file can not be read."""
+    """`validate ... | head -1` does not report that the file cannot be read."""
 
     class Closed(io.StringIO):
         def write(self, _: str) -> int:

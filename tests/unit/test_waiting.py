@@ -1,4 +1,4 @@
-"""Deadlines, the fake clock and missing tools: the small parts that every test trusts."""
+"""Deadlines, the fake clock and missing tools: the helpers that every test relies on."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ async def test_waiting_on_the_loop_takes_functions_and_coroutines() -> None:
         await await_until(lambda: False, 0.02, "the sea to part")
 
 
-async def test_the_fake_clock_moves_only_when_told() -> None:
+async def test_the_fake_clock_moves_only_when_it_is_advanced() -> None:
     """Monotonic and wall time move together; sleeping passes at once and is remembered."""
     clock = FakeClock()
     before = clock()

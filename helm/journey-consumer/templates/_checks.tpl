@@ -1,4 +1,4 @@
-{{/* Values that contradict each other. Every sentence says what to change; all of them are told at once. */}}
+{{/* Values that contradict each other. Every sentence says what to change; all are reported together. */}}
 {{- define "journey-consumer.problems" -}}
 {{- include "journey-consumer.missing" . -}}
 {{- include "journey-consumer.scaleProblems" . -}}
@@ -38,7 +38,7 @@
 - replicas is set, but autoscaling.type is "{{ $scaling.type }}": remove replicas, or set autoscaling.type to "none".
 {{- end }}
 {{- if lt (int $scaling.minReplicas) 1 }}
-- autoscaling.minReplicas must be at least 1: without a pod nobody notices the first journey, and its 24 hours run.
+- autoscaling.minReplicas must be at least 1: without a pod the first journey waits while its 24 hours pass.
 {{- end }}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
 - autoscaling.minReplicas ({{ $scaling.minReplicas }}) exceeds autoscaling.maxReplicas ({{ $scaling.maxReplicas }}): lower the one or raise the other.
@@ -46,17 +46,17 @@
 {{- end }}
 {{- if eq $scaling.type "keda" }}
 {{- if not $scaling.keda.managementUrl }}
-- autoscaling.keda.managementUrl is not set: KEDA asks RabbitMQ's management API how long the queue is.
+- autoscaling.keda.managementUrl is not set: KEDA reads the length of the queue from RabbitMQ's management API.
 {{- end }}
 {{- if not $scaling.keda.existingSecret }}
 - autoscaling.keda.existingSecret is not set: name the Secret with user and password of a broker user tagged "monitoring".
 {{- end }}
 {{- end }}
 {{- if and (gt (int64 $registry.ratePerMinute) 20000) (regexMatch "^https://[^/]*\\.covoiturage\\.beta\\.gouv\\.fr(:|/|$)" $registry.url) }}
-- registry.ratePerMinute ({{ int64 $registry.ratePerMinute }}) exceeds the 20000 requests a minute that the Registry allows: lower it.
+- registry.ratePerMinute ({{ int64 $registry.ratePerMinute }}) exceeds the 20000 requests per minute that the Registry allows: lower it.
 {{- end }}
 {{- if lt $share 1 }}
-- registry.ratePerMinute ({{ int64 $registry.ratePerMinute }}) is less than one request a minute for each of {{ $pods }} pods: raise it or lower the number of pods.
+- registry.ratePerMinute ({{ int64 $registry.ratePerMinute }}) is less than one request per minute for each of {{ $pods }} pods: raise it or lower the number of pods.
 {{- else if gt (mul $pods $share) (int64 $registry.ratePerMinute) }}
 - {{ $pods }} pods (surge included) times registry.ratePerPod ({{ $share }}) exceed registry.ratePerMinute ({{ int64 $registry.ratePerMinute }}): lower registry.ratePerPod to {{ div (int64 $registry.ratePerMinute) $pods }}, or leave it null.
 {{- end }}
@@ -87,7 +87,7 @@
 {{- if has .name $secrets }}
 - extraEnv sets {{ .name }}: name its Secret under broker or registry instead; an environment variable does not follow rotation.
 {{- else if hasKey $owned .name }}
-- extraEnv sets {{ .name }}: set the value it belongs to instead (see the README), or the chart would reckon with another one.
+- extraEnv sets {{ .name }}: set the value it belongs to instead (see the README), or the chart calculates with another value.
 {{- end }}
 {{- end }}
 {{- end -}}

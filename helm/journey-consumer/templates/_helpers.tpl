@@ -69,7 +69,7 @@ app.kubernetes.io/component: consumer
 {{- end -}}
 {{- end -}}
 
-{{/* Numbers come out of YAML as floats, and large ones would print as 1e+06. */}}
+{{/* YAML numbers are floats; large ones would be printed as 1e+06. */}}
 {{- define "journey-consumer.plain" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}

@@ -1,13 +1,13 @@
-{{/* Whether an optional object can be made here: (list context "monitoring.coreos.com/v1/PodMonitor"). */}}
+{{/* Whether the cluster has the CRD of an optional object: (list context "monitoring.coreos.com/v1/PodMonitor"). */}}
 {{- define "journey-consumer.supported" -}}
 {{- $context := index . 0 -}}
 {{- if or (not $context.Values.monitoring.skipMissingCrds) ($context.Capabilities.APIVersions.Has (index . 1)) -}}true{{- end -}}
 {{- end -}}
 
-{{/* The label job is always the same, however the metrics come in, so that rules and dashboards find them. */}}
+{{/* The label job is always the same, whichever monitor is used, so that rules and dashboards find the metrics. */}}
 {{- define "journey-consumer.jobLabel" -}}journey-consumer{{- end -}}
 
-{{/* Matchers that pick this release's series in rules. */}}
+{{/* Matchers of this release's series. */}}
 {{- define "journey-consumer.matchers" -}}
 job="{{ include "journey-consumer.jobLabel" . }}",namespace="{{ .Release.Namespace }}",release="{{ .Release.Name }}"
 {{- end -}}

@@ -12,7 +12,7 @@
 {{- toYaml $ours -}}
 {{- end -}}
 
-{{/* Where the runbook tells more: (list context alert). */}}
+{{/* The alert's section of the runbook: (list context alert). */}}
 {{- define "journey-consumer.runbook" -}}
 {{ (index . 0).Values.monitoring.rules.runbookUrl }}#{{ index . 1 | lower }}
 {{- end -}}
@@ -31,7 +31,7 @@ queue={{ printf "%q" .Values.queue.name }}
 queue=~{{ printf "%q" (printf "%s\\.dead-letter\\..+" (regexQuoteMeta .Values.queue.name)) }}
 {{- end -}}
 
-{{/* Journeys a second that were lost for a reason that is not in their payload, or registered too late. */}}
+{{/* Journeys per second that were lost for a reason that is not in their payload, or registered too late. */}}
 {{- define "journey-consumer.errorRate" -}}
 {{- $s := include "journey-consumer.matchers" (index . 0) -}}
 sum(rate(journey_consumer_journeys_total{{ printf "{%s,outcome=~\"unauthorized|forbidden|expired|exhausted\"}" $s }}[{{ index . 1 }}]))
@@ -39,7 +39,7 @@ sum(rate(journey_consumer_journeys_total{{ printf "{%s,outcome=~\"unauthorized|f
 - sum(rate(journey_consumer_journey_age_at_registration_seconds_bucket{{ printf "{%s,le=\"86400.0\"}" $s }}[{{ index . 1 }}]))
 {{- end -}}
 
-{{/* Journeys a second that a good payload entitles to be registered. */}}
+{{/* Journeys per second that a good payload entitles to be registered. */}}
 {{- define "journey-consumer.entitledRate" -}}
 {{- $s := include "journey-consumer.matchers" (index . 0) -}}
 sum(rate(journey_consumer_journeys_total{{ printf "{%s,outcome!~\"invalid|rejected\"}" $s }}[{{ index . 1 }}]))

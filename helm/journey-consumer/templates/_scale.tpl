@@ -1,4 +1,4 @@
-{{/* How many pods there can be, and each one's share of the Registry's limit, which counts all of them. */}}
+{{/* The largest number of pods, and each one's share of the Registry's limit, which counts all of them. */}}
 {{- define "journey-consumer.replicas" -}}
 {{- if kindIs "invalid" .Values.replicas -}}2{{- else -}}{{ int .Values.replicas }}{{- end -}}
 {{- end -}}
@@ -15,7 +15,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* Pods that a roll-out adds on top; 25 % is what Kubernetes does when nothing is said. */}}
+{{/* Pods that a roll-out adds on top; 25 % is Kubernetes' default. */}}
 {{- define "journey-consumer.surge" -}}
 {{- $max := int (include "journey-consumer.maxReplicas" .) -}}
 {{- if eq (default "RollingUpdate" .Values.updateStrategy.type) "Recreate" -}}0
@@ -43,7 +43,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The least that lets a pod drain: what is in flight, and one request that was just sent. */}}
+{{/* The least time to drain a pod: the deliveries in flight, and one request that was just sent. */}}
 {{- define "journey-consumer.leastGrace" -}}
 {{- ceil (addf .Values.drainTimeoutSeconds .Values.registry.timeoutSeconds) | int -}}
 {{- end -}}

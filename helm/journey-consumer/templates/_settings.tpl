@@ -1,4 +1,4 @@
-{{/* The service's settings that are no secrets, as a map of strings. */}}
+{{/* The service's settings that are not secret, as a map of strings. */}}
 {{- define "journey-consumer.settings" -}}
 {{- $settings := dict
     "SECRETS_DIR" "/run/secrets/journey-consumer"
@@ -34,7 +34,7 @@
 {{- toYaml (merge $settings (include "journey-consumer.queueSettings" (list . $declares) | fromYaml)) -}}
 {{- end -}}
 
-{{/* What the queues look like and who may declare them: (list context declares). */}}
+{{/* The settings of the queues and of declaring them: (list context declares). */}}
 {{- define "journey-consumer.queueSettings" -}}
 {{- $context := index . 0 -}}
 {{- $declares := index . 1 -}}

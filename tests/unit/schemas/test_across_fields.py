@@ -56,7 +56,7 @@ def test_who_in_v3(missing: list[str], violations: list[tuple[str, str]]) -> Non
     ],
 )
 def test_an_identity_key_that_is_no_string_slips_through(raw: str, accepted: bool) -> None:  # noqa: FBT001
-    """As at the Registry: its pattern only looks at strings."""
+    """As at the Registry: its pattern applies to strings only."""
     path = "driver.identity.identity_key"
     assert judge_raw("v3-full", path, raw) == ([] if accepted else [(path, "bad_format")])
 

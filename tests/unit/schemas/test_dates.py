@@ -62,7 +62,7 @@ def accepts(adapter: TypeAdapter[str], text: str) -> bool:
     ],
 )
 def test_which_texts_are_dates(text: str, v2: bool, v3: bool) -> None:  # noqa: FBT001
-    """Every quirk of the two judges at the Registry, and where the versions differ."""
+    """Every quirk of the Registry's two checks, and the differences between the versions."""
     assert (accepts(V2, text), accepts(V3, text)) == (v2, v3)
 
 

@@ -107,7 +107,7 @@ def test_an_unusual_field_is_accepted(name: str, path: str, value: object) -> No
 )
 @pytest.mark.parametrize("name", FULL)
 def test_an_integer_is_what_a_double_can_tell(name: str, raw: str, codes: list[str]) -> None:
-    """Integers are judged as JavaScript sees them, whichever way the number is written."""
+    """Integers are validated as JavaScript reads them, in any notation."""
     assert [code for _, code in judge_raw(name, "passenger.seats", raw)] == codes
 
 

@@ -59,7 +59,7 @@ def test_which_texts_are_telephones(text: str, v2: bool, v3: bool) -> None:  # n
 @pytest.mark.parametrize("kind", KINDS, ids=["v2", "v2 truncated", "v3", "v3 truncated"])
 @given(data=st.data())
 def test_what_the_expression_accepts_is_valid(kind: Telephone, data: st.DataObject) -> None:
-    """The short way answers as the long way would, for every text that it takes."""
+    """The expression agrees with the library on every text that it accepts."""
     text = data.draw(st.from_regex(kind.plain_french.replace("$", r"\Z")))
     assert is_valid_phone(text + kind.missing_digits, kind.rules)
     assert kind.minimum_length <= len(text) <= 20
@@ -67,7 +67,7 @@ def test_what_the_expression_accepts_is_valid(kind: Telephone, data: st.DataObje
 
 @given(st.from_regex(r"\A(?:\+33|0)[0-9]{9}\Z"))
 def test_no_other_french_mobile_is_valid_in_v2(text: str) -> None:
-    """Mobiles in plain form are decided by the expression alone, so a newer plan can not add any."""
+    """Mobiles in plain form are decided by the expression alone, so a newer plan cannot add any."""
     national = text.removeprefix("+33").removeprefix("0")
     if national[0] in "67":
         short = re.fullmatch(Telephone("2023", 10).plain_french, text) is not None
@@ -76,7 +76,7 @@ def test_no_other_french_mobile_is_valid_in_v2(text: str) -> None:
 
 @given(st.text(max_size=22))
 def test_no_text_is_too_strange(text: str) -> None:
-    """Judging never raises."""
+    """Validation never raises."""
     assert is_valid_phone(text, "2023") in {True, False}
     assert is_valid_phone(text, "2025") in {True, False}
 
@@ -87,6 +87,6 @@ def test_no_text_is_too_strange(text: str) -> None:
     [("+336987654", []), ("06 98 76 54", []), ("+3369876543", ["bad_format"]), ("+336987", ["too_short"])],
 )
 def test_truncated_numbers(name: str, trunc: str, codes: list[str]) -> None:
-    """A truncated number is judged with two zeros in the place of what was cut."""
+    """A truncated number is validated with two zeros in place of the missing digits."""
     path = "driver.identity.phone_trunc"
     assert judge(name, changed(name, path, trunc)) == [(path, code) for code in codes]

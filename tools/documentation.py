@@ -1,4 +1,4 @@
-"""The generated parts of the documentation: ``python -m tests.docs`` writes them anew.
+"""The generated tables of the documentation: settings and metrics.
 
 A page holds hand-written text around blocks between ``<!-- generated: NAME -->`` and
 ``<!-- end -->``; only the blocks are replaced. ``tests/unit/test_docs.py`` fails when one is stale.
@@ -53,23 +53,15 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 def pages() -> Iterator[Path]:
-    """Every page that may hold generated blocks."""
+    """Yield every page that may hold generated blocks."""
     yield ROOT / "README.md"
     yield from sorted((ROOT / "docs").rglob("*.md"))
 
 
 def fresh(text: str) -> str:
-    """Return ``text`` with every generated block made anew; KeyError for an unknown block."""
+    """Return ``text`` with every generated block renewed; KeyError for an unknown block."""
     return BLOCK.sub(lambda block: f"{block[1]}{BLOCKS[block['name']]()}{block[3]}", text)
 
 
-def main() -> None:
-    """Write every page anew."""
-    for page in pages():
-        text = page.read_text("utf-8")
-        if (new := fresh(text)) != text:
-            page.write_text(new, "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def files() -> dict[Path, str]:
+    return {page: fresh(page.read_text("utf-8")) for page in pages()}

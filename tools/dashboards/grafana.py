@@ -1,7 +1,7 @@
-"""The words that dashboards are written in: selectors, panels, rows, and the JSON that they become.
+"""The parts of a dashboard: selectors, panels, rows, their JSON, and the queries that both dashboards have.
 
 Knows Grafana's model and the names of the variables; not what a panel is about. A limit is named by the
-value of the chart that alerts use too: the JSON holds its default, and the chart puts in the operator's.
+value of the chart that alerts use too: the JSON holds its default, and the chart inserts the operator's.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.chart import CHART
+from tools.chart import CHART
 
 PREFIX = "journey_consumer_"
 SCHEMA_VERSION = 39  # Grafana 10.2 and newer
@@ -27,30 +27,30 @@ DEAD_LETTER_QUEUES = 'queue=~"${queue:regex}\\\\.dead-letter\\\\..+"'
 
 
 def own(metric: str, *matchers: str) -> str:
-    """A selector of one of the service's metrics, named without prefix."""
+    """Return a selector of one of the service's metrics, named without prefix."""
     return f"{PREFIX}{metric}{{{','.join((_OURS, *matchers))}}}"
 
 
 def process(metric: str) -> str:
-    """A selector of a metric of the process."""
+    """Return a selector of a metric of the process."""
     return f"process_{metric}{{{_OURS}}}"
 
 
 def broker(metric: str, queues: str) -> str:
-    """A selector of RabbitMQ's metric of queues, from /metrics/per-object or /metrics/detailed."""
+    """Return a selector of RabbitMQ's metric of queues, from /metrics/per-object or /metrics/detailed."""
     return f'{{__name__=~"rabbitmq_(detailed_)?{metric}",{_BROKER},{queues}}}'
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A threshold of the chart; ``plus`` 1 where "more than N" means N + 1 whole things."""
+    """A threshold of the chart; ``plus`` is 1 where "more than N" of a count means N + 1."""
 
     value: str
     plus: int = 0
 
     @property
     def default(self) -> float:
-        """What it is when the operator sets nothing."""
+        """The chart's default."""
         return THRESHOLDS[self.value] + self.plus
 
 
@@ -60,7 +60,7 @@ OK: tuple[Step, ...] = ((None, "green"),)
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. ``queries`` are (expression, legend); the words become its description."""
+    """One panel. ``queries`` are (expression, legend); the three texts become its description."""
 
     title: str
     unit: str
@@ -72,7 +72,7 @@ class Panel:
     width: int = 8
     height: int = 8
     steps: tuple[Step, ...] = ()
-    names: tuple[tuple[str, str, str], ...] = ()  # value, what it is called, its colour
+    names: tuple[tuple[str, str, str], ...] = ()  # value, text, colour
     least: float | None = None
     most: float | None = None
     decimals: int | None = None
@@ -81,7 +81,7 @@ class Panel:
 
     @property
     def description(self) -> str:
-        """What an operator reads behind the panel's small i."""
+        """The text behind the panel's info icon."""
         return f"{self.meaning}\n\n**Normal:** {self.normal}\n\n**Otherwise:** {self.otherwise}"
 
     def json(self, number: int, x: int, y: int) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Dashboard:
     rows: Sequence[tuple[str, Sequence[Panel]]]
 
     def placed(self) -> Iterator[tuple[Panel | str, int, int, int]]:
-        """Each row's title and each panel with its number and place."""
+        """Yield each row's title and each panel with its number and position."""
         number = y = 0
         for title, panels in self.rows:
             number += 1
@@ -294,3 +294,39 @@ def _query(name: str, label: str, query: str, everything: str = ".+") -> dict[st
         "regex": "",
         "skipUrlSync": False,
     }
+
+
+# --- what both dashboards ask: the promised ratio, the time left ------------------------------------
+
+RATE = "[$__rate_interval]"
+RED_ABOVE_0: tuple[Step, ...] = ((None, "green"), (1, "red"))
+TIME_LEFT: tuple[Step, ...] = (
+    (None, "red"),
+    (Limit("timeLeftCriticalSeconds"), "orange"),
+    (Limit("timeLeftWarningSeconds"), "green"),
+)
+IN_TIME: tuple[Step, ...] = ((None, "red"), (Limit("objective"), "green"))
+_LOST = own("journeys_total", 'outcome=~"unauthorized|forbidden|expired|exhausted"')
+_ENTITLED = own("journeys_total", 'outcome!~"invalid|rejected"')
+_REGISTERED = own("journey_age_at_registration_seconds_count")
+_REGISTERED_IN_TIME = own("journey_age_at_registration_seconds_bucket", 'le="86400.0"')
+#: The same ratio as the error budget's alerts: what was not lost and not late, of what could be registered.
+IN_TIME_RATIO = (
+    f"1 - (sum(increase({_LOST}[$__range])) + sum(increase({_REGISTERED}[$__range]))"
+    f" - sum(increase({_REGISTERED_IN_TIME}[$__range])))"
+    f" / (sum(increase({_ENTITLED}[$__range])) > 0)"
+)
+TIME_LEFT_QUERY = f"86400 - (time() - min({own('oldest_pending_start_timestamp_seconds')} > 0))"
+
+
+def quantiles(metric: str) -> tuple[tuple[str, str], ...]:
+    """Return the median, the 95th and the 99th percentile of a histogram."""
+    buckets = f"sum by (le) (rate({own(metric + '_bucket')}{RATE}))"
+    return tuple((f"histogram_quantile({q}, {buckets})", f"p{q * 100:g}") for q in (0.5, 0.95, 0.99))
+
+
+def stat(title: str, unit: str, words: tuple[str, str, str], query: str, **more: object) -> Panel:
+    """Return a panel of one number; ``words`` are its meaning, what is normal and what to do otherwise."""
+    legend = str(more.pop("legend", ""))
+    size = {"kind": "stat", "width": 4, "height": 4} | more
+    return Panel(title, unit, *words, ((query, legend),), **size)  # type: ignore[arg-type]

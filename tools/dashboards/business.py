@@ -1,7 +1,17 @@
-"""The dashboard for those who answer for the proofs: how many, how late, and which were refused and why."""
+"""The dashboard for the owners of the proofs: how many, how late, and which were refused and why."""
 
-from tests.deploy.dashboards.grafana import DEAD_LETTER_QUEUES, Dashboard, Limit, Panel, broker, own
-from tests.deploy.dashboards.queries import IN_TIME, IN_TIME_RATIO, TIME_LEFT, TIME_LEFT_QUERY
+from tools.dashboards.grafana import (
+    DEAD_LETTER_QUEUES,
+    IN_TIME,
+    IN_TIME_RATIO,
+    TIME_LEFT,
+    TIME_LEFT_QUERY,
+    Dashboard,
+    Limit,
+    Panel,
+    broker,
+    own,
+)
 
 _DAY = "[1d]"
 _ALL = own("journeys_total")
@@ -14,8 +24,8 @@ _TODAY = (
         "Registered",
         "short",
         "Journeys that the Registry accepted in the time range.",
-        "What your service carries out, minus what was refused.",
-        "Fewer than usual: look at the dead letters, and at what your systems publish.",
+        "The journeys of your service, minus the refused ones.",
+        "Fewer than usual: check the dead letters, and what your systems publish.",
         ((f"""sum(increase({own("journeys_total", 'outcome="registered"')}[$__range]))""", "registered"),),
         kind="stat",
         width=6,
@@ -24,10 +34,10 @@ _TODAY = (
     Panel(
         "In time",
         "percentunit",
-        "Share of the journeys that were registered within the 24 hours that the Registry grants, without "
-        "refused payloads.",
+        "Share of the journeys that were registered within the Registry's 24 hours; refused payloads "
+        "do not count.",
         "At or above the objective.",
-        "Ask operations: the dashboard of the service shows what holds journeys back.",
+        "Ask operations: the dashboard of the service shows the cause of the delay.",
         ((IN_TIME_RATIO, "in time"),),
         kind="stat",
         width=6,
@@ -38,9 +48,9 @@ _TODAY = (
     Panel(
         "Proofs lost",
         "short",
-        "Journeys that became too old before they could be registered.",
+        "Journeys that were more than 24 hours old before they could be registered.",
         "0.",
-        "Each is lost for good. Ask operations what held them.",
+        "Each is lost. Ask operations for the cause of the delay.",
         (
             (
                 f"sum(increase({own('deadline_missed_total')}[$__range]))",
@@ -55,9 +65,9 @@ _TODAY = (
     Panel(
         "Time left",
         "s",
-        "Time until the oldest journey that is being worked on is too old.",
-        "More than half a day, or no data: none is pending.",
-        "Ask operations whether they know.",
+        "Time until the oldest journey in flight is too old.",
+        "More than half a day, or no data: none is in flight.",
+        "Tell operations.",
         ((TIME_LEFT_QUERY, "time left"),),
         kind="stat",
         width=6,
@@ -69,9 +79,9 @@ _DAYS = (
     Panel(
         "Journeys registered per day",
         "short",
-        "Each bar is the 24 hours before it (UTC). already_registered: the Registry knew them.",
+        "Each bar is the 24 hours before it (UTC). already_registered: the Registry had them.",
         "Follows weekdays and seasons.",
-        "A gap: nothing was published, or nothing accepted; see the refusals of the same day.",
+        "A gap: nothing was published, or nothing was accepted; see the refusals of the same day.",
         ((f"sum by (outcome) (increase({own('journeys_total', _SUCCESS)}{_DAY}))", "{{outcome}}"),),
         width=12,
         height=9,
@@ -95,10 +105,10 @@ _DAYS = (
         "Refusals per day, by field",
         "short",
         "Each bar is the 24 hours before it (UTC): invalid and rejected journeys by the first field that was "
-        "refused. payload: refused as a whole, or by terms that name no field.",
+        "refused. payload: refused as a whole, or with an error that names no field.",
         "A few per thousand, spread over fields.",
-        "One field rises: its values changed where they come from, or the Registry's rule did. The detail of "
-        "each says what was wrong with it: journey-consumer dead-letters summary.",
+        "A field rises: its values changed at their source, or the Registry's rule did. See the details: "
+        "journey-consumer dead-letters summary.",
         (
             (
                 f"sum by (reason, field) (increase({own('refused_fields_total')}{_DAY})) > 0",
@@ -113,7 +123,7 @@ _DAYS = (
     Panel(
         "Refused share per day",
         "percentunit",
-        "Share of all journeys with a fate that were not registered, of the 24 hours before each point.",
+        "Share of the journeys with a final outcome that were not registered, in the 24 hours before.",
         "A few per thousand.",
         "Rising: a change in your payloads, or in the Registry's rules.",
         (
@@ -130,8 +140,8 @@ _DAYS = (
         "Age at registration",
         "s",
         "Time from a journey's start to its registration, over the 24 hours before each point.",
-        "Hours at most; the Registry takes 24.",
-        "Rising: journeys are published late, or wait for long.",
+        "Hours at most; the Registry accepts 24.",
+        "Rising: journeys are published late, or wait long.",
         (
             (f"histogram_quantile(0.5, {_AGES})", "half within"),
             (f"histogram_quantile(0.99, {_AGES})", "99 of 100 within"),
@@ -142,9 +152,9 @@ _DAYS = (
     Panel(
         "Dead letters waiting",
         "short",
-        "Journeys put aside that nobody has replayed or removed.",
+        "Dead letters that were neither replayed nor discarded.",
         "0.",
-        "They can be registered until 24 hours after their start: have the cause mended and them replayed.",
+        "They can be registered until 24 hours after their start: fix the cause and replay them.",
         ((f"max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)})", "{{queue}}"),),
         width=8,
         steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),

@@ -1,0 +1,175 @@
+"""Log lines: how values are written into them, the line of each settled delivery, where they go.
+
+1. Everything written is ASCII without control characters, so that no value can forge a line; of an object
+   that is not plain data only the class is written.
+2. A settled delivery's line holds ids and the reason only: there is no parameter for a value of a payload.
+3. Lines keep their order, from any thread. A log that cannot be written stops no journey; ``Output``
+   counts the lines that it lost.
+"""
+
+import json
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii as quoted
+from pathlib import PurePath
+from typing import Any, Literal, TextIO
+
+from consumer.core.clock import iso_utc
+
+Format = Literal["json", "text"]
+
+_LONGEST_ID, _LONGEST_VALUE = 128, 1024
+_BARE = re.compile(r"[\w.,:;/@+*#()<>%-]+", re.ASCII)
+FLUSH_LINES, FLUSH_SECONDS = 256, 0.25
+# Final outcomes that need no action, and deliveries without a final outcome; the others are dead letters.
+_INFO_OUTCOMES = frozenset({"registered", "already_registered", "delayed", "returned", "released"})
+
+
+class Output:
+    """A stream that takes whole lines from any thread; ``lost_lines`` counts what it could not write."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._lines: list[str] = []
+        self.lost_lines = 0
+
+    def add(self, line: str) -> int:
+        """Buffer one line (with its newline); return the number of buffered lines."""
+        with self._lock:
+            self._lines.append(line)
+            return len(self._lines)
+
+    def flush(self) -> None:
+        with self._lock:
+            if not self._lines:
+                return
+            lines, self._lines = self._lines, []
+            try:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+            except (OSError, ValueError):  # full disk, closed pipe; ValueError: closed file
+                self.lost_lines += len(lines)
+
+
+class SettlementLog:
+    """Writes one line for each settled delivery, formatted by hand because it is on the hot path.
+
+    Dead letters are WARNING, everything else INFO. ``clock`` returns seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        log_format: Format = "json",
+        level: str = "INFO",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._output = output
+        self._json = log_format == "json"
+        threshold = logging.getLevelNamesMapping()[level]
+        self._info, self._warning = threshold <= logging.INFO, threshold <= logging.WARNING
+        self._clock = clock
+        self._flushed_at = 0.0
+
+    def settled(
+        self,
+        *,
+        outcome: str,
+        journey_id: str | None,
+        message_id: str | None,
+        attempts: int,
+        status: int | None,
+        detail: str | None,
+        age_seconds: float | None,
+        redelivered: bool,
+    ) -> None:
+        """Log one settled delivery. ``detail`` is a code and field path, never a value."""
+        info = outcome in _INFO_OUTCOMES
+        if not (self._info if info else self._warning):
+            return
+        now = self._clock()
+        level = "INFO" if info else "WARNING"
+        age = "null" if age_seconds is None else f"{age_seconds:.3f}"
+        again = "true" if redelivered else "false"
+        if self._json:
+            line = (
+                f'{{"ts":"{timestamp(now)}","level":"{level}","logger":"journey_consumer.settled",'
+                f'"event":"settled","outcome":{quoted(outcome)},"journey_id":{_json_id(journey_id)},'
+                f'"message_id":{_json_id(message_id)},"attempts":{attempts},'
+                f'"status":{"null" if status is None else status},"detail":{_json_id(detail)},'
+                f'"age_seconds":{age},"redelivered":{again}}}\n'
+            )
+        else:
+            line = (
+                f"{timestamp(now)} {level:<7} settled outcome={text_value(outcome)} "
+                f"journey_id={_text_id(journey_id)} message_id={_text_id(message_id)} "
+                f"attempts={attempts} status={status or '-'} detail={_text_id(detail)} "
+                f"age_seconds={'-' if age_seconds is None else age} redelivered={again}\n"
+            )
+        # At a low rate a line is written at once, at a high rate a few times a second.
+        if self._output.add(line) >= FLUSH_LINES or not 0 <= now - self._flushed_at < FLUSH_SECONDS:
+            self._flushed_at = now
+            self._output.flush()
+
+    def flush(self) -> None:
+        """Write the buffered lines; called by the loop's heartbeat and at exit."""
+        self._output.flush()
+
+
+def timestamp(seconds: float) -> str:
+    """Format seconds since 1970."""
+    return iso_utc(datetime.fromtimestamp(seconds, UTC))
+
+
+def plain_data(value: Any) -> Any:  # noqa: PLR0911 - one line for each kind of value
+    """Return what may be written of a value: plain data, long texts cut; of other objects the class."""
+    match value:
+        case str():
+            return value[:_LONGEST_VALUE]
+        case float() if not math.isfinite(value):  # not a JSON number
+            return str(value)
+        case int() | float() | None:
+            return value
+        case PurePath():
+            return str(value)
+        case list() | tuple():
+            return [plain_data(item) for item in value]
+        case dict():
+            return {str(key): plain_data(item) for key, item in value.items()}
+        case _:
+            return type_name(value)
+
+
+def type_name(value: object) -> str:
+    """Name the class of a value, with its module unless it is built in."""
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def text_value(value: Any, *, spaces: bool = False) -> str:
+    """Write a value of the text format: bare when harmless, else as a JSON string."""
+    if value is None:
+        return "-"
+    text = value if isinstance(value, str) else json.dumps(value, default=type_name)
+    if _BARE.fullmatch(text) or (spaces and text.isascii() and text.isprintable()):
+        return text
+    return quoted(text)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_ID else f"{text[:_LONGEST_ID]}…"
+
+
+def _json_id(text: str | None) -> str:
+    return "null" if text is None else quoted(_cut(text))
+
+
+def _text_id(text: str | None) -> str:
+    return "-" if text is None else text_value(_cut(text))
