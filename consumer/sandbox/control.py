@@ -6,7 +6,7 @@ of a payload, never a token.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -36,7 +36,7 @@ class Control:
                 case ("GET", "journeys"):
                     return _json(self._journeys(query.get("journey_id")))
                 case ("POST", "journeys"):
-                    self.mark(**_named(body, {"journey_id", "status"}))
+                    self._mark(_object(body))
                     return _json(self._journeys(None))
                 case ("GET", "faults"):
                     return _json(self._in_force())
@@ -44,26 +44,28 @@ class Control:
                     self._set(_object(body))
                     return _json(self._in_force())
                 case ("POST", "reset"):
-                    self.reset()
+                    self._reset()
                     return _json(self._in_force())
         except ValueError as error:
             return _json({"error": str(error)}, 400)
         return _json({"error": "no such control route"}, 404)
 
-    def reset(self) -> None:
+    def _reset(self) -> None:
         """Forget journeys, traffic, limits and faults; tokens are those of the start."""
         self._rules.reset()
         self._faults.clear()
         self._traffic.reset()
 
-    def mark(self, journey_id: str, status: str) -> None:
-        """Give a remembered journey another status. Raises ValueError when it cannot have it."""
-        journey = self._rules.journeys.find(journey_id)
+    def _mark(self, settings: dict[str, Any]) -> None:
+        """Give a remembered journey another status."""
+        if settings.keys() != {"journey_id", "status"}:
+            raise ValueError("the body must hold exactly journey_id and status")
+        journey = self._rules.find(str(settings["journey_id"]))
         if journey is None:
             raise ValueError("journey_id: no such journey")
-        if status not in list(JourneyStatus):
+        if settings["status"] not in list(JourneyStatus):
             raise ValueError(f"status: must be one of {', '.join(JourneyStatus)}")
-        journey.status = JourneyStatus(status)
+        journey.status = JourneyStatus(settings["status"])
 
     def _set(self, settings: dict[str, Any]) -> None:
         count = settings.pop("count", None)
@@ -91,16 +93,15 @@ class Control:
         return {"faults": asdict(self._faults), "tokens": self._rules.tokens.states()}
 
     def _state(self) -> dict[str, Any]:
-        traffic, journeys = self._traffic, self._rules.journeys
-        recent = list(traffic.requests)[-_RECENT:]
+        traffic, registered = self._traffic, self._rules.registered
         return {
             "profile": self._rules.settings.profile.value,
             "now": self._rules.clock().isoformat(),
             "journeys": {
-                "registered": len(journeys.registered),
-                "violating": len(journeys.violating),
-                "by_status": Counter(each.status.value for each in journeys.registered.values()),
-                "by_id": {key: each.status.value for key, each in journeys.registered.items()},
+                "registered": len(registered),
+                "violating": len(self._rules.violating),
+                "by_status": Counter(each.status.value for each in registered.values()),
+                "by_id": {key: each.status.value for key, each in registered.items()},
             },
             "requests": {
                 "total": sum(traffic.by_status.values()),
@@ -109,19 +110,16 @@ class Control:
                 },
                 "in_flight": traffic.in_flight,
                 "most_in_flight": traffic.most_in_flight,
-                "recent": [each._asdict() for each in recent],
+                "recent": [each._asdict() for each in list(traffic.requests)[-_RECENT:]],
             },
             **self._in_force(),
         }
 
     def _journeys(self, journey_id: str | None) -> dict[str, Any]:
-        def listed(journeys: Iterable[Any]) -> list[dict[str, Any]]:
-            return [asdict(each) for each in journeys if journey_id in (None, each.journey_id)]
-
-        remembered = self._rules.journeys
+        remembered = {"journeys": self._rules.registered, "violating": self._rules.violating}
         return {
-            "journeys": listed(remembered.registered.values()),
-            "violating": listed(remembered.violating.values()),
+            name: [asdict(each) for each in journeys.values() if journey_id in (None, each.journey_id)]
+            for name, journeys in remembered.items()
         }
 
 
@@ -136,11 +134,4 @@ def _object(body: bytes | None) -> dict[str, Any]:
         content = None
     if not isinstance(content, dict):
         raise ValueError("the body must be a JSON object")  # noqa: TRY004 -- one error for all wrong bodies
-    return content
-
-
-def _named(body: bytes | None, names: set[str]) -> dict[str, str]:
-    content = _object(body)
-    if content.keys() != names or not all(isinstance(value, str) for value in content.values()):
-        raise ValueError(f"the body must hold exactly {' and '.join(sorted(names))}, as strings")
     return content

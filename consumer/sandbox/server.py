@@ -21,7 +21,7 @@ from typing import Any, Self
 from aiohttp import web
 
 import schemas
-from consumer.sandbox.answers import HTML, Answer, Case, Profile
+from consumer.sandbox.answers import HTML, Answer, Case
 from consumer.sandbox.control import Control
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.rules import Call, Clock, Rules, Settings, Validate, Verdict
@@ -59,15 +59,14 @@ class Sandbox:
         self,
         *,
         tokens: Iterable[str] = (),
-        profile: Profile = Profile.Y2025,
         claimless: Iterable[str] = (),
         clock: Clock = lambda: datetime.now(UTC),
         validate: Validate = schemas.validate,
         **settings: Any,
     ) -> None:
         self.faults = Faults()
-        self._tokens = Tokens(tokens, claimless)
-        self._rules = Rules(Settings(profile=profile, **settings), validate, clock, self._tokens)
+        self.tokens = Tokens(tokens, claimless)
+        self._rules = Rules(Settings(**settings), validate, clock, self.tokens)
         self._traffic = Traffic()
         self._control = Control(self._rules, self.faults, self._traffic)
         self._runner: web.ServerRunner | None = None
@@ -137,25 +136,16 @@ class Sandbox:
         return f"{scheme}://{host}:{self._address[1]}"
 
     def accept(self, token: str) -> None:
-        self._tokens.accept(token)
+        self.tokens.accept(token)
 
     def revoke(self, token: str) -> None:
         """Refuse ``token`` from now on. Raises KeyError when it never was accepted."""
-        self._tokens.revoke(token)
-
-    def revoke_exchanged(self) -> None:
-        """Make every token given for keys unknown."""
-        self._tokens.revoke_exchanged()
+        self.tokens.revoke(token)
 
     @property
     def journeys(self) -> Mapping[str, StoredJourney]:
         """The registered journeys by id, live."""
-        return MappingProxyType(self._rules.journeys.registered)
-
-    @property
-    def violating(self) -> Mapping[str, StoredJourney]:
-        """With ``remember_violations``: the ids that the terms of use refused, live."""
-        return MappingProxyType(self._rules.journeys.violating)
+        return MappingProxyType(self._rules.registered)
 
     @property
     def requests(self) -> Sequence[SeenRequest]:
@@ -165,20 +155,12 @@ class Sandbox:
     @property
     def requests_by_status(self) -> Mapping[int, int]:
         """How many requests got each status; 0 counts the connections that were cut."""
-        return MappingProxyType(self._traffic.by_status)
+        return self._traffic.by_status
 
     @property
     def most_in_flight(self) -> int:
         """The most requests that were being answered at one moment."""
         return self._traffic.most_in_flight
-
-    def mark(self, journey_id: str, status: str) -> None:
-        """Give a remembered journey another status. Raises ValueError when there is none."""
-        self._control.mark(journey_id, status)
-
-    def reset(self) -> None:
-        """Forget everything; tokens and faults are those of the start."""
-        self._control.reset()
 
     # --- Requests -------------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ journey's id and digests of the body are kept; of a token only its name leaves t
 """
 
 import base64
-import hashlib
-import hmac
 import json
 import secrets
 from collections import Counter, deque
@@ -17,9 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 _WINDOW_SECONDS = 60.0
-_WINDOWS_KEPT = 10_000
 _REQUESTS_KEPT = 20_000
-_EXPIRED_KEPT = timedelta(hours=1)
 
 
 class JourneyStatus(StrEnum):
@@ -49,38 +45,6 @@ class StoredJourney:
     status: JourneyStatus = JourneyStatus.PENDING
     times_seen: int = 1
 
-    def see(self, body: bytes, *, overwrite: bool) -> None:
-        """Note another submission; the 2023 server overwrites while the journey is pending."""
-        self.times_seen += 1
-        self.last_sha256 = hashlib.sha256(body).hexdigest()
-        if overwrite:
-            self.sha256 = self.last_sha256
-            self.status = JourneyStatus.PENDING
-
-
-class Journeys:
-    """The journeys: those the Registry has, and the ids refused by the terms of use."""
-
-    def __init__(self) -> None:
-        self.registered: dict[str, StoredJourney] = {}
-        self.violating: dict[str, StoredJourney] = {}
-
-    def find(self, journey_id: str) -> StoredJourney | None:
-        return self.registered.get(journey_id) or self.violating.get(journey_id)
-
-    def add(
-        self, journey_id: str, body: bytes, *, api_version: str, created_at: str, token: str, violating: bool
-    ) -> None:
-        digest = hashlib.sha256(body).hexdigest()
-        journey = StoredJourney(journey_id, api_version, created_at, digest, digest, token)
-        if violating:
-            journey.status = JourneyStatus.TERMS_VIOLATION_ERROR
-        (self.violating if violating else self.registered)[journey_id] = journey
-
-    def reset(self) -> None:
-        self.registered.clear()
-        self.violating.clear()
-
 
 class TokenState(StrEnum):
     """How a token is judged."""
@@ -96,7 +60,6 @@ class Tokens:
 
     def __init__(self, accepted: Iterable[str], claimless: Iterable[str] = ()) -> None:
         self._first = (tuple(accepted), tuple(claimless))
-        self._secret = secrets.token_bytes(32)
         self.reset()
 
     def reset(self) -> None:
@@ -141,10 +104,7 @@ class Tokens:
         return self._states.get(token, TokenState.UNKNOWN), self._names.get(token, "unknown")
 
     def exchange(self, now: datetime, lifetime_seconds: float, operator_id: int) -> str:
-        """Make a token in the form of a JWT, valid for ``lifetime_seconds``."""
-        self._exchanged = {
-            token: expires for token, expires in self._exchanged.items() if now < expires + _EXPIRED_KEPT
-        }
+        """Make a token in the form of a JWT, with a random signature, valid for ``lifetime_seconds``."""
         expires = now + timedelta(seconds=lifetime_seconds)
         claims = {
             "iat": int(now.timestamp()),
@@ -152,8 +112,8 @@ class Tokens:
             "jti": secrets.token_hex(8),
             "operator_id": operator_id,
         }
-        signed = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
-        token = f"{signed}.{_base64url(hmac.digest(self._secret, signed.encode(), 'sha256'))}"
+        parts = (json.dumps({"alg": "HS256"}).encode(), json.dumps(claims).encode(), secrets.token_bytes(32))
+        token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
         self._exchanged[token] = expires
         return token
 
@@ -164,10 +124,6 @@ class Tokens:
     def states(self) -> dict[str, str]:
         """States by name; never a token."""
         return {name: self._states[token].value for token, name in self._names.items()}
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 class Usage(NamedTuple):
@@ -196,8 +152,6 @@ class RateWindows:
         resets_at, used = self._windows.get(address, (0.0, 0))
         if moment >= resets_at:
             resets_at, used = moment + _WINDOW_SECONDS, 0
-            if len(self._windows) >= _WINDOWS_KEPT:
-                self._windows = {key: kept for key, kept in self._windows.items() if moment < kept[0]}
         self._windows[address] = (resets_at, used + cost)
         return Usage(self._limit, used + cost, resets_at)
 
