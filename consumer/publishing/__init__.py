@@ -5,7 +5,7 @@ invents journeys.
 """
 
 from consumer.publishing.connect import Target, connect, connect_virtual
-from consumer.publishing.lines import Sender, generated_lines, read_lines
+from consumer.publishing.lines import Sender, generated_lines, outgoing, read_lines
 from consumer.publishing.progress import Progress
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "connect",
     "connect_virtual",
     "generated_lines",
+    "outgoing",
     "read_lines",
 ]

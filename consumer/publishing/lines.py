@@ -97,13 +97,8 @@ class Sender:
             return
         while len(self._in_flight) >= MOST_IN_FLIGHT or self._bytes > MOST_BYTES_IN_FLIGHT:
             await self._confirm_oldest()
-        properties = {
-            "delivery_mode": PERSISTENT,
-            "content_type": "application/json",
-            "message_id": message_id(line),
-        }
-        outgoing = Outgoing(self._target.exchange, self._target.routing_key, line, {}, properties)
-        self._in_flight.append((self._number, len(line), self._publisher.submit(outgoing)))
+        message = outgoing(self._target, line, message_id(line))
+        self._in_flight.append((self._number, len(line), self._publisher.submit(message)))
         self._bytes += len(line)
         while self._in_flight and self._in_flight[0][2].done():  # keeps the count current on slow input
             await self._confirm_oldest()
@@ -125,6 +120,12 @@ class Sender:
                 "every line before it did, some lines after it may have"
             ) from None
         self._on_confirmed(size)
+
+
+def outgoing(target: Target, body: bytes, message_id: str) -> Outgoing:
+    """A persistent message with a JSON body."""
+    properties = {"delivery_mode": PERSISTENT, "content_type": "application/json", "message_id": message_id}
+    return Outgoing(target.exchange, target.routing_key, body, {}, properties)
 
 
 def message_id(line: bytes) -> str:
