@@ -27,7 +27,7 @@ from consumer.deadletters.sweep import Skip, Sweep, look
 from consumer.deadletters.underway import Act
 from consumer.deadletters.view import printable
 from consumer.errors import ConfigurationError, ConsumerError
-from consumer.publishing import Target, connect
+from consumer.publishing.publish import Target, connect
 
 _EXPORT_BYTES = 1024 * 1024
 

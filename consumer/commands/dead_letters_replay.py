@@ -24,7 +24,7 @@ from consumer.deadletters.replay import REPLAYED, ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.deadletters.underway import Act
-from consumer.publishing import Target, connect
+from consumer.publishing.publish import Target, connect
 
 MOST_REPLAYS = 5
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from consumer.config import Settings, load
 from consumer.errors import ConfigurationError
-from consumer.publishing import Progress, Sender, Target, connect, generated_lines, read_lines
+from consumer.publishing.publish import Progress, Sender, Target, connect, generated_lines, read_lines
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

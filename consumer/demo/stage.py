@@ -33,7 +33,8 @@ from consumer.logs import Output
 from consumer.metrics import Metrics
 from consumer.metrics.catalogue import PREFIX
 from consumer.metrics.labels import OUTCOMES
-from consumer.publishing import Target, connect_virtual, outgoing, samples
+from consumer.publishing import samples
+from consumer.publishing.publish import Target, connect_virtual, outgoing
 from consumer.sandbox import Sandbox
 
 BROKER = "memory://"
