@@ -31,8 +31,7 @@ from consumer.demo.account import Evidence
 from consumer.errors import ConsumerError
 from consumer.logs import Output
 from consumer.metrics import Metrics
-from consumer.metrics.catalogue import PREFIX
-from consumer.metrics.labels import OUTCOMES
+from consumer.metrics.catalogue import OUTCOMES, PREFIX
 from consumer.publishing import samples
 from consumer.publishing.publish import Target, connect_virtual, outgoing
 from consumer.sandbox import Sandbox

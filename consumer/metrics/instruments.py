@@ -16,8 +16,7 @@ from consumer import __version__
 from consumer.core.breaker import BreakerState
 from consumer.core.outcome import Outcome, PauseCause, Reason
 from consumer.core.reply import Fault, Reply
-from consumer.metrics.catalogue import CATALOGUE, PREFIX
-from consumer.metrics.labels import refused_field, retry_reason, status_code
+from consumer.metrics.catalogue import CATALOGUE, PREFIX, refused_field, retry_reason, status_code
 
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 _M = TypeVar("_M", bound=MetricWrapperBase)
