@@ -3,21 +3,18 @@
     validate("v2", body) -> Journey | Refusal
 
 1. It never refuses what the Registry's own validator accepts. Beyond the models: ``judge`` (rules across
-   fields), ``unreadable`` (what is JSON) and ``phone`` (numbering plans).
+   fields), ``refusals`` (what is JSON) and ``phone`` (numbering plans).
 2. It takes the raw bytes and changes nothing: the body is sent to the Registry as it was received.
 3. It imports pydantic and phonenumbers only; it knows no clock, no queue, no HTTP.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
-from typing_extensions import is_typeddict
 
 from schemas import v2, v3
-from schemas.unreadable import diagnose, has_only_json_numbers, is_too_complex, repaired
+from schemas.refusals import diagnose, has_only_json_numbers, is_too_complex, paths, refusal, repaired, whole
 from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
-from schemas.violations import refusal, whole
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -79,16 +76,7 @@ def field_paths(version: Version) -> tuple[str, ...]:
 
     Containers are included (``driver.identity``): a part may be missing as a whole.
     """
-    return tuple(sorted(_paths(v2.Payload if version == "v2" else v3.Payload)))
-
-
-def _paths(model: type[Any], prefix: str = "") -> Iterator[str]:
-    for name, kind in get_type_hints(model).items():  # without Annotated, NotRequired
-        path = f"{prefix}{name}"
-        yield path
-        for inner in (kind, *get_args(kind)):
-            if is_typeddict(inner):
-                yield from _paths(inner, f"{path}.")
+    return tuple(sorted(paths(v2.Payload if version == "v2" else v3.Payload)))
 
 
 def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:

@@ -7,7 +7,7 @@
 3. Nothing here reads a clock: a journey may end in the future.
 """
 
-from typing import Literal, NotRequired, TypeAlias
+from typing import NotRequired
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
@@ -17,8 +17,6 @@ from schemas.dates import DateTimeV2, instant, wall_clock
 from schemas.phone import PhoneTruncV2, PhoneV2
 from schemas.verdict import Journey, Refusal, Violation
 
-_Role: TypeAlias = Literal["driver", "passenger"]
-_ROLES: tuple[_Role, ...] = ("driver", "passenger")
 _TOGETHER = {"lat": "lon", "lon": "lat", "literal": "country", "country": "literal"}
 
 
@@ -93,7 +91,7 @@ def judge(payload: Payload) -> Journey | Refusal:
     """Apply the rules across fields to a payload whose fields are valid."""
     violations: list[Violation] = []
     instants = []
-    for role in _ROLES:
+    for role in fields.ROLES:
         person = payload[role]
         identity, start, end = person["identity"], person["start"], person["end"]
         if "phone" not in identity and not ("phone_trunc" in identity and "operator_user_id" in identity):

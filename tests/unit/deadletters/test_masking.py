@@ -18,7 +18,7 @@ from consumer.deadletters.headers import masked_content_type, masked_headers
 from consumer.deadletters.masking import is_detail, masked
 from consumer.registry import classify as rules
 from consumer.registry.jsonrpc import HTTP_ERRORS
-from schemas import field_paths, violations
+from schemas import field_paths, refusals
 from tests.pages import ROOT
 
 NAMES = Topology(queue="journeys", exchange="rides", routing_key="ride.ended").names
@@ -261,7 +261,7 @@ def test_every_code_of_ours_is_told() -> None:
     }
     assert {"not_json", "cloudevent_bad_base64", "start_after_end", "no_result"} <= codes
     codes |= (
-        {code for code, _ in violations._WORDS.values()}
+        {code for code, _ in refusals._WORDS.values()}
         | set(FaultKind)
         | {policy._IN_THE_FUTURE, "http_503"}
     )
