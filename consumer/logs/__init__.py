@@ -11,7 +11,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any
@@ -27,8 +27,8 @@ _OWN_KEYS = {"ts", "level", "logger", "event", "message", "asctime", "taskName"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OWN_KEYS
 
 
-def configure(output: Output, *, level: str = "INFO", log_format: Format = "json") -> Callable[[], None]:
-    """Send all logging of the process to ``output``; return a function that restores the previous state.
+def configure(output: Output, *, level: str, log_format: Format) -> None:
+    """Send all logging of the process to ``output``.
 
     Our own loggers log from ``level`` on, all others from WARNING on and without text. Uncaught exceptions
     of any thread and warnings are logged the same way, because Python would print their texts (a warning
@@ -37,8 +37,6 @@ def configure(output: Output, *, level: str = "INFO", log_format: Format = "json
     handler = _Handler(output, log_format)
     handler.addFilter(lambda record: _is_ours(record) or record.levelno >= logging.WARNING)
     root, ours = logging.getLogger(), logging.getLogger(LOGGER)
-    before = root.handlers[:], root.level, ours.level
-    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     ours.setLevel(level)
@@ -53,16 +51,6 @@ def configure(output: Output, *, level: str = "INFO", log_format: Format = "json
             uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, uncaught_hook, uncaught_hook
-
-    def undo() -> None:
-        handler.flush()
-        logging.captureWarnings(capture=False)
-        root.handlers[:], level_before, ours_before = before
-        root.setLevel(level_before)
-        ours.setLevel(ours_before)
-        sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
-
-    return undo
 
 
 class _Handler(logging.Handler):

@@ -261,9 +261,7 @@ def test_every_code_of_ours_is_told() -> None:
     }
     assert {"not_json", "cloudevent_bad_base64", "start_after_end", "no_result"} <= codes
     codes |= (
-        {code for code, _ in refusals._WORDS.values()}
-        | set(FaultKind)
-        | {policy._IN_THE_FUTURE, "http_503"}
+        {code for code, _ in refusals._WORDS.values()} | set(FaultKind) | {policy._IN_THE_FUTURE, "http_503"}
     )
     codes |= (
         set(rules._BY_DATA) | {str(code) for code in rules._BY_CODE} | {str(code) for code in HTTP_ERRORS}
