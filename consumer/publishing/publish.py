@@ -17,12 +17,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
-from rich.progress import BarColumn, SpinnerColumn, TextColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from consumer.app import build_connections
 from consumer.broker.connection import ConnectionFactory, is_amqp
@@ -186,15 +185,13 @@ async def generated_lines(version: samples.Version, count: int) -> AsyncIterator
 class Sender:
     """Publishes lines, many in flight, and stops at the first that is not confirmed.
 
-    ``on_confirmed`` gets the size of each confirmed line in bytes, in the order of the lines.
+    ``confirmed_bytes`` is the size of the ``confirmed_lines`` in the file, newlines included.
     """
 
-    def __init__(
-        self, publisher: AmqpPublisher | VirtualLink, target: Target, on_confirmed: Callable[[int], None]
-    ) -> None:
+    def __init__(self, publisher: AmqpPublisher | VirtualLink, target: Target) -> None:
+        self.confirmed_lines = self.confirmed_bytes = 0
         self._publisher = publisher
         self._target = target
-        self._on_confirmed = on_confirmed
         self._in_flight: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._bytes = 0
         self._number = 0
@@ -228,7 +225,8 @@ class Sender:
                 f"line {number} did not reach {self._target}: {reason}; "
                 "every line before it did, some lines after it may have"
             ) from None
-        self._on_confirmed(size)
+        self.confirmed_lines += 1
+        self.confirmed_bytes += size + 1
 
 
 def outgoing(target: Target, body: bytes, message_id: str) -> Outgoing:
@@ -245,62 +243,32 @@ def message_id(line: bytes) -> str:
     return str(uuid.uuid4())
 
 
-class Progress:
-    """Counts confirmed lines and shows them while used as a context manager; ends with a summary."""
-
-    def __init__(self, *, target: str, total_bytes: int | None, total_lines: int | None) -> None:
-        self._target = target
-        self._by_bytes = total_lines is None
-        self._lines = self._done = 0
-        self._started = time.monotonic()
-        console = Console(stderr=True)
-        self._live = console.is_terminal and not console.is_dumb_terminal
-        self._bar = RichProgress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[lines]:,} confirmed [cyan]{task.fields[rate]:,.0f}/s"),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
-        total = total_bytes if self._by_bytes else total_lines
-        self._task = self._bar.add_task("publishing", total=total, lines=0, rate=0)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
-        self._bar.stop()
-        if kind is None:
-            seconds = time.monotonic() - self._started
-            rate = f"in {seconds:.1f} s ({self._rate:,.0f}/s)"
-            print(f"{self._lines} confirmed, published to {self._target} {rate}")  # noqa: T201
-
-    @property
-    def _rate(self) -> float:
-        return self._lines / max(time.monotonic() - self._started, 0.001)
-
-    def confirmed(self, size: int) -> None:
-        """Count one more line of ``size`` bytes."""
-        self._lines += 1
-        self._done += size + 1 if self._by_bytes else 1
-
-    async def watch(self, blocked: Callable[[], bool]) -> None:
-        """Update what is shown until cancelled."""
-        printed_at = self._started
+async def show_progress(
+    sender: Sender, blocked: Callable[[], bool], *, total_bytes: int | None, total_lines: int | None
+) -> None:
+    """Show how far ``sender`` is until cancelled: a bar on a terminal, a line now and then elsewhere."""
+    console = Console(stderr=True)
+    is_live = console.is_terminal and not console.is_dumb_terminal
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[lines]:,} confirmed [cyan]{task.fields[rate]:,.0f}/s"),
+    )
+    started = printed_at = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not is_live) as bar:
+        task = bar.add_task("publishing", total=total_lines or total_bytes, lines=0, rate=0)
         while True:
-            alarm = blocked()
-            self._bar.update(
-                self._task,
-                completed=self._done,
-                lines=self._lines,
-                rate=self._rate,
+            await asyncio.sleep(0.1)
+            now, lines, alarm = time.monotonic(), sender.confirmed_lines, blocked()
+            bar.update(
+                task,
+                completed=lines if total_lines else sender.confirmed_bytes,
+                lines=lines,
+                rate=lines / (now - started),
                 description="[yellow]blocked by the broker (alarm)" if alarm else "publishing",
             )
-            if not self._live and time.monotonic() - printed_at >= _PLAIN_INTERVAL_SECONDS:
-                printed_at = time.monotonic()
+            if not is_live and now - printed_at >= _PLAIN_INTERVAL_SECONDS:
+                printed_at = now
                 state = ", blocked by the broker (memory or disk alarm)" if alarm else ""
-                print(f"{self._lines} confirmed{state}", file=sys.stderr)  # noqa: T201
-            await asyncio.sleep(0.1)
+                print(f"{lines} confirmed{state}", file=sys.stderr)  # noqa: T201

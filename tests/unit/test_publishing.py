@@ -52,12 +52,12 @@ QUEUE = Target("", "q")
 
 async def test_what_is_in_flight_is_bounded_in_number() -> None:
     """However fast lines come, a bounded number of them waits for the broker."""
-    broker, sizes = Broker(), list[int]()
-    sending = Sender(broker, QUEUE, sizes.append)
+    broker = Broker()
+    sending = Sender(broker, QUEUE)
     for _ in range(3 * publish.MOST_IN_FLIGHT):
         await sending.send(b"{}")
     await sending.finish()
-    assert len(broker.taken) == 3 * publish.MOST_IN_FLIGHT == len(sizes)
+    assert len(broker.taken) == 3 * publish.MOST_IN_FLIGHT == sending.confirmed_lines
     assert broker.most_in_flight == publish.MOST_IN_FLIGHT
 
 
@@ -65,7 +65,7 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
     """Big lines wait in smaller numbers."""
     broker = Broker()
     line = b"x" * (publish.MOST_BYTES_IN_FLIGHT // 4)
-    sending = Sender(broker, QUEUE, lambda _size: None)
+    sending = Sender(broker, QUEUE)
     for _ in range(20):
         await sending.send(line)
     await sending.finish()
@@ -79,14 +79,14 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
 )
 async def test_the_first_failure_stops_and_names_its_line(failure: str, words: str) -> None:
     """The line's number counts blank lines too, so that it is the one an editor shows."""
-    broker, sizes = Broker(failures={3: failure}), list[int]()
-    sending = Sender(broker, QUEUE, sizes.append)
+    broker = Broker(failures={3: failure})
+    sending = Sender(broker, QUEUE)
     for line in (b"{}", b"", b"{}", b"{}", b"{}"):
         await sending.send(line)
     with pytest.raises(ConsumerError, match="line 4 did not reach the queue 'q'") as caught:
         await sending.finish()
     assert words in str(caught.value)
-    assert sizes == [2, 2]
+    assert (sending.confirmed_lines, sending.confirmed_bytes) == (2, 6)
 
 
 async def test_a_message_is_named_after_its_journey() -> None:
