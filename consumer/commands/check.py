@@ -29,14 +29,11 @@ _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
     parser.epilog = "example: REGISTRY_TOKEN_FILE=/run/token journey-consumer check"
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Print every finding; 1 when one of them is an obstacle."""
-    settings = load(os.environ)
-    return asyncio.run(_print(_findings(settings)))
+    return asyncio.run(_print(_findings(load(os.environ))))
 
 
 async def _findings(settings: Settings) -> AsyncIterator[Finding]:
@@ -57,9 +54,6 @@ async def _print(findings: AsyncIterator[Finding]) -> int:
     failed = False
     async for finding in findings:
         failed |= finding.level is Level.FAIL
-        console.print(
-            Text.assemble(
-                (f"{finding.level:<6}", _STYLES[finding.level]), f"{finding.subject:<15}", finding.text
-            )
-        )
+        level = (f"{finding.level:<6}", _STYLES[finding.level])
+        console.print(Text.assemble(level, f"{finding.subject:<15}", finding.text))
     return 1 if failed else 0

@@ -17,7 +17,6 @@ from consumer.publishing.publish import at_first_broker
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
     parser.epilog = "example: BROKER_URL=amqps://admin:...@rabbitmq/vhost journey-consumer declare"
 
 
