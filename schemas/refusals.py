@@ -76,7 +76,6 @@ def refusal(details: Sequence[ErrorDetails]) -> Refusal:
 
 
 def whole(code: str, message: str) -> Refusal:
-    """Return a refusal of the payload as a whole."""
     return Refusal((Violation("", code, message),))
 
 

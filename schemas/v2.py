@@ -88,7 +88,6 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are valid."""
     violations: list[Violation] = []
     instants = []
     for role in fields.ROLES:

@@ -105,7 +105,6 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are valid."""
     violations = [
         Violation(f"{role}.identity", "missing", "needs phone or phone_trunc")  # CreateJourneyAction
         for role in fields.ROLES

@@ -21,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_args: argparse.Namespace) -> int:
-    """Declare, and print one line for each queue and exchange that was missing."""
     settings = load(os.environ, authentication=False)
     if not is_amqp(settings.broker_urls[0]):
         raise ConfigurationError(["BROKER_URL must be amqp:// or amqps://: other brokers declare nothing"])

@@ -115,7 +115,6 @@ def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Find settings that cannot be used together."""
     s = settings
     if _is_plain_http(s) and not s.registry_allow_http:
         yield (

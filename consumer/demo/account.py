@@ -63,7 +63,6 @@ class Account:
 
 
 def account(evidence: Evidence) -> Account:
-    """Compare both sides."""
     places = Counter([*evidence.queued, *(each for ids in evidence.dead.values() for each in ids)])
     gone = {name: journey for name, journey in evidence.published.items() if name not in places}
     missing = [name for name, journey in gone.items() if journey not in evidence.times_seen]

@@ -143,8 +143,6 @@ class Scene:
 
 
 class _Listener(logging.Handler):
-    """Passes on what the service logs about pauses, tokens and problems."""
-
     def __init__(self, on_event: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._on_event = on_event

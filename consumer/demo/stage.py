@@ -171,7 +171,6 @@ class Stage:
         return tally.acted
 
     def now(self) -> Now:
-        """Read queues and metrics."""
         oldest = self._metric("oldest_pending_start_timestamp_seconds")
         registrations = self._metric("journey_age_at_registration_seconds_count")
         ages = self._metric("journey_age_at_registration_seconds_sum")

@@ -163,7 +163,6 @@ def print_events(console: Console, events: Iterable[tuple[float, str]]) -> None:
 
 
 def print_account(console: Console, account: Account) -> None:
-    """Print both sides, and whether they agree."""
     numbers = (Column("found", justify="right"), Column("counted", justify="right"))
     table = Table(
         Column("The account", no_wrap=True),

@@ -87,7 +87,6 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what may be logged of a record."""
     fields: dict[str, Any]
     if _is_ours(record):
         extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}

@@ -124,7 +124,6 @@ class SettlementLog:
 
 
 def timestamp(seconds: float) -> str:
-    """Format seconds since 1970."""
     return iso_utc(datetime.fromtimestamp(seconds, UTC))
 
 

@@ -106,13 +106,11 @@ class Metrics:
         self._breakers = dict.fromkeys(PauseCause, BreakerState.CLOSED)
 
     def request(self, answer: Reply | Fault, seconds: float) -> None:
-        """Count one submission and its duration."""
         self.registry_request_duration.observe(seconds)
         code = status_code(answer.status) if isinstance(answer, Reply) else answer.kind
         self.registry_requests[code].inc()
 
     def retry(self, outcome: Outcome) -> None:
-        """Count that a journey is retried in this process because of ``outcome``."""
         self.retries[retry_reason(outcome)].inc()
 
     def dead_letter(self, reason: Reason, detail: str) -> None:

@@ -69,7 +69,6 @@ class Target:
         return f"the exchange {self.exchange!r} with routing key {self.routing_key!r}"
 
     def require(self, connection: Any, broker: str) -> None:
-        """Raise BrokerError when it does not exist."""
         if self.exchange:
             found = exchange_exists(connection, self.exchange)
         else:
@@ -176,7 +175,6 @@ async def _read(descriptor: int) -> bytes:
 
 
 async def generated_lines(version: samples.Version, count: int) -> AsyncIterator[bytes]:
-    """Yield ``count`` journeys of just now."""
     rng = random.SystemRandom()
     for _ in range(count):
         yield samples.encode(samples.journey(version, rng, datetime.now(UTC)))
@@ -210,7 +208,6 @@ class Sender:
             await self._confirm_oldest()
 
     async def finish(self) -> None:
-        """Wait for every confirm. Raises ConsumerError."""
         while self._in_flight:
             await self._confirm_oldest()
 

@@ -21,8 +21,6 @@ EMPTY = ""
 
 
 class Profile(StrEnum):
-    """Which Registry the sandbox imitates."""
-
     Y2023 = "2023"
     Y2025 = "2025"
 
@@ -58,8 +56,6 @@ class Case(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, ready to be sent."""
-
     status: int
     body: bytes = b""
     content_type: str = JSON

@@ -130,7 +130,6 @@ class Faults(Fault):
         self.apply(settings, count=count)
 
     def take(self) -> Fault:
-        """The faults of the request that has just arrived."""
         if self.passing is None:
             return self
         fault = self.passing
@@ -140,7 +139,6 @@ class Faults(Fault):
         return fault
 
     def clear(self) -> None:
-        """Switch every fault off."""
         self.passing, self.passing_count = None, 0
         for each in fields(Fault):
             setattr(self, each.name, each.default)

@@ -95,8 +95,6 @@ class _Submission:
 
 
 class Rules:
-    """The checks of one Registry, over what it remembers."""
-
     def __init__(self, settings: Settings, validate: Validate, clock: Clock, tokens: Tokens) -> None:
         self.settings = settings
         self.clock = clock
@@ -133,11 +131,9 @@ class Rules:
         return Verdict(self.answer(Case.NOT_A_VERSION))
 
     def answer(self, case: Case, api: Version = "v3", **values: Any) -> Answer:
-        """The answer of this profile's table."""
         return write(self.settings.profile, api, case, **values)
 
     def throttled(self, retry_after_seconds: int, *, with_headers: bool) -> Answer:
-        """A 429 on demand, with all of its headers or with none."""
         now, limit = self.clock(), self.settings.rate_limit
         usage = Usage(limit, limit + 1, now.timestamp() + retry_after_seconds)
         answer = self._too_many(usage, now, retry_after_seconds)

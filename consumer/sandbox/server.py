@@ -161,7 +161,6 @@ class Sandbox:
 
     @property
     def most_in_flight(self) -> int:
-        """The most requests that were being answered at one moment."""
         return self._traffic.most_in_flight
 
     # --- Control routes: ids, digests, names and counts, never a value of a payload, never a token ---
@@ -198,7 +197,6 @@ class Sandbox:
         self._traffic.reset()
 
     def _mark(self, settings: dict[str, Any]) -> None:
-        """Give a remembered journey another status."""
         if settings.keys() != {"journey_id", "status"}:
             raise ValueError("the body must hold exactly journey_id and status")
         journey = self._rules.find(str(settings["journey_id"]))

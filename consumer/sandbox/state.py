@@ -47,8 +47,6 @@ class StoredJourney:
 
 
 class TokenState(StrEnum):
-    """How a token is judged."""
-
     ACCEPTED = "accepted"
     REVOKED = "revoked"
     CLAIMLESS = "claimless"
@@ -81,7 +79,6 @@ class Tokens:
         return {name: token for token, name in self._names.items()}[token_or_name]
 
     def accept(self, token: str) -> None:
-        """Accept ``token`` from now on, revoked before or not."""
         self._names.setdefault(token, f"token-{len(self._names) + 1}")
         self._states[token] = TokenState.ACCEPTED
 
@@ -135,7 +132,6 @@ class Usage(NamedTuple):
 
     @property
     def exceeded(self) -> bool:
-        """Whether the request just counted is one too many."""
         return self.current > self.limit
 
 
