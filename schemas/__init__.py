@@ -10,7 +10,7 @@
 
 from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from schemas import v2, v3
 from schemas.refusals import diagnose, has_only_json_numbers, is_too_complex, paths, refusal, repaired, whole
@@ -34,6 +34,7 @@ Version = Literal["v2", "v3"]
 MAX_BODY_BYTES = 2 * 1024 * 1024
 """The Registry's body limit ("2mb")."""
 
+_RULES = {"v2": v2, "v3": v3}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -56,12 +57,9 @@ def validate(version: Version, body: bytes) -> Journey | Refusal:
 
 def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
     """Return the verdict, or the parser's message when it could not read the body."""
-    verdict: Journey | Refusal
+    rules = _RULES[version]
     try:
-        if version == "v2":
-            verdict = v2.judge(v2.ADAPTER.validate_json(body))
-        else:
-            verdict = v3.judge(v3.ADAPTER.validate_json(body))
+        verdict: Journey | Refusal = rules.judge(rules.ADAPTER.validate_json(body))
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         return details[0]["msg"] if details[0]["type"] == "json_invalid" else refusal(details)
@@ -76,7 +74,7 @@ def field_paths(version: Version) -> tuple[str, ...]:
 
     Containers are included (``driver.identity``): a part may be missing as a whole.
     """
-    return tuple(sorted(paths(v2.Payload if version == "v2" else v3.Payload)))
+    return tuple(sorted(paths(_RULES[version].Payload)))
 
 
 def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
@@ -86,9 +84,5 @@ def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> d
     plans, nor that a start comes before an end; where the Registry accepts nonsense (``identity_key``) it
     says what a publisher should send.
     """
-    adapter: TypeAdapter[Any] = v2.ADAPTER if version == "v2" else v3.ADAPTER
-    return {
-        "$schema": _DIALECT,
-        **adapter.json_schema(ref_template=ref_template),
-        "title": f"Journey, API {version}",
-    }
+    schema = _RULES[version].ADAPTER.json_schema(ref_template=ref_template)
+    return {"$schema": _DIALECT, **schema, "title": f"Journey, API {version}"}

@@ -37,7 +37,6 @@ from consumer.publishing.publish import Target, connect_virtual, outgoing
 from consumer.sandbox import Sandbox
 
 BROKER = "memory://"
-QUEUE = "journeys.completed"
 LATENCY_SECONDS = 0.12
 
 Kind = Literal["valid", "invalid", "again"]
@@ -63,10 +62,11 @@ class Now:
 class Stage:
     """The parts, as an async context manager. ``speed`` shortens the service's waits."""
 
-    def __init__(self, version: samples.Version, *, speed: float = 1.0, queue: str | None = None) -> None:
+    def __init__(self, version: samples.Version, *, speed: float) -> None:
         self.published: dict[str, str | None] = {}
         self.replayed: Counter[str] = Counter()
-        self._topology = Topology(queue=queue or QUEUE)
+        # memory:// is one broker for the whole process, tests included.
+        self._topology = Topology(queue=f"journeys.completed.{uuid.uuid4()}")
         self._version = version
         self._speed = speed
         self._rng = random.Random()  # noqa: S311 - invented journeys
