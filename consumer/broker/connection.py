@@ -28,7 +28,7 @@ from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
 from consumer import __version__
-from consumer.config.addresses import AMQP_SCHEMES
+from consumer.config.settings import AMQP_SCHEMES
 from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.dial")

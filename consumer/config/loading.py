@@ -14,8 +14,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from consumer.config import addresses
-from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE, Settings, allowed
+from consumer.config.settings import AMQP_SCHEMES, REGISTRY_LIMIT_PER_MINUTE, Settings, allowed, is_loopback
 from consumer.errors import ConfigurationError
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets/journey-consumer")
@@ -146,7 +145,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 def _is_plain_http(settings: Settings) -> bool:
     url = settings.registry_url
-    return urlsplit(url).scheme == "http" and not addresses.is_loopback(url)
+    return urlsplit(url).scheme == "http" and not is_loopback(url)
 
 
 def _oddities(settings: Settings) -> Iterator[str]:
@@ -159,7 +158,7 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield f"REGISTRY_RATE_PER_MINUTE exceeds what the Registry allows ({REGISTRY_LIMIT_PER_MINUTE})"
     if _is_plain_http(s):
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
-    if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
+    if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in AMQP_SCHEMES:
         yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"

@@ -3,20 +3,30 @@
 1. Each value is checked by itself here; combinations are checked in ``loading``.
 2. Nothing is read from the environment: ``Settings(...)`` takes arguments only.
 3. No message, ``repr`` or ``summary`` shows a value that could be a secret; wrong values are
-   never quoted, because a secret is easily put into the wrong variable.
+   never quoted, because a secret is easily put into the wrong variable, and an address may hold a password.
+4. A check raises ValueError with the end of a sentence ("must be ...").
 """
 
 import re
 import textwrap
 from collections.abc import Iterator
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.fields import FieldInfo
 
-from consumer.config import addresses
+#: Of the addresses of brokers that fail over; any other names one of kombu's virtual transports.
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+_BROKER = "must be one or more addresses like amqps://user:password@host:5671/vhost, separated by ';'"
+_REGISTRY = "must be an address like https://api.demo.covoiturage.beta.gouv.fr"
+_PROXY = "must be an address like http://proxy.example:3128"
+_ENCODE = "; a '/', '?', '#', '@' or ':' in a user name or password must be percent-encoded"
+_UNSAFE = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
+_ROUTE = re.compile(r"/v\d[\d.]*(/.*)?$|/journeys$")
 
 REGISTRY_LIMIT_PER_MINUTE = 20_000  # documented by the Registry; counted per client address
 _MOST_DELAYS, _DAY = 10, 86_400
@@ -64,12 +74,73 @@ def _queue_name(value: str) -> str:
     return value
 
 
+def _split(text: str, complaint: str) -> SplitResult:
+    """Split, or raise ValueError(complaint); urllib's own errors quote the text, hence `from None`."""
+    if _UNSAFE.search(text):
+        raise ValueError(complaint)
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - reading the port checks it
+    except ValueError:
+        raise ValueError(complaint + _ENCODE) from None
+    if not parts.scheme or "://" not in text:
+        raise ValueError(complaint)
+    # An unencoded '/', '?' or '#' in a password ends the authority early, so that a part of the
+    # password would be taken for the host name: it would be looked up in DNS and shown in logs.
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError(complaint + _ENCODE)
+    return parts
+
+
+def split_urls(text: str) -> tuple[str, ...]:
+    """Split fail-over addresses at ';' and check each; any kombu transport's scheme is let through."""
+    urls = tuple(part.strip() for part in text.split(";") if part.strip())
+    if not urls:
+        raise ValueError(_BROKER)
+    schemes = {_split(url, _BROKER).scheme for url in urls}
+    if len(urls) > 1 and not schemes <= AMQP_SCHEMES:
+        raise ValueError("must be one address: several are tried in turn with amqp:// and amqps:// only")
+    return urls
+
+
+def _registry_url(text: str) -> str:
+    """Check the Registry's address: http(s), a host, no credentials, no route; no slash at the end."""
+    parts = _split(text, _REGISTRY)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(_REGISTRY)
+    if "@" in parts.netloc:
+        raise ValueError(f"{_REGISTRY}, without user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{_REGISTRY}, without '?' or '#'")
+    if _ROUTE.search(parts.path.rstrip("/")):
+        raise ValueError(f"{_REGISTRY}, without version and route (they follow REGISTRY_API_VERSION)")
+    return text.rstrip("/")
+
+
 def _proxy_url(value: SecretStr | None) -> SecretStr | None:
-    return value and SecretStr(addresses.proxy_url(value.get_secret_value().strip()))
+    """Check a proxy's address: http(s) and a host; user and password are allowed."""
+    text = value.get_secret_value().strip() if value else ""
+    parts = _split(text, _PROXY) if text else None
+    if parts is not None and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise ValueError(_PROXY)
+    return SecretStr(text) if text else None
 
 
-def _broker_url(value: SecretStr) -> SecretStr:
-    return SecretStr(";".join(addresses.broker_urls(value.get_secret_value())))
+def is_loopback(url: str) -> bool:
+    """Whether the host of a checked URL can only be this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def without_secrets(url: str) -> str:
+    """Return scheme, host, port and path of a checked URL: no user, password or parameter."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _delays(value: Any) -> Any:
@@ -86,13 +157,11 @@ def _growing(value: tuple[int, ...]) -> tuple[int, ...]:
 _lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 _upper = BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value)
 
-_RegistryUrl = Annotated[
-    str, AfterValidator(addresses.registry_url), _Allowed("an address without version and route")
-]
+_RegistryUrl = Annotated[str, AfterValidator(_registry_url), _Allowed("an address without version and route")]
 _ProxyUrl = Annotated[SecretStr | None, AfterValidator(_proxy_url), _Allowed("an http(s) address")]
 _BrokerUrl = Annotated[
     SecretStr,
-    AfterValidator(_broker_url),
+    AfterValidator(lambda value: SecretStr(";".join(split_urls(value.get_secret_value())))),
     _Allowed("addresses like amqps://user:password@host:5671/vhost"),
 ]
 _Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
@@ -266,12 +335,12 @@ class Settings(BaseModel):
     @property
     def broker_urls(self) -> tuple[str, ...]:
         """The broker's addresses, passwords included, in the order to try them."""
-        return addresses.broker_urls(self.broker_url.get_secret_value())
+        return split_urls(self.broker_url.get_secret_value())
 
     @property
     def broker_addresses(self) -> tuple[str, ...]:
         """The broker's addresses without user, password and parameters, fit for logs."""
-        return tuple(addresses.shown(url) for url in self.broker_urls)
+        return tuple(without_secrets(url) for url in self.broker_urls)
 
     def summary(self) -> dict[str, str | int | float | bool]:
         """Return what is set, for the log at start; a secret appears as ``"set"``."""
