@@ -124,13 +124,6 @@ def judge(payload: Payload) -> Journey | Refusal:
 
 def _incomplete(path: str, position: Position) -> list[Violation]:
     """Find a position with its date only, or with half of a pair."""
-    has_point, has_literal = "lat" in position, "literal" in position
-    if (
-        (has_point or has_literal or "insee" in position)
-        and has_point == ("lon" in position)
-        and has_literal == ("country" in position)
-    ):
-        return []
     if len(position) == 1:
         return [Violation(path, "missing", "needs lat and lon, insee, or literal and country")]
     return [

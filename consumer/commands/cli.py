@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from consumer import __version__
 from consumer.errors import ConfigurationError, ConsumerError
 
-EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 
 COMMANDS: dict[str, str] = {
     "run": "Run the service: consume journeys from the queue and register them.",
