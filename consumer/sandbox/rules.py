@@ -177,9 +177,9 @@ class Rules:
 
     def _exchange(self, call: Call) -> Verdict:
         now = self.clock()
-        readable, request = _parse(call.body)
-        if not readable:
-            return Verdict(self._unreadable(call, "v3"))
+        request = self._read(call, "v3")
+        if isinstance(request, Answer):
+            return Verdict(request)
         usage = self._key_limiter.count(call.address, now)
         if usage.exceeded:
             return Verdict(self._too_many(usage, now))
@@ -199,17 +199,23 @@ class Rules:
 
     # --- Journeys -------------------------------------------------------------------------
 
-    def _unreadable(self, call: Call, api: Version) -> Answer:
-        return self.answer(Case.TOO_LARGE if call.body is None else Case.MALFORMED_JSON, api)
+    def _read(self, call: Call, api: Version) -> Any:
+        """What the body holds, an empty object when it is empty; the refusal when it cannot be read."""
+        if call.body is None:
+            return self.answer(Case.TOO_LARGE, api)
+        try:
+            # ``int`` raises ValueError for NaN and Infinity, which are not JSON.
+            return json.loads(call.body.decode(), parse_constant=int) if call.body else {}
+        except (ValueError, RecursionError):
+            return self.answer(Case.MALFORMED_JSON, api)
 
     def _submit(self, call: Call, version: str, api: Version) -> Verdict:
         now = self.clock()
-        readable, payload = _parse(call.body)
-        if not readable:
-            answer = self._unreadable(call, api)
+        payload = self._read(call, api)
+        if isinstance(payload, Answer):
             if self._is_2023:  # refused before it is counted
-                return Verdict(answer)
-            return Verdict(self._with_usage(answer, self._limiter.count(call.address, now, cost=0), now))
+                return Verdict(payload)
+            return Verdict(self._with_usage(payload, self._limiter.count(call.address, now, cost=0), now))
         journey_id = _named_id(payload, api)
         if self._is_2023:
             usage = self._limiter.count(call.address, now)
@@ -314,20 +320,6 @@ def ajv_text(violation: Violation) -> tuple[str, str]:
     elif not text.startswith("must "):
         text = _AJV_TEXTS.get(violation.code, "must match a schema in anyOf")
     return "".join(f"/{part}" for part in path), text
-
-
-def _parse(body: bytes | None) -> tuple[bool, Any]:
-    """Whether the body can be read, and what it holds; an empty one reads as an empty object."""
-    if body is None:
-        return False, None
-    try:
-        return True, json.loads(body.decode(), parse_constant=_refuse_constant) if body else {}
-    except (ValueError, RecursionError):
-        return False, None
-
-
-def _refuse_constant(_: str) -> None:
-    raise ValueError("NaN and Infinity are not JSON")
 
 
 def _id_key(api: Version) -> str:
