@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -64,10 +65,7 @@ def _payloads(stream: BinaryIO) -> Iterator[bytes]:
 def _errors(version: schemas.Version, body: bytes, now: datetime) -> list[dict[str, str]]:
     verdict = schemas.validate(version, body)
     if isinstance(verdict, schemas.Refusal):
-        return [
-            {"path": violation.path, "code": violation.code, "message": violation.message}
-            for violation in verdict.violations
-        ]
+        return [asdict(violation) for violation in verdict.violations]
     if schemas.ends_in_future(verdict, now):
         return [{"path": verdict.end_path, "code": "ends_in_future", "message": "is in the future"}]
     return []

@@ -53,7 +53,8 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
     problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
     if problems:
         raise ConfigurationError(problems)
-    return settings.with_warnings(*warnings, *_oddities(settings), *_near_misses(environ))
+    settings._warnings = (*warnings, *_oddities(settings), *_near_misses(environ))  # noqa: SLF001
+    return settings
 
 
 def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, str]]:

@@ -189,10 +189,6 @@ def _number(default: float, least: float, most: float, meaning: str) -> Any:
     return Field(default, ge=least, le=most, description=meaning)
 
 
-def _switch(meaning: str, *, default: bool) -> Any:
-    return Field(default, description=meaning)
-
-
 class Settings(BaseModel):
     """All settings. A field's name is the variable's name in lower case. Durations are seconds."""
 
@@ -231,8 +227,9 @@ class Settings(BaseModel):
     registry_timeout_seconds: float = _number(10.0, 0.1, 120, "Deadline of one request, connecting included.")
     registry_ca_file: _File = _setting(None, "CA certificates (PEM) for the Registry, if not the system's.")
     registry_proxy_url: _ProxyUrl = _setting(None, "HTTP proxy for the Registry. HTTPS_PROXY is not read.")
-    registry_allow_http: bool = _switch(
-        "Allow plain http:// to another machine: token and journeys travel in the clear.", default=False
+    registry_allow_http: bool = _setting(
+        default=False,
+        meaning="Allow plain http:// to another machine: token and journeys travel in the clear.",
     )
 
     broker_url: _BrokerUrl = _setting(
@@ -244,8 +241,8 @@ class Settings(BaseModel):
     )
     broker_exchange: _Exchange = _setting(None, "The operator's exchange to bind the queue to.")
     broker_routing_key: _RoutingKey = _setting(None, "Routing key of that binding.")
-    broker_declare: bool = _switch(
-        "Declare the missing queues; false: only verify that they exist.", default=True
+    broker_declare: bool = _setting(
+        default=True, meaning="Declare the missing queues; false: only verify that they exist."
     )
     broker_prefetch: int = Field(
         default_factory=lambda valid: 2 * int(valid["registry_concurrency"]),
@@ -299,8 +296,8 @@ class Settings(BaseModel):
         25.0, 0, 3600, "Longest time to settle the deliveries in flight after SIGTERM."
     )
 
-    dead_letters_return_unauthorized: bool = _switch(
-        "Replay unauthorized dead letters once a new token was accepted.", default=True
+    dead_letters_return_unauthorized: bool = _setting(
+        default=True, meaning="Replay unauthorized dead letters once a new token was accepted."
     )
     dead_letters_return_per_second: float = _number(
         10.0, 0.1, 10_000, "Maximum replays per second; other journeys come first."
@@ -308,9 +305,9 @@ class Settings(BaseModel):
     dead_letters_look_seconds: float = _number(
         300.0, 0, 86_400, "Interval of reading the dead letters for their nearest deadline; 0: never."
     )
-    dead_letters_unverified: bool = _switch(
-        "Read dead-letter queues whose delivery limit cannot be verified: `declare` created them.",
+    dead_letters_unverified: bool = _setting(
         default=False,
+        meaning="Read dead-letter queues whose delivery limit cannot be verified: `declare` created them.",
     )
     events_exchange: _Exchange = _setting(None, "Exchange for a CloudEvents message per final outcome.")
 
@@ -326,11 +323,6 @@ class Settings(BaseModel):
     def warnings(self) -> tuple[str, ...]:
         """Sentences about what is allowed but probably a mistake; for the log at start."""
         return self._warnings
-
-    def with_warnings(self, *sentences: str) -> "Settings":
-        settings = self.model_copy()
-        settings._warnings = sentences  # noqa: SLF001 - our own copy
-        return settings
 
     @property
     def broker_urls(self) -> tuple[str, ...]:
