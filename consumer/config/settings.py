@@ -337,15 +337,12 @@ class Settings(BaseModel):
     def summary(self) -> dict[str, str | int | float | bool]:
         """Return what is set, for the log at start; a secret appears as ``"set"``."""
         shown: dict[str, str | int | float | bool] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name == "broker_url":
-                shown[name] = ";".join(self.broker_addresses)
-            elif isinstance(value, SecretStr):
+        for name, value in self:
+            if isinstance(value, SecretStr):
                 shown[name] = "set"
             elif value is not None:
                 shown[name] = value if isinstance(value, str | int | float) else _as_variable(value)
-        return shown
+        return shown | {"broker_url": ";".join(self.broker_addresses)}
 
 
 def _as_variable(value: Any) -> str:

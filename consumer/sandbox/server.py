@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any, Self
 
 from aiohttp import web
@@ -147,7 +146,7 @@ class Sandbox:
     @property
     def journeys(self) -> Mapping[str, StoredJourney]:
         """The registered journeys by id, live."""
-        return MappingProxyType(self._rules.registered)
+        return self._rules.registered
 
     @property
     def requests(self) -> Sequence[SeenRequest]:
