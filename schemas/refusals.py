@@ -11,7 +11,7 @@ r"""Why a body is refused: our codes for pydantic's error types, and for bodies 
 import json
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic_core import ErrorDetails
 from typing_extensions import is_typeddict
@@ -39,7 +39,6 @@ _WORDS: dict[str, tuple[str, str]] = {
     "literal_error": ("not_allowed_value", "must be {expected}"),
 }
 _OTHERWISE = ("bad_format", "is not what the Registry accepts")
-_LIMITS = frozenset({"min_length", "max_length", "ge", "le", "expected"})
 
 _SMALL_BYTES = 64 * 1024
 _MAX_PARTS = 20_000  # the largest journey has some 300, and 20,000 characters of text
@@ -85,7 +84,7 @@ def _violation(detail: ErrorDetails) -> Violation:
         shown = f": {location[-1]}" if location[-1] in _VOCABULARY else ""
         return Violation(_dotted(location[:-1]), "unknown_key", f"has a key that the Registry refuses{shown}")
     code, message = _WORDS.get(detail["type"], _OTHERWISE)
-    limits = {name: _plain(value) for name, value in detail.get("ctx", {}).items() if name in _LIMITS}
+    limits = {name: _plain(value) for name, value in detail.get("ctx", {}).items()}
     return Violation(_dotted(location), code, message.format_map(limits))
 
 
@@ -133,12 +132,8 @@ def diagnose(body: bytes, parser_message: str) -> Refusal:
 
 def has_only_json_numbers(body: bytes) -> bool:
     """Return whether a body that is otherwise JSON has no NaN or Infinity outside its strings."""
-
-    def refuse(name: str) -> NoReturn:
-        raise ValueError(name)
-
     try:
-        json.loads(body, parse_constant=refuse, parse_int=float)
+        json.loads(body, parse_constant=int, parse_int=float)  # int() raises ValueError for NaN and Infinity
     except ValueError:
         return False
     return True
