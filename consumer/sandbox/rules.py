@@ -106,13 +106,6 @@ class Rules:
         self._key_limiter = RateWindows(settings.key_exchange_limit)
         self._validate = validate
 
-    def reset(self) -> None:
-        """Forget everything; the tokens are those of the start."""
-        for journeys in (self.registered, self.violating):
-            journeys.clear()
-        for memory in (self.tokens, self._limiter, self._key_limiter):
-            memory.reset()
-
     def find(self, journey_id: str) -> StoredJourney | None:
         return self.registered.get(journey_id) or self.violating.get(journey_id)
 

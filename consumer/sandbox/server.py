@@ -14,7 +14,7 @@ import ssl
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -67,8 +67,11 @@ class Sandbox:
         **settings: Any,
     ) -> None:
         self.faults = Faults()
-        self.tokens = Tokens(tokens, claimless)
-        self._rules = Rules(Settings(**settings), validate, clock, self.tokens)
+        chosen, accepted, lacking = Settings(**settings), tuple(tokens), tuple(claimless)
+        self._new_rules: Callable[[], Rules] = lambda: Rules(
+            chosen, validate, clock, Tokens(accepted, lacking)
+        )
+        self._rules = self._new_rules()
         self._traffic = Traffic()
         self._runner: web.ServerRunner | None = None
         self._address = ("127.0.0.1", 0)
@@ -136,6 +139,10 @@ class Sandbox:
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
         return f"{scheme}://{host}:{self._address[1]}"
 
+    @property
+    def tokens(self) -> Tokens:
+        return self._rules.tokens
+
     def accept(self, token: str) -> None:
         self.tokens.accept(token)
 
@@ -191,7 +198,7 @@ class Sandbox:
 
     def _reset(self) -> None:
         """Forget journeys, traffic, limits and faults; tokens are those of the start."""
-        self._rules.reset()
+        self._rules = self._new_rules()
         self.faults.clear()
         self._traffic.reset()
 

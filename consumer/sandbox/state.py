@@ -56,16 +56,10 @@ class TokenState(StrEnum):
 class Tokens:
     """The application tokens, and the five-minute ones given for keys."""
 
-    def __init__(self, accepted: Iterable[str], claimless: Iterable[str] = ()) -> None:
-        self._first = (tuple(accepted), tuple(claimless))
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the tokens of the start; exchanged ones are forgotten."""
+    def __init__(self, accepted: Iterable[str], claimless: Iterable[str]) -> None:
         self._names: dict[str, str] = {}
         self._states: dict[str, TokenState] = {}
         self._exchanged: dict[str, datetime] = {}
-        accepted, claimless = self._first
         for token in accepted:
             self.accept(token)
         for number, token in enumerate(claimless, 1):
@@ -150,9 +144,6 @@ class RateWindows:
             resets_at, used = moment + _WINDOW_SECONDS, 0
         self._windows[address] = (resets_at, used + cost)
         return Usage(self._limit, used + cost, resets_at)
-
-    def reset(self) -> None:
-        self._windows.clear()
 
 
 class SeenRequest(NamedTuple):
