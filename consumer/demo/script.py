@@ -156,19 +156,11 @@ class _Listener(logging.Handler):
 
 
 class Demo:
-    """Plays the acts on a stage and shows them. ``speed`` shortens the acts and raises the rates."""
+    """Plays the acts on a stage and shows them. The stage's speed shortens the acts and raises the rates."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        show: Callable[[Scene], None],
-        *,
-        speed: float,
-        patience_seconds: float = PATIENCE_SECONDS,
-    ) -> None:
+    def __init__(self, stage: Stage, show: Callable[[Scene], None]) -> None:
         self.events: list[tuple[float, str]] = []
         self._stage, self._show = stage, show
-        self._speed, self._patience_seconds = speed, patience_seconds
         self._started = self._published_at = self._measured_at = time.monotonic()
         self._measured = 0
         self._due: defaultdict[Kind, float] = defaultdict(float)
@@ -196,10 +188,10 @@ class Demo:
         if act.begin is not None:
             event, begin = act.begin
             self._note(event.format(await begin(self._stage)))
-        started, seconds = time.monotonic(), act.seconds / self._speed
+        started, seconds = time.monotonic(), act.seconds / self._stage.speed
         _, condition = act.until
         while (elapsed := time.monotonic() - started) < seconds or not condition(self._stage):
-            if self._stage.service.done() or elapsed > max(seconds, self._patience_seconds):
+            if self._stage.service.done() or elapsed > max(seconds, PATIENCE_SECONDS):
                 return False
             await asyncio.sleep(TICK_SECONDS)
             await self._publish(act)
@@ -210,7 +202,7 @@ class Demo:
         now = time.monotonic()
         seconds, self._published_at = now - self._published_at, now
         for kind, rate in act.rates.items():
-            self._due[kind] += rate * seconds * self._speed
+            self._due[kind] += rate * seconds * self._stage.speed
             while self._due[kind] >= 1:
                 self._due[kind] -= 1
                 await self._stage.publish(kind)

@@ -68,7 +68,7 @@ class Stage:
         # memory:// is one broker for the whole process, tests included.
         self._topology = Topology(queue=f"journeys.completed.{uuid.uuid4()}")
         self._version = version
-        self._speed = speed
+        self.speed = speed
         self._rng = random.Random()  # noqa: S311 - invented journeys
         self.registry = Sandbox(rate_limit=1_000_000)
         self._collectors = CollectorRegistry()
@@ -80,7 +80,7 @@ class Stage:
             self._token_file = folder / "token"
             await self.rotate_token()
             await stack.enter_async_context(self.registry)
-            self.registry.faults.latency_seconds = LATENCY_SECONDS / self._speed
+            self.registry.faults.latency_seconds = LATENCY_SECONDS / self.speed
             output = Output(io.StringIO())  # the demo shows its own events
             self._assembled = assemble(load(self._environment(folder)), Metrics(self._collectors), output)
             self.service = asyncio.create_task(self._assembled.service.run())
@@ -110,7 +110,7 @@ class Stage:
         """What an operator would set, with waits that fit into a minute."""
 
         def seconds(usual: float) -> str:
-            return f"{max(0.1, usual / self._speed):.3f}"
+            return f"{max(0.1, usual / self.speed):.3f}"
 
         return {
             "BROKER_URL": BROKER,

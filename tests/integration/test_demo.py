@@ -82,11 +82,11 @@ class Forgetful(Stage):
         return await super().finish()
 
 
-async def _play(stage: Stage, *, patience_seconds: float = 30) -> Any:
+async def _play(stage: Stage) -> Any:
     """Play the acts in this process; returns the account."""
     view = View(Console(file=io.StringIO()), None)
     async with stage:
-        return await Demo(stage, view.show, speed=SPEED, patience_seconds=patience_seconds).run()
+        return await Demo(stage, view.show).run()
 
 
 def shortened(monkeypatch: pytest.MonkeyPatch, acts: Sequence[script.Act]) -> None:
@@ -107,8 +107,9 @@ async def test_an_act_that_times_out_breaks_the_account(monkeypatch: pytest.Monk
     until = ("pigs fly", lambda _stage: False)
     never = script.Act("Nothing", 0.1, "It never happens.", {"valid": 5}, until=until)
     shortened(monkeypatch, [never, script.ACTS[-1]])
+    monkeypatch.setattr(script, "PATIENCE_SECONDS", 0.5)
     stage = Stage("v2", speed=SPEED)
-    result = await _play(stage, patience_seconds=0.5)
+    result = await _play(stage)
     assert result.problems == ("act 'Nothing' timed out waiting until pigs fly",)
     assert result.found == result.published
 
