@@ -62,9 +62,9 @@ async def _publish(args: argparse.Namespace, settings: Settings, target: Target)
         await sender.finish()
     finally:
         progress.cancel()
-        await asyncio.gather(progress, return_exceptions=True)
+        await asyncio.wait([progress])  # it removes the bar
         await link.close()
-    count, seconds = sender.confirmed_lines, time.monotonic() - started
+    count, seconds = sender.confirmed_lines, max(time.monotonic() - started, 0.001)
     print(f"{count} confirmed, published to {target} in {seconds:.1f} s ({count / seconds:,.0f}/s)")  # noqa: T201
     return 0
 
