@@ -221,10 +221,7 @@ class Settings(BaseModel):
         "Longest time that a delivery is held unacknowledged; below RabbitMQ's consumer_timeout (1800).",
     )
     early_bound_seconds: int = _number(
-        86_400,
-        0,
-        604_800,
-        "How far in the future a journey may end to be held until then; beyond it is invalid.",
+        86_400, 0, 604_800, "Longest wait for a journey that ends in the future; a later end is invalid."
     )
     drain_timeout_seconds: float = _number(
         25.0, 0, 3600, "Longest time to settle the deliveries in flight after SIGTERM."
