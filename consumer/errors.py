@@ -2,12 +2,14 @@
 
     ConsumerError
     ├── ConfigurationError   a setting is missing or wrong (exit code 2)
-    ├── BrokerError          the broker refuses something that waiting cannot mend
+    ├── BrokerError          the broker refuses something that waiting cannot repair
     └── PublishError         a publish was not confirmed; nothing may be acknowledged
 
-The fate of a single journey is never an exception: see ``consumer.core.outcome``.
+The result of a single journey is never an exception: see ``consumer.core.outcome``.
 No message of these errors may hold a value of a payload, a token or a password.
 """
+
+from enum import StrEnum
 
 
 class ConsumerError(Exception):
@@ -26,5 +28,21 @@ class BrokerError(ConsumerError):
     """The broker refuses (permissions, a queue that must exist, incompatible arguments)."""
 
 
+class PublishFailure(StrEnum):
+    """Why a publish was not confirmed."""
+
+    RETURNED = "returned"  # unroutable: no such queue or exchange
+    NACKED = "nacked"  # refused by the broker
+    CONNECTION = "connection"  # the connection was lost before the confirm
+    TIMEOUT = "timeout"  # no confirm in time
+    UNENCODABLE = "unencodable"  # headers or properties that no frame can hold
+    CLOSED = "closed"  # the publisher is closed
+    OUT_OF_DATE = "out_of_date"  # withdrawn: the delivery can no longer be acknowledged
+
+
 class PublishError(ConsumerError):
-    """A publish ended without the broker's confirm: nacked, returned or connection lost."""
+    """A publish ended without the broker's confirm."""
+
+    def __init__(self, kind: PublishFailure) -> None:
+        super().__init__(kind.value)
+        self.kind = kind

@@ -196,8 +196,7 @@ class Corridor:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         """Connect the link, without anybody taking its deliveries."""
-        self.link.listen(lambda _: None, self.admission.notifier.notify_all)
-        running = asyncio.create_task(self.link.run())
+        running = asyncio.create_task(self.link.run(lambda _: None, self.admission.notifier.notify_all))
         await asyncio.sleep(0)
         yield
         await self.link.close()

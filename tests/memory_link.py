@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +65,6 @@ class MemoryLink:
 
     # --- intake ---------------------------------------------------------------------------
 
-    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        self._on_delivery, self._on_lost = on_delivery, on_lost
-
     @property
     def connected(self) -> bool:
         return self._connected
@@ -91,7 +87,8 @@ class MemoryLink:
         self._pump()
         return True
 
-    async def run(self) -> None:
+    async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
+        self._on_delivery, self._on_lost = on_delivery, on_lost
         self.start()
         self._connected = True
         self._generation += 1
@@ -123,10 +120,14 @@ class MemoryLink:
         future: asyncio.Future[None] = self._loop.create_future()
         self.submitted.append(outgoing)
         if self._ended is not None and self._ended.is_set():
-            future.set_exception(PublishError("closed"))
+            future.set_exception(PublishError(PublishFailure.CLOSED))
             return future
         self._loop.call_later(self.confirm_after_seconds, self._take, outgoing, future)
         return future
+
+    def withdraw(self, future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
 
     def _take(self, outgoing: Outgoing, future: asyncio.Future[None]) -> None:
         if future.done():
@@ -134,9 +135,9 @@ class MemoryLink:
         queue = self._dead.get(outgoing.routing_key) if outgoing.exchange else outgoing.routing_key
         known = queue == self._topology.queue or queue in self._delays or queue in self._dead.values()
         if self.publish_failures:
-            future.set_exception(PublishError(self.publish_failures.popleft()))
+            future.set_exception(PublishError(PublishFailure(self.publish_failures.popleft())))
         elif queue is None or not known or outgoing.exchange not in ("", self._topology.dead_letter_exchange):
-            future.set_exception(PublishError("returned"))
+            future.set_exception(PublishError(PublishFailure.RETURNED))
         else:
             stored = Stored(
                 outgoing.body, dict(outgoing.headers), dict(outgoing.properties), outgoing.exchange, queue

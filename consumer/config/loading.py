@@ -9,6 +9,7 @@ Every mistake is told at once, each in one sentence that quotes no value.
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -56,7 +57,7 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
     problems += [
         sentence
         for names, sentence in chain(
-            _authentication(settings, required=authentication), _contradictions(settings)
+            _authentication(settings, required=authentication), _contradictions(settings), _sqs(settings)
         )
         if not wrong.intersection(names)
     ]
@@ -165,6 +166,22 @@ def _contradictions(settings: Settings) -> Iterator[tuple[set[str], str]]:
         )
 
 
+def _sqs(settings: Settings) -> Iterator[tuple[set[str], str]]:
+    """What SQS needs: the names involved and a sentence for each mistake."""
+    if not settings.broker_urls[0].startswith("sqs:"):
+        return
+    if find_spec("boto3") is None:
+        yield {"BROKER_URL"}, "BROKER_URL: sqs:// needs boto3: pip install journey-consumer[sqs]"
+    if not re.fullmatch(r"[\w.-]{1,53}", settings.broker_queue, re.ASCII):
+        yield (
+            {"BROKER_URL", "BROKER_QUEUE"},
+            (
+                "BROKER_QUEUE must be 1 to 53 letters, digits, '.', '_' or '-' with sqs:// "
+                "(a queue's name has at most 80, our endings up to 27)"
+            ),
+        )
+
+
 def _oddities(settings: Settings) -> Iterator[str]:
     """Tell what is allowed but probably not meant."""
     s = settings
@@ -180,6 +197,8 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
     if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
         yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
+    if not s.broker_declare and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
+        yield "BROKER_DECLARE=false has no effect: only AMQP brokers can verify queues without creating them"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"
     if s.broker_ca_file and not any(urlsplit(url).scheme == "amqps" for url in s.broker_urls):

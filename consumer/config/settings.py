@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr = _setting(
         SecretStr("amqp://guest:guest@localhost:5672//"),
         "The broker; several addresses for fail-over are separated by ';'.",
-        "addresses like amqps://user:password@host:5671/vhost",
+        "addresses like amqps://user:password@host:5671/vhost, or sqs://?region=eu-west-3",
     )
     broker_queue: str = _setting(
         "journeys.completed",

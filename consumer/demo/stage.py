@@ -19,8 +19,7 @@ from typing import Self, TextIO, cast
 from prometheus_client import CollectorRegistry
 
 from consumer.app import Assembled, assemble
-from consumer.broker.virtual import VirtualLink
-from consumer.broker.virtual_reader import VirtualQueueReader
+from consumer.broker.virtual import VirtualLink, VirtualQueueReader
 from consumer.config import load
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
@@ -28,7 +27,7 @@ from consumer.deadletters.replay import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message
-from consumer.errors import PublishError
+from consumer.errors import BrokerError
 from consumer.logs import Output
 from consumer.metrics import Metrics
 from consumer.metrics.catalogue import PREFIX
@@ -103,7 +102,6 @@ class Stage:
         self._link = VirtualLink(
             url=BROKER, topology=self.topology, prefetch=1, metrics=Metrics(CollectorRegistry())
         )
-        self._link.listen(lambda _delivery: None, lambda: None)
         self._link.start()
         while not self._link.connected:  # noqa: ASYNC110 - the link has no event for it
             await asyncio.sleep(0.01)
@@ -223,7 +221,7 @@ class Stage:
         sweep = Sweep({reason: lambda: VirtualQueueReader(BROKER, queue)}, Selection(), now=utc_now)
         tally = await sweep.run(ReplayToQueue(self._link, self.topology.queue, on_replayed=count))
         if tally.trouble is not None:
-            raise PublishError(tally.trouble)
+            raise BrokerError(tally.trouble)
         return tally.acted
 
     # --- what is so ---------------------------------------------------------------------

@@ -65,7 +65,7 @@ def _reachable_first(settings: Settings, target: Target) -> list[str]:
     urls, problems = settings.broker_urls, []
     for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
         try:
-            connection = build_connections(settings, url).connect_to_broker("publish")
+            connection = build_connections(settings, url).connect("publish")
         except ConnectionFactory.ERRORS as error:
             problems.append(f"{shown}: {why(error)}")
             continue
@@ -95,11 +95,10 @@ async def _connect_virtual(settings: Settings, target: Target) -> VirtualLink:
         raise ConfigurationError(["memory:// ends with this process: nobody else can reach its queues"])
     link = VirtualLink(
         url=url,
-        topology=Topology(queue=target.routing_key),
+        topology=Topology(queue=target.routing_key, dead_letter_reasons=()),
         prefetch=1,
         metrics=Metrics(CollectorRegistry()),
     )
-    link.listen(lambda _delivery: None, lambda: None)
     link.start()
     deadline = asyncio.get_running_loop().time() + CONNECT_SECONDS
     while not link.connected:

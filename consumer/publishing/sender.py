@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from consumer.core.outgoing import PERSISTENT, Outgoing
-from consumer.errors import PublishError
+from consumer.errors import BrokerError, PublishError
 from consumer.publishing.connect import Target
 
 MOST_IN_FLIGHT = 1_000
@@ -57,7 +57,7 @@ class Sender:
         self._number = 0
 
     async def send(self, line: bytes) -> None:
-        """Publish one line; waits while too much is in flight. Raises PublishError."""
+        """Publish one line; waits while too much is in flight. Raises BrokerError."""
         self._number += 1
         if not line.strip():
             return
@@ -71,7 +71,7 @@ class Sender:
                 return
 
     async def finish(self) -> None:
-        """Wait for every confirm. Raises PublishError."""
+        """Wait for every confirm. Raises BrokerError."""
         while self._in_flight:
             await self._confirm_oldest()
 
@@ -90,7 +90,7 @@ class Sender:
             await future
         except PublishError as error:
             reason = _FAILURES.get(str(error), str(error))
-            raise PublishError(
+            raise BrokerError(
                 f"line {number} did not reach {self._target}: {reason}; "
                 "every line before it did, some lines after it may have"
             ) from None

@@ -15,8 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.headers import tracking_headers
 from consumer.core.outcome import PauseCause, Unavailable
 from consumer.logs import SettlementLog
@@ -46,13 +45,10 @@ class Consumer(Protocol):
     def subscribed(self) -> bool:
         """Whether the broker may send deliveries now."""
 
-    def listen(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Say who takes the deliveries and who hears of a lost connection."""
-
     def want(self, mode: Mode) -> None:
         """Take all, one, or nothing."""
 
-    async def run(self) -> None:
+    async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
         """Stay connected until closed."""
 
     async def close(self) -> None:
@@ -118,7 +114,6 @@ class Service:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        consumer.listen(self.deliver, self.lost)
         admission.listen(self.apply_mode)
 
     # --- called by the intake ----------------------------------------------------------
@@ -185,7 +180,7 @@ class Service:
         for publisher in self._background:
             publisher.start()
         background = [
-            self._loop.create_task(self._consumer.run(), name="intake"),
+            self._loop.create_task(self._consumer.run(self.deliver, self.lost), name="intake"),
             self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),
         ]

@@ -27,7 +27,7 @@ from consumer.core.outcome import (
 )
 from consumer.core.outgoing import UNENCODABLE, Outgoing, bare, copy_of
 from consumer.core.topology import Topology
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 from consumer.logs import SettlementLog
 from consumer.metrics import Metrics
 from consumer.service.result import HandlingResult
@@ -113,7 +113,7 @@ class Settler:
         """The consuming connection was lost: what was not published yet must not be any more."""
         for future in self._publishing:
             if not future.done():
-                future.set_exception(PublishError("delivery out of date"))
+                future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
 
     async def _outgoing(
         self, delivery: Delivery, fate: HandlingResult, disposition: DeadLetter | Delay | Republish

@@ -120,7 +120,7 @@ def test_acknowledging_does_not_read_ahead(vhost: Broker) -> None:
     while batch := tap.take(1_000):
         taken += (each.body[:2] for each in batch)
         tap.acknowledge(batch)
-        assert sum(len(each.body) for each in tap._taken) < module.BATCH_BYTES + 1_000_002
+        assert sum(len(each.body) for each in tap._read) < module.BATCH_BYTES + 1_000_002
     tap.finish()
     tap.close()
     assert taken == [b"%02d" % number for number in range(40)]
@@ -147,9 +147,9 @@ def test_an_end_that_was_not_heard_is_told(vhost: Broker) -> None:
         tap = AmqpQueueReader(ConnectionFactory([vhost.url_at(proxy.port)]), "q")
         tap.open()
         tap.acknowledge(tap.take(1))
-        assert any(lane.unanswered for lane in tap._lanes)
+        assert any(channel.unanswered for channel in tap._channels)
         proxy.cut()
-        with pytest.raises(BrokerError, match="some of it may be there again"):
+        with pytest.raises(BrokerError, match="some messages may still be in it"):
             tap.finish()
         tap.close()
     assert wait_until(lambda: vhost.depth("q").ready in {59, 60})

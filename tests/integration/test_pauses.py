@@ -6,8 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from consumer.broker.connection import ConnectionFactory
 from consumer.broker.consumer import AmqpConsumer
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
 from consumer.metrics import Metrics
 from tests.broker import Broker
@@ -27,9 +26,8 @@ async def test_resuming_with_unacknowledged_deliveries_keeps_the_connection(vhos
         declare=True,
         metrics=Metrics(CollectorRegistry()),
     )
-    consumer.listen(held.append, lambda: lost.append(None))
     consumer.want(Mode.FLOW)
-    running = asyncio.create_task(consumer.run())
+    running = asyncio.create_task(consumer.run(held.append, lambda: lost.append(None)))
     try:
         await await_until(lambda: consumer.subscribed, timeout=20)
         vhost.publish("q", *(b"%d" % number for number in range(MESSAGES)))
@@ -62,9 +60,8 @@ async def test_the_last_acknowledgements_arrive_before_the_channel_closes(vhost:
         declare=True,
         metrics=Metrics(CollectorRegistry()),
     )
-    consumer.listen(held.append, lambda: None)
     consumer.want(Mode.FLOW)
-    running = asyncio.create_task(consumer.run())
+    running = asyncio.create_task(consumer.run(held.append, lambda: None))
     await await_until(lambda: consumer.subscribed, timeout=20)
     vhost.publish("q", *(b"%d" % number for number in range(300)))
     await await_until(lambda: len(held) == 300, timeout=20)

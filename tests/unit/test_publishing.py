@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from consumer.core.outgoing import Outgoing
-from consumer.errors import ConsumerError, PublishError
+from consumer.errors import BrokerError, ConsumerError, PublishError, PublishFailure
 from consumer.publishing import Sender, Target, read_lines, sender, source
 
 
@@ -38,7 +38,7 @@ class Broker:
         first = len(self.taken) - len(self._waiting) + 1
         for number, future in enumerate(self._waiting, first):
             if number in self.failures:
-                future.set_exception(PublishError(self.failures[number]))
+                future.set_exception(PublishError(PublishFailure(self.failures[number])))
             else:
                 future.set_result(None)
         self._waiting.clear()
@@ -72,7 +72,7 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
 
 @pytest.mark.parametrize(
     ("failure", "words"),
-    [("connection", "connection to the broker was lost"), ("timeout", "in time"), ("new", ": new;")],
+    [("connection", "connection to the broker was lost"), ("timeout", "in time"), ("closed", ": closed;")],
 )
 async def test_the_first_failure_stops_and_names_its_line(failure: str, words: str) -> None:
     """The line's number counts blank lines too, so that it is the one an editor shows."""
@@ -80,7 +80,7 @@ async def test_the_first_failure_stops_and_names_its_line(failure: str, words: s
     sending = Sender(broker, QUEUE, sizes.append)
     for line in (b"{}", b"", b"{}", b"{}", b"{}"):
         await sending.send(line)
-    with pytest.raises(PublishError, match="line 4 did not reach the queue 'q'") as caught:
+    with pytest.raises(BrokerError, match="line 4 did not reach the queue 'q'") as caught:
         await sending.finish()
     assert words in str(caught.value)
     assert sizes == [2, 2]

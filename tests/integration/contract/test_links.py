@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from consumer.broker.subscription import Mode
-from consumer.core.delivery import Delivery
+from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Reason
 from consumer.core.outgoing import Outgoing, copy_of
 from consumer.errors import PublishError
@@ -109,7 +108,7 @@ async def test_what_is_not_acknowledged_comes_again(side: Side) -> None:
     assert not consumer.subscribed
     again, _, _ = await started(side)
     await again.has(2)
-    # By what was taken, not by number: the file system does not keep the order of one millisecond.
+    # By what was taken, not by number: SQS does not promise the order.
     left = [delivery.body for delivery in taker.deliveries if delivery is not taker.deliveries[1]]
     assert sorted(again.bodies) == sorted(left)
 
@@ -189,7 +188,7 @@ async def test_what_is_returned_comes_again(side: Side) -> None:
 
 
 async def test_many_publishes_are_under_way_together(side: Side) -> None:
-    """Each ends once and none is lost; the order is nobody's promise (filesystem:// keeps none)."""
+    """Each ends once and none is lost; the order is not promised (SQS keeps none)."""
     _, _, publisher = await started(side, Mode.NONE)
     exchange = side.topology.dead_letter_exchange
     futures = [

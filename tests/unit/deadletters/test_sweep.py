@@ -17,7 +17,7 @@ from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep, Tally
 from consumer.deadletters.underway import BatchResult, Result
 from consumer.deadletters.view import show_tally
-from consumer.errors import BrokerError
+from consumer.errors import BrokerError, PublishFailure
 from consumer.errors import PublishError as Unconfirmed
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -97,7 +97,7 @@ class Broker:
         def end() -> None:
             self.queue.journal.append(f"confirm {name}")
             if name in self.failing:
-                future.set_exception(Unconfirmed("nacked"))
+                future.set_exception(Unconfirmed(PublishFailure.NACKED))
             else:
                 future.set_result(None)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.broker.subscription import Mode
+from consumer.core.delivery import Mode
 from consumer.core.outcome import PauseCause
 from consumer.publishing import samples
 from tests.corridor import PROBE_SECONDS, QUEUE, THRESHOLD, Corridor, passes, refused, registered, unavailable
@@ -233,7 +233,7 @@ async def test_a_background_task_that_fails_stops_the_process() -> None:
     """Rather than going on without its intake or heartbeat."""
     corridor = Corridor()
 
-    async def broken() -> None:
+    async def broken(*_: Any) -> None:
         raise OSError
 
     corridor.link.run = broken  # type: ignore[method-assign]

@@ -13,7 +13,7 @@ from consumer.core.delivery import Delivery
 from consumer.core.headers import TrackingHeaders
 from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Reason, Registered
 from consumer.core.outgoing import Outgoing
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 from consumer.metrics import Metrics
 from consumer.service import outcome_events as events
 from consumer.service.outcome_events import OutcomeEvents, event_of
@@ -71,7 +71,9 @@ async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch)
     assert json.loads(outgoing.body)["source"] == "/journey-consumer/a%20b"
     assert len(publisher.sent) == 3
     for (_, future), error in zip(
-        publisher.sent, (None, PublishError("returned"), PublishError("connection")), strict=True
+        publisher.sent,
+        (None, PublishError(PublishFailure.RETURNED), PublishError(PublishFailure.CONNECTION)),
+        strict=True,
     ):
         if error is None:
             future.set_result(None)
