@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import kombu
 from amqp import spec
 from amqp.basic_message import Message
-from amqp.exceptions import FrameSyntaxError
+from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
@@ -160,8 +160,11 @@ class _Connection(pyamqp.Connection):
     def connect(self, callback: Any = None) -> Any:
         try:
             return super().connect(callback)
-        except BaseException:
+        except BaseException as error:
             close_connection(self, graceful=False)
+            if isinstance(error, _UNREADABLE) and not isinstance(error, OSError | FrameSyntaxError):
+                # Not one of the ERRORS: it would end the thread that connects.
+                raise UnexpectedFrame(f"the handshake cannot be read ({type(error).__name__})") from error
             raise
 
 

@@ -144,7 +144,8 @@ def why(error: Exception) -> str:  # noqa: PLR0911 - one row for each kind
         case ssl.SSLCertVerificationError():
             return f"the certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS failed ({error.reason or type(error).__name__})"
+            reason = getattr(error, "reason", None)  # unset when Python made the error itself
+            return f"TLS failed ({reason or type(error).__name__})"
         case socket.gaierror():
             return "the host name cannot be resolved"
         case TimeoutError():

@@ -93,9 +93,7 @@ def open_link(url: str) -> Any:
     }
     if parts.hostname:
         options["is_secure"] = query.get("is_secure", str(not is_loopback(url)).lower()) == "true"
-    return kombu.Connection(
-        parts._replace(query="").geturl(), transport=SqsTransport, transport_options=options
-    )
+    return kombu.Connection(url.partition("?")[0], transport=SqsTransport, transport_options=options)
 
 
 def open_channel(link: Any) -> Any:

@@ -122,15 +122,22 @@ async def test_unacknowledged_messages_are_visible_again_after_closing(
     await running
 
 
-async def test_a_message_that_is_too_large_fails_alone(link: Link, topology: Topology) -> None:
-    """The connection stays, and the next publish is accepted."""
+NESTED: list[Any] = []
+NESTED.append(NESTED)
+
+
+@pytest.mark.parametrize(("body", "headers"), [(bytes(2_000_000), {}), (b"{}", {"x": NESTED})])
+async def test_a_message_that_cannot_be_sent_fails_alone(
+    link: Link, topology: Topology, body: bytes, headers: dict[str, Any]
+) -> None:
+    """Too large, or with headers that JSON cannot hold: the connection stays, the next one is accepted."""
     exchange = topology.dead_letter_exchange
-    large = link.submit(Outgoing(exchange, Reason.INVALID, bytes(2_000_000), {}, {}))
-    small = link.submit(Outgoing(exchange, Reason.INVALID, b"{}", {}, {}))
+    refused = link.submit(Outgoing(exchange, Reason.INVALID, body, headers, {}))
+    accepted = link.submit(Outgoing(exchange, Reason.INVALID, b"{}", {}, {}))
     with pytest.raises(PublishError) as caught:
-        await asyncio.wait_for(large, 15)
+        await asyncio.wait_for(refused, 15)
     assert caught.value.kind is PublishFailure.UNENCODABLE
-    await asyncio.wait_for(small, 15)
+    await asyncio.wait_for(accepted, 15)
     assert link.connected
     assert link._generation == 1
 

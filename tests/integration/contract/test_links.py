@@ -9,7 +9,7 @@ import pytest
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Reason
 from consumer.core.outgoing import Outgoing, copy_of
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 from tests.integration.contract.conftest import PREFETCH, Side
 from tests.waiting import await_until
 
@@ -206,3 +206,30 @@ async def test_nothing_is_published_after_closing(side: Side) -> None:
     await side.close()
     with pytest.raises(PublishError):
         await publisher.submit(Outgoing("", side.topology.queue, b"", {}, {}))
+
+
+async def test_an_unroutable_publish_is_returned(side: Side) -> None:
+    """A message that no queue receives is not confirmed."""
+    _, _, publisher = await started(side, Mode.NONE)
+    outgoing = Outgoing(side.topology.dead_letter_exchange, "no-such-reason", b"", {}, {})
+    with pytest.raises(PublishError) as caught:
+        await asyncio.wait_for(publisher.submit(outgoing), 10)
+    assert caught.value.kind is PublishFailure.RETURNED
+
+
+async def test_a_withdrawn_publish_is_not_sent(side: Side) -> None:
+    """Its future ends at once; a publish that is already confirmed stays confirmed."""
+    _, _, publisher = await started(side, Mode.NONE)
+    exchange = side.topology.dead_letter_exchange
+    withdrawn = publisher.submit(Outgoing(exchange, "invalid", b"0", {}, {"delivery_mode": 2}))
+    publisher.withdraw(withdrawn)
+    with pytest.raises(PublishError) as caught:
+        await withdrawn
+    assert caught.value.kind is PublishFailure.OUT_OF_DATE
+    confirmed = publisher.submit(Outgoing(exchange, "invalid", b"1", {}, {"delivery_mode": 2}))
+    await asyncio.wait_for(confirmed, 10)
+    publisher.withdraw(confirmed)
+    assert confirmed.exception() is None
+    held = [body for body, _ in await side.held(side.topology.dead_letter_queue("invalid"))]
+    assert held[-1:] == [b"1"]
+    assert len(held) <= 2  # the thread may have taken it before it was withdrawn
