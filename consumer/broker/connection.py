@@ -12,6 +12,7 @@ Connections are py-amqp's, made by kombu's transport, with five changes:
 
 import itertools
 import logging
+import random
 import socket
 import ssl
 import struct
@@ -39,6 +40,8 @@ log = logging.getLogger("journey_consumer.broker")
 CONNECT_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 3.0
 WRITE_TIMEOUT_SECONDS = 15
+RECONNECT_CAP_SECONDS = 20.0
+SHORT_LIFE_SECONDS = 5.0
 #: How long sent bytes may stay unacknowledged before the kernel ends the connection; py-amqp's
 #: default of one second ends it at the first lost packet (py-amqp 186).
 TCP_USER_TIMEOUT_MILLISECONDS = 20_000
@@ -213,6 +216,21 @@ class LogOnce:
 
     def reset(self) -> None:
         self._logged.clear()
+
+
+class ReconnectDelay:
+    """Doubles with each connection that failed or lived shorter than SHORT_LIFE_SECONDS; with jitter."""
+
+    def __init__(self, base_seconds: float) -> None:
+        self._base = base_seconds
+        self._failures = 0
+
+    def next(self, lived_seconds: float = 0.0) -> float:
+        if lived_seconds > SHORT_LIFE_SECONDS:
+            self._failures = 0
+        delay = min(RECONNECT_CAP_SECONDS, self._base * 2.0**self._failures)
+        self._failures = min(self._failures + 1, 10)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
 
 class ConnectionFactory:

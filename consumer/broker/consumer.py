@@ -12,7 +12,6 @@
 import asyncio
 import itertools
 import logging
-import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from consumer.broker.connection import (
     CLOSE_TIMEOUT_SECONDS,
     ConnectionFactory,
     LogOnce,
+    ReconnectDelay,
     build_delivery,
     close_connection,
 )
@@ -37,9 +37,7 @@ from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.broker")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.1, 20.0
-#: A connection that lived shorter than this counts as one more failure in a row.
-SHORT_LIFE_SECONDS = 5.0
+RECONNECT_BASE_SECONDS = 0.1
 HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements are delayed by this, so that one frame can cover many.
 ACK_DELAY_SECONDS = 0.004
@@ -148,26 +146,23 @@ class AmqpConsumer:
         """
         self._loop = asyncio.get_running_loop()
         self._on_delivery, self._on_lost = on_delivery, on_lost
-        failures = 0
-        unreachable = LogOnce(log, "broker unreachable")
+        unreachable, delay = LogOnce(log, "broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while True:
-            started = time.monotonic()
+            lived = 0.0
             try:
                 connection, channels = await self._loop.run_in_executor(self._thread, self._open)
             except _UNREACHABLE as error:
                 unreachable.warn(error)
             else:
                 unreachable.reset()
+                opened = time.monotonic()
                 reason = await self._serve(connection, channels)
+                lived = time.monotonic() - opened
                 if reason == _CLOSED:
                     return
                 log.warning("broker connection lost", extra={"reason": reason})
                 self._metrics.reconnects["consume"].inc()
-                if time.monotonic() - started > SHORT_LIFE_SECONDS:
-                    failures = 0
-            delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
-            failures = min(failures + 1, 10)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
+            await asyncio.sleep(delay.next(lived))
 
     async def close(self) -> None:
         """Write the last acknowledgements and close; what is unacknowledged goes back to the queue."""

@@ -12,7 +12,6 @@
 import asyncio
 import logging
 import os
-import random
 import select
 import struct
 import threading
@@ -24,7 +23,13 @@ from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
-from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, ConnectionFactory, LogOnce, close_connection
+from consumer.broker.connection import (
+    WRITE_TIMEOUT_SECONDS,
+    ConnectionFactory,
+    LogOnce,
+    ReconnectDelay,
+    close_connection,
+)
 from consumer.broker.declare import ensure
 from consumer.broker.frames import read_all
 from consumer.core.outgoing import Outgoing
@@ -34,9 +39,7 @@ from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.broker")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.2, 20.0
-#: A connection that lived shorter than this counts as one more failure in a row.
-SHORT_LIFE_SECONDS = 5.0
+RECONNECT_BASE_SECONDS = 0.2
 TICK_SECONDS = 1.0
 #: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
 WINDOW = 1_000
@@ -169,8 +172,7 @@ class AmqpPublisher:
     # --- in the thread -----------------------------------------------------------------
 
     def _main(self) -> None:
-        failures = 0
-        cannot_publish = LogOnce(log, "cannot publish")
+        cannot_publish, delay = LogOnce(log, "cannot publish"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while not self._closing:
             try:
                 connection = self._connections.connect(
@@ -178,7 +180,7 @@ class AmqpPublisher:
                 )
             except ConnectionFactory.ERRORS as error:
                 cannot_publish.warn(error)
-                failures = self._wait_before_reconnect(failures)
+                self._wait(delay.next())
                 continue
             kind, opened = PublishFailure.CONNECTION, time.monotonic()
             try:
@@ -202,9 +204,7 @@ class AmqpPublisher:
                 close_connection(connection, graceful=self._closing)
             if not self._closing:
                 self._metrics.reconnects["publish"].inc()
-                if time.monotonic() - opened > SHORT_LIFE_SECONDS:
-                    failures = 0
-                failures = self._wait_before_reconnect(failures)
+                self._wait(delay.next(time.monotonic() - opened))
         self._fail_unconfirmed(PublishFailure.CONNECTION)
 
     def _open(self, connection: Any) -> Any:
@@ -320,12 +320,10 @@ class AmqpPublisher:
         if results:
             self._loop.call_soon_threadsafe(_resolve_on_loop, results)
 
-    def _wait_before_reconnect(self, failures: int) -> int:
-        delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
-        until = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
             self._wakeup.wait(left)
-        return min(failures + 1, 10)
 
 
 def _check_size(message: Message, frame_max: int) -> None:

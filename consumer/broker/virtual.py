@@ -33,7 +33,7 @@ log = logging.getLogger("journey_consumer.broker")
 POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.05
 RECONNECT_SECONDS = 2.0
-#: SQS holds a request to an empty queue open for so long; acknowledgements and publishes wait behind it.
+#: How long SQS holds a request to an empty queue open; acknowledgements and publishes wait behind it.
 SQS_WAIT_SECONDS = 1
 _SQS_CLIENT = {"connect_timeout": 5, "read_timeout": 10, "retries": {"total_max_attempts": 2}}
 #: How SQS refuses one message: too large, or with characters that it does not take.

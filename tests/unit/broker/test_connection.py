@@ -15,6 +15,7 @@ from consumer.broker.connection import (
     UNREADABLE_PROPERTIES,
     ConnectionFactory,
     LogOnce,
+    ReconnectDelay,
     build_connections,
     build_delivery,
     is_amqp,
@@ -145,3 +146,13 @@ def test_headers_that_are_nested_too_deeply_are_replaced(depth: int, *, kept: bo
         headers = {"x": headers}
     delivery = build_delivery(message(1, application_headers=headers), channel=0)
     assert delivery.headers == (headers if kept else UNREADABLE_PROPERTIES)
+
+
+def test_the_delay_doubles_until_a_connection_lives() -> None:
+    """With jitter from half to all of it, never beyond the cap."""
+    delay = ReconnectDelay(0.1)
+    for number in range(20):
+        wanted = min(module.RECONNECT_CAP_SECONDS, 0.1 * 2**number)
+        assert wanted / 2 <= delay.next(module.SHORT_LIFE_SECONDS) <= wanted
+    assert delay.next(module.SHORT_LIFE_SECONDS + 0.1) <= 0.1
+    assert 0.1 <= delay.next() <= 0.2
