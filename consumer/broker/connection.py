@@ -7,7 +7,7 @@ Connections are py-amqp's, made by kombu's transport, with five changes:
 3. Properties that py-amqp cannot read are replaced by a note. py-amqp ends the connection, and the same
    message arrives again, with all its neighbours, until its delivery limit.
 4. In an exchange or routing key that is not UTF-8, bytes that are not ASCII are read as "?".
-5. A frame larger than the negotiated ``frame_max`` ends the connection before it is read.
+5. A frame larger than ``frame_max`` allows (``check_frame_size``) ends the connection before it is read.
 """
 
 import itertools

@@ -2,7 +2,7 @@
 
 py-amqp reads a frame in three calls of ``recv``, and a delivery is three frames. Here everything that
 has arrived is read at once, cut into frames, and each is given to the connection's ``on_inbound_frame``.
-Frame format: AMQP 0-9-1, section 4.2.3. What waits for the rest of a frame never exceeds ``frame_max``.
+Frame format: AMQP 0-9-1, section 4.2.3. What waits for the rest of a frame is bounded by ``frame_max``.
 """
 
 import socket
@@ -15,13 +15,16 @@ from amqp.exceptions import UnexpectedFrame
 READ_BYTES = 65_536
 _HEADER = struct.Struct(">BHI")  # type, channel, size
 _FRAME_END = 0xCE
-_OVERHEAD = _HEADER.size + 1
 
 
 def check_frame_size(size: int, frame_max: int) -> None:
-    """Raise UnexpectedFrame when a frame with ``size`` bytes of payload exceeds ``frame_max``."""
-    if size > frame_max - _OVERHEAD:
-        raise UnexpectedFrame(f"a frame of {size} bytes exceeds the negotiated maximum of {frame_max}")
+    """Raise UnexpectedFrame when a frame's ``size`` exceeds what a broker may send.
+
+    Twice ``frame_max``, because RabbitMQ adds headers (``x-delivery-count``, ``x-death``) to what filled a
+    frame at its publisher, and cannot split a header frame.
+    """
+    if size > 2 * frame_max:
+        raise UnexpectedFrame(f"a frame of {size} bytes exceeds twice the negotiated maximum of {frame_max}")
 
 
 class FrameReader:

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import json
+import random
 import uuid
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -17,8 +19,12 @@ from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError, PublishFailure
 from consumer.metrics import Metrics
+from consumer.publishing import samples
+from tests.broker import Broker
+from tests.integration.conftest import Run
+from tests.local_registry import LocalRegistry
 from tests.sqs import SqsServer
-from tests.waiting import await_until
+from tests.waiting import await_until, wait_until
 
 
 class Link(VirtualLink):
@@ -170,3 +176,38 @@ def test_reading_a_missing_queue_creates_nothing(sqs: SqsServer) -> None:
     with pytest.raises(BrokerError, match=r"the queue 'no\.such\.queue' cannot be read"):
         VirtualQueueReader(sqs.url, "no.such.queue").open()
     assert sqs.client.list_queues().get("QueueUrls", []) == before
+
+
+def test_the_service_registers_journeys_of_another_producer(
+    sqs: SqsServer, sandbox: LocalRegistry, run: Run
+) -> None:
+    """Plain JSON in, registered or dead-lettered, nothing left; SIGTERM and SIGKILL give everything back."""
+    queue = f"service.{uuid.uuid4().hex[:8]}"
+    sqs.create(queue, VisibilityTimeout="5")
+    dead = f"{queue}.dead-letter.{Reason.INVALID}"
+    service = run(cast("Broker", sqs), broker_queue=queue)
+    service.await_ready()
+    good = [samples.journey("v2", random.Random(number), datetime.now(UTC)) for number in range(20)]
+    for payload in good:
+        sqs.put(queue, samples.encode(payload).decode())
+    sqs.put(queue, "no journey")
+    expected = {samples.journey_id(payload) for payload in good}
+    wait_until(lambda: expected <= sandbox.journeys.keys(), 30, "registered")
+    wait_until(lambda: sqs.count(queue) == (0, 0), 10, "deleted")
+    wait_until(lambda: sqs.count(dead) == (1, 0), 10, "dead-lettered")
+    sandbox.faults.latency_seconds = 3.0
+    late = samples.journey("v2", random.Random("late"), datetime.now(UTC))
+    sqs.put(queue, samples.encode(late).decode())
+    wait_until(lambda: service.value("in_flight") == 1, 10, "in flight")
+    service.kill()
+    assert sqs.count(queue) == (0, 1)
+    sandbox.faults.latency_seconds = 0.0
+    again = run(cast("Broker", sqs), broker_queue=queue)
+    again.await_ready()
+    wait_until(lambda: samples.journey_id(late) in sandbox.journeys, 20, "delivered again after the crash")
+    wait_until(lambda: sqs.count(queue) == (0, 0), 10, "deleted")
+    assert again.terminate() == 0
+    reader = VirtualQueueReader(sqs.url, dead)
+    assert reader.open() == 1
+    assert [each.body for each in reader.take(1)] == [b"no journey"]
+    reader.close()

@@ -62,7 +62,7 @@ def test_a_frame_of_four_gigabytes_is_refused_in_the_handshake() -> None:
     try:
         with (
             answering(struct.pack(">BHI", 1, 0, 2**32 - 1)) as url,
-            pytest.raises(ConnectionFactory.ERRORS, match="exceeds the negotiated maximum"),
+            pytest.raises(ConnectionFactory.ERRORS, match="exceeds twice the negotiated maximum"),
         ):
             ConnectionFactory([url]).connect("test")
         assert tracemalloc.get_traced_memory()[1] < 20_000_000

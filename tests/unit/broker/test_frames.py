@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.broker.connection import ConnectionFactory
-from consumer.broker.frames import FrameReader, check_frame_size
+from consumer.broker.frames import FrameReader
 
 FRAME_MAX = 4_096
 Frame = tuple[int, int, bytes]
@@ -63,7 +63,7 @@ def test_frames_are_cut_as_they_were_sent(frames: list[Frame], data: st.DataObje
         for piece in pieces[1:]:
             pair.broker.sendall(piece)
             pair.reader.read()
-            assert len(pair.reader._rest) <= FRAME_MAX
+            assert len(pair.reader._rest) <= 2 * FRAME_MAX
         assert pair.frames == frames
         pair.broker.sendall(b"\x01\x00")
         pair.reader.read()
@@ -73,23 +73,22 @@ def test_frames_are_cut_as_they_were_sent(frames: list[Frame], data: st.DataObje
         pair.close()
 
 
-@pytest.mark.parametrize("size", [FRAME_MAX - 7, 351_000_000, 2**32 - 1])
+@pytest.mark.parametrize("size", [2 * FRAME_MAX + 1, 351_000_000, 2**32 - 1])
 def test_a_frame_beyond_the_maximum_is_refused_at_its_header(pair: Pair, size: int) -> None:
     """4 GB were announced and 351 MB buffered: the connection ends before any of it is read."""
     pair.broker.sendall(struct.pack(">BHI", 3, 1, size))
-    with pytest.raises(UnexpectedFrame, match=f"{size} bytes exceeds the negotiated maximum"):
+    with pytest.raises(UnexpectedFrame, match=f"{size} bytes exceeds twice the negotiated maximum"):
         pair.reader.read()
     assert pair.frames == []
     assert pair.reader._rest == b""
 
 
 def test_the_largest_frame_is_read(pair: Pair) -> None:
-    """``frame_max`` includes the seven bytes in front and the one behind."""
-    frame = (3, 1, bytes(FRAME_MAX - 8))
+    """RabbitMQ adds headers to what filled a frame (seen: 131,067 bytes where 131,064 are allowed)."""
+    frame = (2, 1, bytes(2 * FRAME_MAX))
     pair.broker.sendall(encoded(frame))
     pair.reader.read()
     assert pair.frames == [frame]
-    check_frame_size(FRAME_MAX - 8, FRAME_MAX)
 
 
 def test_a_frame_without_its_end_is_refused(pair: Pair) -> None:
