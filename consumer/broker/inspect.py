@@ -36,7 +36,6 @@ class QueueFacts:
 
 
 def server(connection: Any) -> str:
-    """Product and version of the broker."""
     properties = connection.server_properties
     return f"{properties.get('product', 'unknown product')} {properties.get('version', '')}".strip()
 
@@ -101,19 +100,16 @@ def can_ask(connection: Any) -> bool:
 
 
 def may_declare(connection: Any, queue: str) -> bool:
-    """Whether this user may declare ``queue`` (configure)."""
     arguments = {"x-expires": _IMPOSSIBLE}  # not a number
     return _permitted(connection, lambda channel: channel.queue_declare(queue, arguments=arguments))
 
 
 def may_consume(connection: Any, queue: str) -> bool:
-    """Whether this user may consume the existing ``queue`` (read)."""
     arguments = {"x-priority": _IMPOSSIBLE}  # not a number
     return _permitted(connection, lambda channel: channel.basic_consume(queue, arguments=arguments))
 
 
 def may_publish(connection: Any, exchange: str) -> bool:
-    """Whether this user may publish to the existing ``exchange`` (write)."""
 
     def publish(channel: Any) -> None:
         channel.basic_publish(Message(b"", expiration=_IMPOSSIBLE), exchange, _IMPOSSIBLE)

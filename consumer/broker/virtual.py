@@ -111,12 +111,10 @@ class RawMessage(virtual.Message):
         headers = payload.get("headers") or {}
         plain = {k: v for k, v in headers.items() if k != "compression"}
         super().__init__({**payload, "headers": plain}, channel=channel, **kwargs)
-        self._raw = payload
         self.headers = headers
 
 
 def build_delivery(message: Any, generation: int = 0) -> Delivery:
-    """A delivery from kombu's message."""
     info = message.delivery_info or {}
     properties = {k: message.properties[k] for k in _PROPERTIES if message.properties.get(k) is not None}
     for name in ("content_type", "content_encoding"):
@@ -160,7 +158,6 @@ class VirtualLink:
 
     @property
     def connected(self) -> bool:
-        """Whether the queues exist and can be used."""
         return self._connected
 
     @property
@@ -174,7 +171,6 @@ class VirtualLink:
             self._commands.put(self._apply_mode)
 
     def is_current(self, delivery: Delivery) -> bool:
-        """Whether ``delivery`` can still be acknowledged."""
         return self._connected and delivery.generation == self._generation
 
     def acknowledge(self, delivery: Delivery) -> bool:

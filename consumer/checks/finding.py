@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 _SOON_DAYS = 14
 
@@ -21,16 +22,9 @@ class Finding:
     text: str
 
 
-def ok(subject: str, text: str) -> Finding:
-    return Finding(Level.OK, subject, text)
-
-
-def warn(subject: str, text: str) -> Finding:
-    return Finding(Level.WARN, subject, text)
-
-
-def fail(subject: str, text: str) -> Finding:
-    return Finding(Level.FAIL, subject, text)
+ok = partial(Finding, Level.OK)
+warn = partial(Finding, Level.WARN)
+fail = partial(Finding, Level.FAIL)
 
 
 def expiry(subject: str, seconds_left: float) -> Finding | None:
