@@ -1,4 +1,4 @@
-"""``journey-consumer declare`` against a real broker: what is there afterwards, who may use it."""
+"""``journey-consumer declare`` against a real broker: what exists afterwards, who may use it."""
 
 from collections.abc import Iterator
 
@@ -55,7 +55,7 @@ def test_it_can_run_before_every_upgrade(vhost: Broker, capsys: pytest.CaptureFi
     assert vhost.depth(QUEUE).ready == 1
 
 
-def test_no_right_to_declare_is_a_sentence_and_a_failure(
+def test_a_missing_permission_fails_with_a_sentence(
     modest: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The job of a deployment fails with a reason in its log."""

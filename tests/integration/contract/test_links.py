@@ -74,7 +74,7 @@ async def test_a_delivery_is_the_message(side: Side) -> None:
 
 
 async def test_an_empty_body_is_delivered(side: Side) -> None:
-    """It is nobody's journey, but it must be settled like one."""
+    """It is no journey, but it must be settled like one."""
     await side.put(b"")
     taker, _, _ = await started(side)
     await taker.has(1)
@@ -201,7 +201,7 @@ async def test_many_publishes_are_under_way_together(side: Side) -> None:
 
 
 async def test_nothing_is_published_after_closing(side: Side) -> None:
-    """Whoever still waits is told."""
+    """The future ends with an error."""
     _, _, publisher = await started(side, Mode.NONE)
     await side.close()
     with pytest.raises(PublishError):
