@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, TextIO, cast
 
-from consumer.app import build_connections, build_topology
-from consumer.broker.connection import is_amqp
-from consumer.broker.transport_limits import transport_limits
+from consumer.app import build_topology
+from consumer.broker.connection import build_connections, is_amqp
+from consumer.broker.virtual import transport_limits
 from consumer.config import Settings
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sources import build_queue_readers

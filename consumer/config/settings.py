@@ -93,7 +93,7 @@ _ProxyUrl = Annotated[SecretStr | None, AfterValidator(_proxy_url), _Allowed("an
 _BrokerUrl = Annotated[
     SecretStr,
     AfterValidator(_broker_url),
-    _Allowed("addresses like amqps://user:password@host:5671/vhost"),
+    _Allowed("addresses like amqps://user:password@host:5671/vhost, or sqs://?region=eu-west-3"),
 ]
 _Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
 _Key = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the key alone")]

@@ -13,7 +13,7 @@ from typing import Any
 from consumer.broker.connection import ConnectionFactory, is_amqp
 from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
 from consumer.broker.queue_reader import AmqpQueueReader, QueueReader
-from consumer.broker.virtual_reader import VirtualQueueReader
+from consumer.broker.virtual import VirtualQueueReader
 from consumer.core.topology import QueueSpec, Topology
 from consumer.deadletters.sweep import QueueReaders
 from consumer.errors import BrokerError
@@ -119,7 +119,7 @@ def _existing(
 ) -> list[str]:
     specs = {spec.name: spec for spec in topology.support()}
     try:
-        connection = connections.connect_to_broker("dead letters")
+        connection = connections.connect("dead letters")
     except ConnectionFactory.ERRORS as error:
         raise BrokerError(f"the broker can not be reached: {why(error)}") from error
     existing, found = 0, []

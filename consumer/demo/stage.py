@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from prometheus_client import CollectorRegistry
 
 from consumer.app import assemble
-from consumer.broker.virtual_reader import VirtualQueueReader
+from consumer.broker.virtual import VirtualQueueReader
 from consumer.config import load
 from consumer.core.clock import utc_now
 from consumer.core.outgoing import PERSISTENT, Outgoing

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from consumer.app import build_connections
-from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
 from consumer.broker.inspect import exchange_exists, queue_facts, why
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
@@ -43,7 +42,7 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
     if is_amqp(url):
         reachable = await asyncio.to_thread(_reachable_first, settings, target)
         publisher = AmqpPublisher(
-            connections=build_connections(reachable),
+            connections=build_connections(settings, *reachable),
             topology=None,
             declare=False,
             metrics=Metrics(CollectorRegistry()),
@@ -64,7 +63,10 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
 async def connect_virtual(url: str, queue: str) -> VirtualLink:
     """Start a publisher on a transport without AMQP. Raises TimeoutError."""
     link = VirtualLink(
-        url=url, topology=Topology(queue=queue), prefetch=1, metrics=Metrics(CollectorRegistry())
+        url=url,
+        topology=Topology(queue=queue, dead_letter_reasons=()),
+        prefetch=1,
+        metrics=Metrics(CollectorRegistry()),
     )
     link.start()
     try:
@@ -77,15 +79,15 @@ async def connect_virtual(url: str, queue: str) -> VirtualLink:
     return link
 
 
-def _reachable_first(settings: Settings, target: Target) -> Settings:
-    """The settings with the first broker that answers in front. Blocking; raises BrokerError.
+def _reachable_first(settings: Settings, target: Target) -> tuple[str, ...]:
+    """The addresses of the brokers, the first that answers in front. Blocking; raises BrokerError.
 
     A broker that has just started may connect and fail to find its queues: the next one is tried.
     """
     urls, problems = settings.broker_urls, []
     for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
         try:
-            connection = build_connections(_with_brokers(settings, url)).connect_to_broker("publish")
+            connection = build_connections(settings, url).connect("publish")
             try:
                 found = _exists(connection, target)
             finally:
@@ -95,7 +97,7 @@ def _reachable_first(settings: Settings, target: Target) -> Settings:
             continue
         if not found:
             raise BrokerError(f"{target} does not exist on {shown}")
-        return _with_brokers(settings, *urls[index:], *urls[:index])
+        return (*urls[index:], *urls[:index])
     raise BrokerError(f"no broker can be reached ({'; '.join(problems)})")
 
 
@@ -103,7 +105,3 @@ def _exists(connection: object, target: Target) -> bool:
     if target.exchange:
         return exchange_exists(connection, target.exchange)
     return queue_facts(connection, target.routing_key) is not None
-
-
-def _with_brokers(settings: Settings, *urls: str) -> Settings:
-    return settings.model_copy(update={"broker_url": type(settings.broker_url)(";".join(urls))})

@@ -18,6 +18,7 @@ from consumer.commands import cli
 from consumer.core.topology import Topology
 from consumer.publishing import samples
 from tests.broker import Broker
+from tests.sqs import SqsServer
 from tests.waiting import wait_until
 
 TOPOLOGY = Topology(queue="operator.journeys")
@@ -39,7 +40,7 @@ DEATH = {
 @pytest.fixture
 def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """A virtual host with our queues, and the environment that names it."""
-    connection = ConnectionFactory([vhost.url]).connect_to_broker("test")
+    connection = ConnectionFactory([vhost.url]).connect("test")
     try:
         ensure(connection, TOPOLOGY, declare=True)
     finally:
@@ -140,17 +141,17 @@ def test_a_limit_must_be_positive(args: list[str], capsys: pytest.CaptureFixture
     assert "--limit" in capsys.readouterr().err
 
 
-def test_other_transports_replay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a transport without AMQP dead letters move as well."""
-    monkeypatch.setenv("BROKER_URL", f"filesystem://{tmp_path}")
+def test_replay_on_sqs(sqs: SqsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a broker without AMQP dead letters are replayed as well."""
+    monkeypatch.setenv("BROKER_URL", sqs.url)
     monkeypatch.setenv("BROKER_QUEUE", QUEUE)
     lines = tmp_path / "lines"
     lines.write_bytes(b'{"journey_id":"a"}\n{"journey_id":"b"}\n')
     assert cli.main(["publish", "--queue", UNAUTHORIZED, str(lines)]) == 0
-    assert len(list(tmp_path.glob(f"*{UNAUTHORIZED}*.msg"))) == 2
+    assert sqs.count(UNAUTHORIZED) == (2, 0)
     assert replay() == 0
-    assert len(list(tmp_path.glob(f"*{UNAUTHORIZED}*.msg"))) == 0
-    assert len(list(tmp_path.glob(f"*{QUEUE}.msg"))) == 2
+    assert sqs.count(UNAUTHORIZED) == (0, 0)
+    assert sqs.count(QUEUE) == (2, 0)
 
 
 def dead(*ages_hours: float, **headers: Any) -> list[tuple[bytes, dict[str, Any]]]:

@@ -29,7 +29,7 @@ PHONE = "+33639981234"
 @pytest.fixture
 def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """A virtual host with our queues, and the environment that names it."""
-    connection = ConnectionFactory([vhost.url]).connect_to_broker("test")
+    connection = ConnectionFactory([vhost.url]).connect("test")
     try:
         ensure(connection, TOPOLOGY, declare=True)
     finally:
