@@ -24,7 +24,7 @@ from consumer.core.outcome import PauseCause
 from consumer.core.policy import Policy
 from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
-from consumer.deadletters.sources import SafeQueueReaders
+from consumer.deadletters.queues import SafeQueueReaders
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.client import RegistryClient

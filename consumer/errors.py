@@ -9,6 +9,20 @@ The fate of a single journey is never an exception: see ``consumer.core.outcome`
 No message of these errors may hold a value of a payload, a token or a password.
 """
 
+from enum import StrEnum
+
+
+class PublishFailure(StrEnum):
+    """Why a publish was not confirmed."""
+
+    RETURNED = "returned"
+    NACKED = "nacked"
+    CONNECTION = "connection"
+    TIMEOUT = "timeout"
+    UNENCODABLE = "unencodable"
+    CLOSED = "closed"
+    OUT_OF_DATE = "out_of_date"
+
 
 class ConsumerError(Exception):
     """Root of this program's own errors."""
@@ -27,4 +41,8 @@ class BrokerError(ConsumerError):
 
 
 class PublishError(ConsumerError):
-    """A publish ended without the broker's confirm: nacked, returned or connection lost."""
+    """A publish ended without the broker's confirm."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(str(kind))
+        self.kind = kind

@@ -1,11 +1,11 @@
-"""What a dead letter tells of itself: who it is, why it died, when its journey is lost for good. Pure.
+"""What is known of a dead letter: its ids, why it died, until when its journey can be registered. Pure.
 
 1. Reading never fails: an operator's own message, half a payload or a header of another type reads
-   as "not known" (None), and every command copes with that.
-2. The payload is read leniently, because what died as invalid still has a deadline to meet.
+   as "not known" (None).
+2. The payload is read leniently, because an invalid journey has a deadline, too.
 3. A record holds ids, codes, dates and sizes; never any other value of the payload, nor of a header that is
    not what we would have written.
-4. The reason is that of the queue: where somebody moved a dead letter to is what is meant with it.
+4. The reason is that of the queue, also for a dead letter that was moved there by hand.
 """
 
 import hashlib
@@ -19,30 +19,27 @@ from consumer.core.cloudevents import Payload, unwrap, unwrap_structured
 from consumer.core.delivery import Delivery
 from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, tracking_headers
 from consumer.core.outcome import Reason
-from consumer.deadletters.masking import is_detail
+from consumer.deadletters.masking import STATUSES, is_detail
 from schemas.dates import instant
 
 #: The Registry takes a journey within 24 hours of its start.
 DEADLINE: Final = timedelta(hours=24)
-#: Sorts behind every real deadline.
+#: Sorts after every deadline.
 NO_DEADLINE: Final = float("inf")
-#: For a detail that is none of ours: an operator's own header of that name may hold anything.
+#: Replaces a detail that is not ours: an operator's own header of that name may hold anything.
 FOREIGN_DETAIL: Final = "(not ours)"
-#: HTTP's.
-STATUSES: Final = range(100, 600)
 V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 _LONGEST_ID = 256
-#: No journey is nested deeper than six levels; what recursion can not get to the bottom of is no payload.
+#: No journey is nested deeper than six levels; what is too deep for recursion is not a payload.
 _DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dead letter. Dates are aware, in UTC; what it does not tell is None.
+    """One dead letter. Dates are aware, in UTC; what is not known is None.
 
-    ``reason`` is that of its queue; ``start`` and so ``deadline`` come from the payload;
-    ``delivery_count`` is the broker's.
+    ``reason`` is that of its queue; ``start`` and so ``deadline`` come from the payload.
     """
 
     reason: str
@@ -55,11 +52,10 @@ class Record:
     died: datetime | None
     start: datetime | None
     size: int
-    delivery_count: int
 
     @property
     def deadline(self) -> datetime | None:
-        """When it must be registered at the latest."""
+        """Until when it must be registered."""
         return None if self.start is None else self.start + DEADLINE
 
     @property
@@ -67,8 +63,8 @@ class Record:
         """The deadline in seconds since 1970, to sort by: the smallest is the most urgent."""
         return NO_DEADLINE if self.start is None else (self.start + DEADLINE).timestamp()
 
-    def is_lost(self, now: datetime) -> bool | None:
-        """Whether it can not be registered any more; None when nobody can tell."""
+    def is_too_late(self, now: datetime) -> bool | None:
+        """Whether the deadline has passed; None when it is not known."""
         if self.start is None:
             return True if self.reason == Reason.EXPIRED else None
         return self.start + DEADLINE <= now
@@ -108,12 +104,11 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
         died=_died(headers),
         start=_start(payload),
         size=len(delivery.body),
-        delivery_count=_count(headers.get("x-delivery-count")),
     )
 
 
 def payload_bytes(delivery: Delivery) -> bytes | None:
-    """The payload's bytes, out of its CloudEvent if it came in one; None when there is none to be had."""
+    """The payload's bytes, out of its CloudEvent if it came in one; None when it cannot be read."""
     found = unwrap(delivery)
     if not isinstance(found, Payload):
         return None
@@ -122,7 +117,7 @@ def payload_bytes(delivery: Delivery) -> bytes | None:
 
 
 def payload_of(delivery: Delivery) -> Any:
-    """The payload as JSON, None when it is none, or nested deeper than anybody can look."""
+    """The payload as JSON; None when it is not JSON, or nested too deep."""
     body = payload_bytes(delivery)
     if body is None:
         return None
@@ -149,7 +144,7 @@ def fingerprint(delivery: Delivery) -> str:
 
 
 def ids_of(payload: Any) -> dict[str, str]:
-    """What a payload calls itself in either version, the id of the journey first.
+    """The ids in a payload of either version, the id of the journey first.
 
     v2 calls the journey ``journey_id``, and ``operator_journey_id`` is its trip; v3, which alone has a
     ``start`` at the root, calls the journey ``operator_journey_id``.
@@ -190,13 +185,13 @@ def _instant(place: Any) -> datetime | None:
 
 
 def _died(headers: Mapping[str, Any]) -> datetime | None:
-    """Our own word; else the broker's, which keeps the latest death first."""
+    """Our header; else the broker's, which keeps the latest death first."""
     text = headers.get(LAST_FAILURE)
     if isinstance(text, str):
         try:
             moment = datetime.fromisoformat(text)
             return moment.astimezone(UTC) if moment.tzinfo is not None else None
-        except (ValueError, OverflowError):  # no date, or one that is none in UTC
+        except (ValueError, OverflowError):  # not a date, or out of range in UTC
             return None
     deaths = headers.get("x-death")
     time = (
@@ -207,12 +202,8 @@ def _died(headers: Mapping[str, Any]) -> datetime | None:
     return None
 
 
-def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
-
-
 def shortened(text: str) -> str:
-    """An id as records hold it, and as it is asked for."""
+    """An id as records hold it."""
     return text[:_LONGEST_ID]
 
 

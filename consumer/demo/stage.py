@@ -24,7 +24,7 @@ from consumer.broker.virtual_reader import VirtualQueueReader
 from consumer.config import load
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
-from consumer.deadletters.replay import ReplayToQueue
+from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence, Message

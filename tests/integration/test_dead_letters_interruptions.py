@@ -160,7 +160,7 @@ def test_a_memory_alarm_is_not_waited_out(own_vhost: Broker) -> None:
     own_vhost.node.set_memory_alarm(on=True)
     told = typed(own_vhost, "replay", "--json", BROKER_CONFIRM_TIMEOUT_SECONDS="1")
     assert told.returncode == 1
-    assert "the broker takes nothing at the moment: a memory or disk alarm" in told.stderr
+    assert "the broker blocks publishers: a memory or disk alarm" in told.stderr
     assert json.loads(told.stdout)["outcomes"] == {"not confirmed": 20}
     own_vhost.node.set_memory_alarm(on=False)
     wait_until(lambda: own_vhost.depth(UNAUTHORIZED) == (20, 0), 20, "they are given back")

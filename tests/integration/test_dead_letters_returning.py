@@ -15,8 +15,8 @@ from consumer.broker.connection import ConnectionFactory
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.queue_reader import AmqpQueueReader
 from consumer.core.outgoing import Outgoing
-from consumer.deadletters import auto_replayer
 from consumer.metrics import Metrics
+from consumer.service import auto_replay as auto_replayer
 from consumer.service.auto_replay import AutoReplayer, ServiceState
 from tests.broker import Broker
 from tests.deadletters import QUEUE, REFUSED, UNAUTHORIZED, ids, journey, put

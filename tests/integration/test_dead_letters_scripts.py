@@ -119,14 +119,14 @@ def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
         (0, "", ["list"], {}),
         (0, "", ["replay", "--dry-run"], {}),
         (0, "", ["replay", "--reason", "unauthorized"], {}),
-        (1, "the broker can not be reached", ["summary"], away),
+        (1, "cannot connect to the broker", ["summary"], away),
         (1, "no dead letter has this", ["show", "j-99"], {}),
         (1, "still invalid as v3: j-0: out_of_range", ["edit", "--pipe", MEND.replace("3", "0")], {}),
-        (1, "the command ended with 3", ["edit", "--pipe", "exit 3"], {}),
-        (1, "can not be written", ["edit", "--out", "/no/such/directory/file"], {}),
-        (2, "can not be read", ["edit", "--apply", "/no/such/file"], {}),
+        (1, "the command exited with 3", ["edit", "--pipe", "exit 3"], {}),
+        (1, "cannot be written", ["edit", "--out", "/no/such/directory/file"], {}),
+        (2, "cannot be read", ["edit", "--apply", "/no/such/file"], {}),
         (2, "needs a filter", ["discard", "--why", "x", "--yes"], {}),
-        (2, "--why must say something", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
+        (2, "--why must not be empty", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
         (2, "invalid choice", ["replay", "--reason", "nonsense"], {}),
         (2, "must be from 0.001", ["replay", "--rate", "0"], {}),
         (2, "must be at least 1", ["replay", "--limit", "0"], {}),
@@ -158,7 +158,7 @@ def test_stopped_is_told_by_exit_code_130(broker: Broker, args: list[str], numbe
         process.send_signal(number)
         told, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "ending after this batch" in said
+    assert "stopping after this batch" in said
     (sent,) = only_json(told)["outcomes"].values()
     wait_until(lambda: broker.depth(INVALID) == (200 - sent, 0), 10, "the rest is given back")
     assert broker.depth(QUEUE).ready == sent < 200
@@ -188,7 +188,7 @@ def test_a_limit_straight_to_the_registry(broker: Broker, sandbox: LocalRegistry
     put(broker, UNAUTHORIZED, *(journey(each, hours_ago=each) for each in hours), **REFUSED)
     done = straight("--limit", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 dead letters, 6 selected\n  2  registered\n  4  not come to\n")
+    assert done.stdout.startswith("6 dead letters, 6 selected\n  2  registered\n  4  not processed\n")
     assert set(sandbox.journeys) == {"j-22", "j-21"}
     assert len(sandbox.requests) == 2
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (4, 0), 10, "the rest is given back")
@@ -297,7 +297,7 @@ def test_who_reads_at_the_same_time_is_told(broker: Broker) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert told.returncode == 0
-    assert f"'{UNAUTHORIZED}' is being read by somebody else" in told.stderr
+    assert f"'{UNAUTHORIZED}' has another consumer" in told.stderr
 
 
 def test_what_steers_a_terminal_is_not_printed(broker: Broker) -> None:
@@ -320,7 +320,7 @@ def test_a_full_disk_behind_the_output_is_told_in_words(broker: Broker, args: li
             env=environment(broker), stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr == "journey-consumer: the result can not be written: the disk is full\n"
+    assert done.stderr == "journey-consumer: the result cannot be written: the disk is full\n"
 
 
 def test_a_line_about_nothing_is_told(broker: Broker, tmp_path: Path) -> None:
@@ -330,4 +330,4 @@ def test_a_line_about_nothing_is_told(broker: Broker, tmp_path: Path) -> None:
     file.write_text('{"key": "no such key", "payload": {}}\n')
     told = typed(broker, "edit", "--apply", str(file))
     assert told.returncode == 0
-    assert f"1 lines of {file} are about no dead letter that is there" in told.stderr
+    assert f"1 lines of {file} match no dead letter in the queues" in told.stderr

@@ -90,7 +90,7 @@ def test_a_summary_groups_and_leaves_everything_as_it_was(
     text = capsys.readouterr().out
     assert "token_refused" in text
     assert (
-        "31 dead letters of 'journeys': 30 can still be registered, 0 are beyond saving, 1 do not tell"
+        "31 dead letters of 'journeys': 30 can be registered, 0 are too late, 1 have no"
         in text
     )
     assert run("summary", "--json", "--status", "401") == 0
@@ -272,7 +272,7 @@ def test_a_command_mends_them_all(broker: Broker, capsys: pytest.CaptureFixture[
     """--pipe; a command that fails touches nothing."""
     put(broker, INVALID, *(broken(number) for number in range(20)), **BROKEN)
     assert run("edit", "--pipe", "exit 3") == 1
-    assert "the command ended with 3" in capsys.readouterr().err
+    assert "the command exited with 3" in capsys.readouterr().err
     wait_until(lambda: broker.depth(INVALID) == (20, 0), 10, "all stay")
     assert run("edit", "--pipe", "echo nonsense") == 1
     assert run("edit", "--pipe", 'sed \'s/"seats": 9/"seats": 3/\'') == 0

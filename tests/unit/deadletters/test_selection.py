@@ -35,7 +35,6 @@ RECORDS = st.builds(
     died=MOMENTS,
     start=MOMENTS,
     size=st.just(2),
-    delivery_count=st.just(0),
 )
 HOURS = st.integers(-72, 72).map(lambda hours: hours * 3600.0)
 

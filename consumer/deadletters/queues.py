@@ -1,8 +1,8 @@
-"""Which dead-letter queues there are to read, and whether looking into them is safe. Blocking.
+"""Which dead-letter queues there are to read, and whether reading them is safe. Blocking.
 
-Every look counts as one delivery on a quorum queue. Queues that we declared have a limit that nobody
-reaches; one that an operator declared may give a message up after 20 (the default from RabbitMQ 4.0 on).
-So a queue is touched only when its limit is ours, or when somebody says that it may be.
+Every read counts as one delivery on a quorum queue. Queues that we declared have a limit that is never
+reached; one that an operator declared may drop a message after 20 (the default from RabbitMQ 4.0 on).
+So a queue is read only when its limit is ours, or when the operator says that it may be.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 
 from consumer.broker.connection import ConnectionFactory, is_amqp
 from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
-from consumer.broker.queue_reader import AmqpQueueReader, QueueReader
+from consumer.broker.queue_reader import AmqpQueueReader
 from consumer.broker.virtual_reader import VirtualQueueReader
 from consumer.core.topology import QueueSpec, Topology
 from consumer.deadletters.sweep import QueueReaders
@@ -22,14 +22,12 @@ log = logging.getLogger("journey_consumer.dead_letters")
 
 
 class UnsafeQueueError(BrokerError):
-    """Looking into this queue might lose what is in it."""
+    """Reading this queue might drop messages of it."""
 
     def __init__(self, queue: str, reason: str) -> None:
-        super().__init__(f"the queue {queue!r} may give up messages, each look being a delivery: {reason}")
-
-
-#: Whether to leave a queue out that is not safe to look into, rather than to end with the error.
-LeaveOut = Callable[[UnsafeQueueError], bool]
+        super().__init__(
+            f"reading the queue {queue!r} could drop messages, each read being a delivery: {reason}"
+        )
 
 
 def build_queue_readers(
@@ -39,15 +37,16 @@ def build_queue_readers(
     reasons: Collection[str],
     *,
     unverified: bool,
-    leave_out: LeaveOut,
+    leave_out: Callable[[UnsafeQueueError], bool],
     on_shared: Callable[[str], None] = lambda _queue: None,
     force: bool = False,
 ) -> QueueReaders:
     """A way to open each dead-letter queue of ``reasons`` (none: all). Raises BrokerError.
 
     ``url`` is the broker's first address. A queue that does not exist is left out, unless it was named.
-    ``unverified`` looks also where we may not ask for the limit, ``force`` where it is another one, too.
-    ``on_shared`` hears of a queue that somebody else reads at the moment.
+    ``leave_out`` says whether to leave out an unsafe queue instead of raising the error. ``unverified`` reads
+    also where we may not ask for the limit, ``force`` also where it is another one. ``on_shared`` is called
+    with the name of each queue that has another consumer at the moment.
     """
     wanted = [reason for reason in topology.dead_letter_reasons if not reasons or reason in reasons]
     if not is_amqp(url):
@@ -63,19 +62,22 @@ def build_queue_readers(
             raise unsafe
         return unsafe is not None
 
+    def reader(queue: str) -> AmqpQueueReader:
+        return AmqpQueueReader(connections(), queue)
+
     found = _existing(connections(), topology, wanted, is_left_out, on_shared, named=bool(reasons))
-    return {reason: _amqp_tap(connections, topology.dead_letter_queue(reason)) for reason in found}
+    return {reason: partial(reader, topology.dead_letter_queue(reason)) for reason in found}
 
 
 class SafeQueueReaders:
-    """For the service: what is not safe to look into is left out, and a warning once."""
+    """For the service: a queue that is not safe to read is left out, with one warning."""
 
     def __init__(
         self, connections: Callable[[], ConnectionFactory], url: str, topology: Topology, *, unverified: bool
     ) -> None:
         self._topology = topology
         self._shared: set[str] = set()
-        self._taps_of = partial(
+        self._build = partial(
             build_queue_readers,
             connections,
             url,
@@ -84,28 +86,24 @@ class SafeQueueReaders:
             leave_out=self._leave_out,
             on_shared=self._shared.add,
         )
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def __call__(self, reasons: Collection[str]) -> QueueReaders:
         """The queues of ``reasons`` (none: all). Raises BrokerError."""
         for reason in reasons or self._topology.dead_letter_reasons:
             self._shared.discard(self._topology.dead_letter_queue(reason))
-        return self._taps_of(reasons)
+        return self._build(reasons)
 
     def shared(self, reason: str) -> bool:
-        """Whether somebody, perhaps we ourselves, was reading the queue of ``reason`` when it was found."""
+        """Whether the queue of ``reason`` had another consumer, perhaps our own, when it was found."""
         return self._topology.dead_letter_queue(reason) in self._shared
 
     def _leave_out(self, unsafe: UnsafeQueueError) -> bool:
         reason = str(unsafe)
-        if reason not in self._told:
-            self._told.add(reason)
-            log.warning("dead letters are neither looked at nor returned", extra={"reason": reason})
+        if reason not in self._warned:
+            self._warned.add(reason)
+            log.warning("dead-letter queue is neither read nor replayed", extra={"reason": reason})
         return True
-
-
-def _amqp_tap(connections: Callable[[], ConnectionFactory], queue: str) -> Callable[[], QueueReader]:
-    return lambda: AmqpQueueReader(connections(), queue)
 
 
 def _existing(
@@ -121,7 +119,7 @@ def _existing(
     try:
         connection = connections.connect_to_broker("dead letters")
     except ConnectionFactory.ERRORS as error:
-        raise BrokerError(f"the broker can not be reached: {why(error)}") from error
+        raise BrokerError(f"cannot connect to the broker: {why(error)}") from error
     existing, found = 0, []
     try:
         for reason in wanted:
@@ -137,7 +135,7 @@ def _existing(
                 if facts.consumers:
                     on_shared(name)
     except ConnectionFactory.ERRORS as error:
-        raise BrokerError(f"the dead-letter queues can not be read: {why(error)}") from error
+        raise BrokerError(f"the dead-letter queues cannot be read: {why(error)}") from error
     finally:
         connection.collect()
     if not existing:
@@ -146,11 +144,11 @@ def _existing(
 
 
 def _unsafe(connection: Any, spec: QueueSpec, *, unverified: bool) -> UnsafeQueueError | None:
-    """Why looking is not known to be safe; None when it is. A classic queue counts no deliveries."""
+    """Why reading is not known to be safe; None when it is. A classic queue counts no deliveries."""
     try:
         differing = differences(connection, spec)
     except NotPermittedError as error:
-        hint = "DEAD_LETTERS_UNVERIFIED=true looks all the same"
+        hint = "DEAD_LETTERS_UNVERIFIED=true reads it all the same"
         return None if unverified else UnsafeQueueError(spec.name, f"{error}; {hint}")
     if "x-delivery-limit" in differing and "x-queue-type" not in differing:
         return UnsafeQueueError(spec.name, "its x-delivery-limit is not ours")
