@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        print("journey-consumer: the result can not be written: the disk is full", file=sys.stderr)  # noqa: T201
+        print("journey-consumer: the result cannot be written: the disk is full", file=sys.stderr)  # noqa: T201
         _forget_output()
         return EXIT_FAILED
     except KeyboardInterrupt:

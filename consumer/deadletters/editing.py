@@ -63,7 +63,7 @@ class FileEditor:
                         file.seek(first)
                         if _parse_line(file.readline(), where) != (key, payload):
                             raise ConsumerError(
-                                f"{where} and at byte {first} edit the same dead letter differently"
+                                f"{where} and at byte {first} edit one dead letter in two ways"
                             )
                         file.seek(offset + len(line))
 
