@@ -37,7 +37,7 @@ from consumer.deadletters.actions import (
 )
 from consumer.deadletters.audit import DurableJsonlFile, export_line
 from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEditor, PayloadEditor
-from consumer.deadletters.queues import build_queue_readers
+from consumer.deadletters.queues import UnsafeQueueError, build_queue_readers
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Act, Nearest, QueueReaders, Skip, Sweep, look
@@ -137,10 +137,14 @@ def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selec
         build_topology(settings),
         selection.reasons,
         unverified=settings.dead_letters_unverified,
-        leave_out=lambda _unsafe: False,
+        on_unsafe=_refuse,
         on_shared=lambda queue: _warn(f"{queue!r} has another consumer, whose messages are not seen"),
         force=args.force,
     )
+
+
+def _refuse(unsafe: UnsafeQueueError) -> None:
+    raise unsafe
 
 
 def _warn(text: str) -> None:

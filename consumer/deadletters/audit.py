@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
 from consumer.core.delivery import Delivery
@@ -30,12 +29,7 @@ class DurableJsonlFile:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        fresh: bool = False,
-        private: bool = False,
-        fallback: TextIO | None = None,
+        self, path: Path | None, *, fresh: bool = False, private: bool = False, fallback: TextIO | None = None
     ) -> None:
         self._path = path
         self._private = private
@@ -62,9 +56,7 @@ class DurableJsonlFile:
             self._torn = _is_torn(self._path)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -113,15 +105,14 @@ def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any
     return {
         "ts": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "event": f"dead letter {action}",
-        "by": user(),
+        "by": _user(),
         **{name: shown[name] for name in kept},
         "key": key,
         **more,
     }
 
 
-def user() -> str:
-    """The user of this process."""
+def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's numeric user without an entry

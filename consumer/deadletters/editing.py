@@ -50,25 +50,17 @@ class FileEditor:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offsets: dict[str, int] = {}
+        offset, payloads = 0, dict[str, int]()
         with path.open("rb") as file:
-            while True:
-                offset, line = file.tell(), file.readline()
-                if not line:
-                    break
+            for line in file:
                 if line.strip():
                     where = f"{path} at byte {offset}"
                     key, payload = _parse_line(line, where)
                     first = self._offsets.setdefault(key, offset)
-                    if first != offset:
-                        file.seek(first)
-                        if _parse_line(file.readline(), where) != (key, payload):
-                            raise ConsumerError(
-                                f"{where} and at byte {first} edit one dead letter in two ways"
-                            )
-                        file.seek(offset + len(line))
-
-    def __len__(self) -> int:
-        return len(self._offsets)
+                    digest = hash(repr(payload))
+                    if payloads.setdefault(key, digest) != digest:
+                        raise ConsumerError(f"{where} and at byte {first} edit one dead letter in two ways")
+                offset += len(line)
 
     @property
     def keys(self) -> KeysView[str]:
@@ -198,44 +190,39 @@ class EditAndReplay:
         """Edit, validate, write the audit lines, publish with confirms. Raises ConsumerError."""
         edited = await self._editor(batch)
         results = [Result("not edited", ack=False)] * len(batch)
-        sent: list[tuple[int, Outgoing, str]] = []
+        notes, messages = dict[int, str](), list[Outgoing]()  # by index in the batch; in the same order
         for index, dead in enumerate(batch):
             key = fingerprint(dead.delivery)
             if key not in edited:
                 continue
-            before, after = payload_of(dead.delivery), edited[key]
-            note = note_of(changes(before, after))
-            refusal = "unchanged" if not note else self._refusal(dead, after)
-            if refusal is not None:
-                results[index] = Result(refusal, ack=False)
-            elif self._dry_run:
-                results[index] = Result("would be sent", ack=False)
-            else:
-                sent.append((index, self._outgoing(dead, after, note), note))
-        await self._write_audit("edited", batch, [(index, note) for index, _, note in sent])
-        messages = [outgoing for _, outgoing, _ in sent]
+            after = edited[key]
+            note = note_of(changes(payload_of(dead.delivery), after))
+            refusal = self._refusal(dead, after) if note else "unchanged"
+            results[index] = Result(refusal or "would be sent", ack=False)
+            if refusal is None and not self._dry_run:
+                notes[index] = note
+                messages.append(self._outgoing(dead, after, note))
+        await self._write_audit("edited", batch, notes)
         failures = await publish_confirmed(self._publisher, messages, self._patience)
-        unconfirmed = []
-        for (index, _, note), failure in zip(sent, failures, strict=True):
-            results[index] = Result("edited and sent", ack=True)
-            if failure is not None:
-                results[index] = Result(NOT_CONFIRMED, ack=False)
-                unconfirmed.append((index, note))
+        for index, failure in zip(tuple(notes), failures, strict=True):
+            results[index] = Result(NOT_CONFIRMED if failure else "edited and sent", ack=not failure)
+            if failure is None:
+                del notes[index]
         trouble = trouble_of(failures)
         try:
-            await self._write_audit("edit not confirmed", batch, unconfirmed)
+            await self._write_audit("edit not confirmed", batch, notes)
         except ConsumerError as error:
             trouble = f"{trouble}; {error}"
         return BatchResult(results, trouble)
 
     async def _write_audit(
-        self, action: str, batch: Sequence[DeadLetterMessage], which: Sequence[tuple[int, str]]
+        self, action: str, batch: Sequence[DeadLetterMessage], notes: Mapping[int, str]
     ) -> None:
-        """An audit line for each of ``which``: index in the batch, and what changed. Raises ConsumerError."""
+        """An audit line for each of ``notes``: index in the batch, and what changed. Raises ConsumerError."""
         now = self._now()
         lines = [
             audit_line(action, batch[index].record, fingerprint(batch[index].delivery), now, changed=note)
-            for index, note in which
+            for index, note in notes.items()
         ]
         if lines:
             await asyncio.to_thread(self._audit.write, lines)

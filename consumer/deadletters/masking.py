@@ -46,22 +46,13 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-_DATE = matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}")
-
 #: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
 _SHOWN: Mapping[str, Callable[[Any], bool]] = {
-    "journey_id": _is_text,
-    "operator_journey_id": _is_text,
-    "operator_trip_id": _is_text,
+    **dict.fromkeys(("journey_id", "operator_journey_id", "operator_trip_id"), _is_text),
+    **dict.fromkeys(("distance", "duration", "seats", "index"), _is_number),
+    **dict.fromkeys(("revenue", "contribution", "amount"), _is_number),
     "operator_class": matches(r"\w{1,2}"),
-    "datetime": _DATE,
-    "distance": _is_number,
-    "duration": _is_number,
-    "seats": _is_number,
-    "revenue": _is_number,
-    "contribution": _is_number,
-    "amount": _is_number,
-    "index": _is_number,
+    "datetime": matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}"),
     "siret": matches(r"\d{14}"),
     "type": matches(r"[a-z]{1,20}"),
     "specversion": matches(r"\d\.\d"),
@@ -179,36 +170,21 @@ def _is_changed_path(path: str) -> bool:
     return is_known_path(".".join(part for part in path.split(".") if part != UNKNOWN_KEY) or "0")
 
 
-def _is_reason(value: Any) -> bool:
-    return isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT}
-
-
-def _never(_value: Any) -> bool:
-    return False
-
-
 _is_death = matches("rejected|expired|maxlen|delivery_limit")
 
 _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
-    REASON: _is_reason,
+    **dict.fromkeys((ATTEMPTS, DELAYED_RETRIES, REPLAYS), _is_count),
+    **dict.fromkeys(("x-delivery-count", "x-acquired-count"), _is_count),
+    **dict.fromkeys((FIRST_FAILURE, LAST_FAILURE), _is_moment),
+    **dict.fromkeys(("x-first-death-reason", "x-last-death-reason"), _is_death),
+    **dict.fromkeys(("x-original-user-id", "x-original-cc", "x-original-bcc"), lambda _value: False),
+    REASON: lambda value: isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT},
     DETAIL: lambda value: isinstance(value, str) and is_detail(value),
     STATUS: lambda value: type(value) is int and value in STATUSES,
-    ATTEMPTS: _is_count,
-    DELAYED_RETRIES: _is_count,
-    REPLAYS: _is_count,
-    FIRST_FAILURE: _is_moment,
-    LAST_FAILURE: _is_moment,
     CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
     EDITED: _is_edited,
     "x-original-expiration": matches(r"\d{1,8}"),
-    "x-original-user-id": _never,
-    "x-original-cc": _never,
-    "x-original-bcc": _never,
     "x-unreadable-properties": lambda value: value is True,
-    "x-delivery-count": _is_count,
-    "x-acquired-count": _is_count,
-    "x-first-death-reason": _is_death,
-    "x-last-death-reason": _is_death,
 }
 _OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
     "reason": _is_death,
@@ -216,16 +192,9 @@ _OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
     "time": _is_moment,
 }
 #: Those that hold the name of an exchange or a queue, or a routing key.
-_NAMING = frozenset(
-    {
-        ORIGINAL_EXCHANGE,
-        ORIGINAL_ROUTING_KEY,
-        "x-first-death-queue",
-        "x-first-death-exchange",
-        "x-last-death-queue",
-        "x-last-death-exchange",
-    }
-)
+_NAMING = {ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY} | {
+    f"x-{which}-death-{what}" for which in ("first", "last") for what in ("queue", "exchange")
+}
 
 
 def masked_headers(headers: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:

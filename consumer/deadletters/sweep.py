@@ -192,7 +192,7 @@ class _Held:
 
     def __init__(self, buffer: ReorderBuffer) -> None:
         self.buffer = buffer
-        self.unread: deque[_Unread] = deque()
+        self.unread: deque[tuple[str, QueueReader, int]] = deque()  # reason, reader, how many are left
         self._readers: list[QueueReader] = []
         self._batch: Sequence[DeadLetterMessage] = ()
         self._acting: asyncio.Future[BatchResult] | None = None
@@ -246,15 +246,6 @@ class _Held:
             await asyncio.gather(self._acting, return_exceptions=True)
         for reader in self._readers:
             await in_thread(reader.close)
-
-
-@dataclass(slots=True)
-class _Unread:
-    """A queue with up to ``left`` messages that are to be read."""
-
-    reason: str
-    reader: QueueReader
-    left: int
 
 
 class Sweep:
@@ -370,7 +361,7 @@ class Sweep:
             reader, waiting = await held.open(make, self._there[reason])
             there[reason] = waiting if first else min(waiting, self._there[reason])
             if there[reason]:
-                held.unread.append(_Unread(reason, reader, there[reason]))
+                held.unread.append((reason, reader, there[reason]))
         if first:
             self._there, tally.waiting = there, there.total()
         else:  # all of these are read again
@@ -381,14 +372,11 @@ class Sweep:
 
     async def _read(self, held: _Held, stayed: Counter[str]) -> None:
         """Read from the first queue, and put it behind the others."""
-        queue = held.unread.popleft()
-        taken = await in_thread(
-            take, queue.reader, queue.reason, min(READ_AT_ONCE, queue.left, held.buffer.room)
-        )
+        reason, reader, left = held.unread.popleft()
+        taken = await in_thread(take, reader, reason, min(READ_AT_ONCE, left, held.buffer.room))
         self.tally.read += len(taken)
-        queue.left -= len(taken)
-        if taken and queue.left:
-            held.unread.append(queue)
+        if taken and left > len(taken):
+            held.unread.append((reason, reader, left - len(taken)))
         for dead in taken:
             if self._is_wanted(dead, stayed):
                 held.buffer.push(dead)

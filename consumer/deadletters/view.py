@@ -11,12 +11,11 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -158,19 +157,23 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
+def _table(*numbers: str, ids: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ids:
+        table.add_column(name, overflow="fold", min_width=8)
+    table.add_column("reason", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for name in ("status", *numbers):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def show_overview(console: Console, overview: Overview, queue: str) -> None:
     total = overview.total
     if not total.count:
         console.print(f"No dead letters of {queue!r}.", markup=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    table.add_column("status", justify="right")
-    for name in ("count", "can be registered", "too late", "unknown"):
-        table.add_column(name, justify="right")
-    table.add_column("time left", justify="right", no_wrap=True)
-    table.add_column("died", justify="right", no_wrap=True)
+    table = _table("count", "can be registered", "too late", "unknown", "time left", "died")
     for group in overview.ranked():
         table.add_row(
             _text(group.reason),
@@ -204,15 +207,7 @@ def _ages(youngest: float | None, oldest: float | None) -> str:
 
 def show_records(console: Console, records: Sequence[Record], now: datetime) -> None:
     """One line for each; ids are never cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("journey id", "message id"):
-        table.add_column(name, overflow="fold", min_width=8)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    table.add_column("status", justify="right")
-    table.add_column("died", justify="right", no_wrap=True)
-    table.add_column("time left", justify="right", no_wrap=True)
-    table.add_column("replays", justify="right")
+    table = _table("died", "time left", "replays", ids=("journey id", "message id"))
     for record in records:
         left = None if record.deadline is None else record.urgency - now.timestamp()
         died = None if record.died is None else (now - record.died).total_seconds()
@@ -265,32 +260,22 @@ def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     )
 
 
-class _Rate(ProgressColumn):
-    """Dead letters a second since the first one was read, or acted upon."""
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        return Text(f"{task.completed / elapsed if elapsed else 0:,.0f}/s", style="cyan")
-
-
 class Meter:
-    """Shows a tally while used as a context manager: a bar on a terminal, a line now and then elsewhere."""
+    """Shows a tally while entered: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, verb: str, limit: int | None) -> None:
         self._verb = verb
         self._limit = limit
-        self._console = Console(stderr=True)
-        self._fancy = self._console.is_terminal and not self._console.is_dumb_terminal
+        console = Console(stderr=True)
+        self._fancy = console.is_terminal and not console.is_dumb_terminal
         self._printed_at = self._started = time.monotonic()
-        self._bar = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[count]}"),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._fancy,
+        )
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self._fancy
         )
         self._task = self._bar.add_task("reading", total=None, count="0")
         self._acting = False
@@ -299,23 +284,20 @@ class Meter:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._bar.stop()
 
     def show(self, tally: Tally) -> None:
         now = time.monotonic()
-        if tally.reading:
-            done, count, verb = tally.read, f"{tally.read:,}", "reading"
-        else:
+        done, count, verb, total = tally.read, f"{tally.read:,}", "reading", None
+        if not tally.reading:
             total = tally.to_act if self._limit is None else min(tally.to_act, self._limit)
             done, count, verb = tally.acted, f"{tally.acted:,} of {total:,}", self._verb
             if not self._acting:
                 self._acting, self._started = True, now
                 self._bar.reset(self._task, description=verb)
-            self._bar.update(self._task, total=total)
-        self._bar.update(self._task, completed=done, count=count)
+        count = f"{count}, {done / max(now - self._started, 0.001):,.0f}/s"
+        self._bar.update(self._task, completed=done, total=total, count=count)
         if not self._fancy and now - self._printed_at >= _PLAIN_INTERVAL_SECONDS:
             self._printed_at = now
-            print(f"{verb}: {count}, {done / max(now - self._started, 0.001):,.0f}/s", file=sys.stderr)  # noqa: T201
+            print(f"{verb}: {count}", file=sys.stderr)  # noqa: T201

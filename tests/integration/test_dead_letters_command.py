@@ -1,11 +1,8 @@
 """``journey-consumer dead-letters replay`` on a real broker: what moves, what stays, what is told."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from consumer.commands import cli
 from consumer.core.topology import Topology
 from consumer.publishing import samples
 from tests.broker import Broker
+from tests.deadletters import started
 from tests.waiting import wait_until
 
 TOPOLOGY = Topology(queue="operator.journeys")
@@ -253,8 +251,7 @@ def test_more_than_is_held_is_ordered_within_what_is_held(
 def test_a_signal_ends_it_in_order(broker: Broker) -> None:
     """SIGINT: the batch under way is finished, nothing is in two places, the rest stays."""
     broker.publish_all(dead(*(1 + each / 100 for each in range(300))), UNAUTHORIZED)
-    command = [sys.executable, "-m", "consumer", "dead-letters", "replay", "--rate", "50"]
-    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True) as process:
+    with started(broker, "replay", "--rate", "50", BROKER_QUEUE=QUEUE) as process:
         wait_until(lambda: broker.depth(QUEUE).total > 0, 30, "it moves")
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=30)[0]

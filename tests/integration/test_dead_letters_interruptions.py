@@ -43,7 +43,7 @@ def broker(vhost: Broker) -> Broker:
 
 
 def put_broken(broker: Broker, reason: str, numbers: range) -> dict[str, bytes]:
-    """Some that ``MEND`` mends; returns what they are then, by journey id."""
+    """Some that ``MEND`` repairs; returns what they are then, by journey id."""
     payloads = [journey(number, seats=9) for number in numbers]
     put(broker, TOPOLOGY.dead_letter_queue(reason), *payloads, **BROKEN | {"x-reason": reason})
     for payload in payloads:
@@ -53,8 +53,14 @@ def put_broken(broker: Broker, reason: str, numbers: range) -> dict[str, bytes]:
 
 def kill_in_the_middle(broker: Broker, queue: str, *args: str) -> int:
     """SIGKILL it as soon as something has moved; returns how many lie in both queues."""
-    with started(broker, *args) as process:
-        wait_until(lambda: broker.depth(QUEUE).total > 0 or process.poll() is not None, 30, "it moves")
+    with broker.channel() as channel, started(broker, *args) as process:
+        # By one open channel: as fast as the replay itself, also on a machine under load.
+        wait_until(
+            lambda: channel.queue_declare(QUEUE, passive=True).message_count or process.poll() is not None,
+            30,
+            "it moves",
+            interval=0.001,
+        )
         process.kill()
     wait_until(lambda: broker.depth(queue).unacked == 0, 10, "the broker takes them back")
     assert broker.depth(queue).ready > 0, "it was over before it could be killed"
@@ -62,8 +68,8 @@ def kill_in_the_middle(broker: Broker, queue: str, *args: str) -> int:
 
 
 def test_a_replay_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegistry) -> None:
-    """At full speed: what was confirmed and not acknowledged goes twice, everything else once."""
-    expected = put(broker, UNAUTHORIZED, *map(journey, range(4_000)), **REFUSED)
+    """At full speed: what was confirmed and not acknowledged is sent twice, everything else once."""
+    expected = put(broker, UNAUTHORIZED, *map(journey, range(1_500)), **REFUSED)  # two batches
     args = ["replay", "--reason", "unauthorized"]
     twice = kill_in_the_middle(broker, UNAUTHORIZED, *args)
     assert typed(broker, *args).returncode == 0
@@ -72,7 +78,7 @@ def test_a_replay_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegist
 
 
 def test_an_edit_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegistry) -> None:
-    """The same with mended copies: the Registry has the mended payload, byte for byte."""
+    """The same with edited copies: the Registry has the edited payload, byte for byte."""
     expected = put_broken(broker, "invalid", range(300))
     twice = kill_in_the_middle(broker, INVALID, "edit", "--pipe", MEND, "--rate", "100")
     assert typed(broker, "edit", "--pipe", MEND).returncode == 0

@@ -218,41 +218,38 @@ def test_a_key_that_was_not_given_is_an_error(broker: Broker) -> None:
     assert "line 1 of the command's output has a key that was not in its input" in told.stderr
 
 
-def test_who_left_the_session_of_a_pipe_is_not_waited_for(broker: Broker) -> None:
-    """A child that holds the output open for long does not keep the second interrupt waiting."""
+def test_a_child_that_left_the_session_of_a_pipe_is_not_waited_for(broker: Broker) -> None:
+    """A child that holds the output open for long does not delay the second interrupt."""
     put(broker, INVALID, broken(1), **BROKEN)
-    process = started(broker, "edit", "--pipe", "(setsid sleep 30 &); sleep 31")
-    shell = psutil.Process(process.pid)
-    wait_until(lambda: len(shell.children(recursive=True)) >= 2, 20, "the pipe runs")
-    began = time.monotonic()
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-    assert process.wait(20) == 130  # its output stays open: the child has it, too
-    assert time.monotonic() - began < 15
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
+    with started(broker, "edit", "--pipe", "(setsid sleep 30 &); sleep 31") as process:
+        shell = psutil.Process(process.pid)
+        wait_until(lambda: len(shell.children(recursive=True)) >= 2, 20, "the pipe runs")
+        began = time.monotonic()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert process.wait(20) == 130  # its output stays open: the child has it, too
+        assert time.monotonic() - began < 15
 
 
 def test_an_interrupt_ends_every_process_of_a_pipe(broker: Broker) -> None:
-    """The first SIGINT lets the command end its batch, the second one kills all of it, not one shell."""
+    """The first SIGINT lets the command finish its batch, the second one kills all of it, not one shell."""
     put(broker, INVALID, broken(1), **BROKEN)
-    process = started(broker, "edit", "--pipe", "(cat; exec sleep 300) | (cat; sleep 300)")
-    children = list[psutil.Process]()
+    with started(broker, "edit", "--pipe", "(cat; exec sleep 300) | (cat; sleep 300)") as process:
+        children = list[psutil.Process]()
 
-    def has_two() -> bool:
-        children[:] = psutil.Process(process.pid).children(recursive=True)
-        return [child.name() for child in children].count("sleep") >= 1 and len(children) >= 3
+        def has_two() -> bool:
+            children[:] = psutil.Process(process.pid).children(recursive=True)
+            return [child.name() for child in children].count("sleep") >= 1 and len(children) >= 3
 
-    wait_until(has_two, 20, "the pipe runs")
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    assert "stopping after this batch" in process.stderr.readline()
-    assert all(child.is_running() for child in children)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
+        wait_until(has_two, 20, "the pipe runs")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "stopping after this batch" in process.stderr.readline()
+        assert all(child.is_running() for child in children)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
     wait_until(lambda: not any(map(_runs, children)), 10, "none is left")
     assert ids(broker, INVALID) == ["j-1"]
 

@@ -242,10 +242,7 @@ def test_a_slow_pace_does_not_outlast_the_broker(broker: Broker, sandbox: LocalR
     """Batches are as large as a few seconds: what is registered leaves the queue while the others wait."""
     put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)  # 16 may go at once, then one a second
     settings = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": TOKEN, "REGISTRY_RATE_PER_MINUTE": "60"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "consumer", "dead-letters", "replay", "--to", "registry"],
-        env=environment(broker, **settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    with started(broker, "replay", "--to", "registry", **settings) as process:
         wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 25, 30, "some are gone")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)

@@ -89,10 +89,7 @@ def test_a_summary_groups_and_leaves_everything_as_it_was(
     assert run("summary") == 0
     text = capsys.readouterr().out
     assert "token_refused" in text
-    assert (
-        "31 dead letters of 'journeys': 30 can be registered, 0 are too late, 1 have no"
-        in text
-    )
+    assert "31 dead letters of 'journeys': 30 can be registered, 0 are too late, 1 have no" in text
     assert run("summary", "--json", "--status", "401") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["total"]["count"] == 30
