@@ -25,9 +25,9 @@ from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers, revealed_headers
 from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
-from consumer.deadletters.selection import Selection, duration_text, range_of, status_of
+from consumer.deadletters.selection import Selection, range_of, status_of
 from consumer.deadletters.sweep import Nearest, look
-from consumer.deadletters.view import Overview, show_one, show_overview, show_records, stdout_console
+from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
 
 LISTED = 50
@@ -190,7 +190,8 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         if args.json:
             print(json.dumps(shown, indent=2))  # noqa: T201
         else:
-            shown["time left"] = duration_text(shown.pop("left_seconds")) or None
+            left = shown.pop("left_seconds")
+            shown["time left"] = None if left is None else span(left)
             show_one(console, shown)
     return 0
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +31,7 @@ from consumer.deadletters.actions import (
     IN_REGISTRY,
     REPLAYED,
     Discard,
+    Publisher,
     ReplayToQueue,
     SubmitToRegistry,
     batch_size,
@@ -178,13 +179,19 @@ def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) 
 
 
 @asynccontextmanager
-async def _to_queue(settings: Settings) -> AsyncIterator[Act]:
+async def _publisher(settings: Settings) -> AsyncIterator[Publisher]:
     publisher = await connect(settings, Target("", settings.broker_queue))
     try:
-        patience = settings.broker_confirm_timeout_seconds
-        yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
+        yield publisher
     finally:
         await publisher.close()
+
+
+@asynccontextmanager
+async def _to_queue(settings: Settings) -> AsyncIterator[Act]:
+    async with _publisher(settings) as publisher:
+        patience = settings.broker_confirm_timeout_seconds
+        yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
 
 
 @asynccontextmanager
@@ -324,9 +331,8 @@ def _apply(
 
     @asynccontextmanager
     async def edited() -> AsyncIterator[Act]:
-        publisher = await connect(settings, Target("", settings.broker_queue))
-        try:
-            with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
+        with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
+            async with _publisher(settings) as publisher:
                 act = EditAndReplay(
                     editor,
                     publisher=publisher,
@@ -338,10 +344,8 @@ def _apply(
                     patience_seconds=settings.broker_confirm_timeout_seconds,
                 )
                 yield act
-            for refusal in act.refusals:
-                _warn(printable(f"still invalid as {version}: {refusal}"))
-        finally:
-            await publisher.close()
+        for refusal in act.refusals:
+            _warn(printable(f"still invalid as {version}: {refusal}"))
 
     code = asyncio.run(_run(args, sweep, "editing", edited))
     refused = sweep.tally.outcomes["still invalid"] + sweep.tally.outcomes["about another journey"]
@@ -379,12 +383,11 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
 
     @asynccontextmanager
     async def discarder() -> AsyncIterator[Act]:
-        with DurableJsonlFile(args.audit) as audit:
-            if args.archive is None:
-                yield Discard(why=args.why, audit=audit, archive=None, now=utc_now)
-                return
-            with DurableJsonlFile(args.archive, private=True) as archive:
-                yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
+        with ExitStack() as stack:
+            audit, archive = stack.enter_context(DurableJsonlFile(args.audit)), None
+            if args.archive is not None:
+                archive = stack.enter_context(DurableJsonlFile(args.archive, private=True))
+            yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
     return asyncio.run(_run(args, sweep, "discarding", discarder))
 

@@ -14,20 +14,10 @@ from datetime import datetime
 from typing import Protocol
 
 import schemas
+from consumer.core import outcome as outcomes
 from consumer.core.delivery import Delivery
 from consumer.core.headers import replay_headers, tracking_headers
-from consumer.core.outcome import (
-    AlreadyRegistered,
-    Early,
-    Forbidden,
-    Invalid,
-    Misconfigured,
-    Outcome,
-    Registered,
-    Throttled,
-    Unauthorized,
-    Unavailable,
-)
+from consumer.core.outcome import Outcome
 from consumer.core.outgoing import Outgoing, bare, copy_of
 from consumer.core.parse import parse
 from consumer.core.rate_limiter import RateLimiter
@@ -48,7 +38,7 @@ MOST_FAILURES_IN_A_ROW = 10
 MOST_WAIT_SECONDS = 90.0
 _TRIES = 3
 _POLL_SECONDS = 0.5
-_CONCERNS_ALL = (Unauthorized, Forbidden, Unavailable, Throttled)
+_CONCERNS_ALL = (outcomes.Unauthorized, outcomes.Forbidden, outcomes.Unavailable, outcomes.Throttled)
 
 
 # --- to the main queue ------------------------------------------------------------------------
@@ -88,9 +78,7 @@ class ReplayToQueue:
         """Publish all of them, many in flight; what is not confirmed stays."""
         messages = [replay_of(dead.delivery, self._queue) for dead in batch]
         failures = await publish_confirmed(self._publisher, messages, self._patience)
-        results = [
-            Result(NOT_CONFIRMED, ack=False) if each else Result(REPLAYED, ack=True) for each in failures
-        ]
+        results = [Result(NOT_CONFIRMED if each else REPLAYED, ack=not each) for each in failures]
         self._on_replayed(sum(result.ack for result in results))
         return BatchResult(results, trouble_of(failures))
 
@@ -194,17 +182,17 @@ class SubmitToRegistry:
 
     async def _one(self, dead: DeadLetterMessage) -> Outcome | None:
         ready = parse(dead.delivery, self._version)
-        if isinstance(ready, Invalid):
+        if isinstance(ready, outcomes.Invalid):
             return ready
         if ready.journey.end > self._now():
-            return Early(None)
+            return outcomes.Early(None)
         async with self._slots:
             outcome: Outcome | None = None
             for _ in range(_TRIES):
                 if not await self._may_go():
                     return outcome
                 outcome = await self._submission.submit(ready.body)
-                if not isinstance(outcome, Throttled | Unavailable):
+                if not isinstance(outcome, outcomes.Throttled | outcomes.Unavailable):
                     break
             self._notice(outcome)
             return outcome
@@ -223,7 +211,7 @@ class SubmitToRegistry:
 
     def _notice(self, outcome: Outcome | None) -> None:
         """End the sweep when an outcome concerns all journeys."""
-        if isinstance(outcome, Misconfigured):
+        if isinstance(outcome, outcomes.Misconfigured):
             self._trouble = (
                 f"the Registry does not serve this route ({outcome.detail}): is REGISTRY_URL right?"
             )
@@ -248,9 +236,9 @@ def _word(outcome: Outcome | None) -> str:
     match outcome:
         case None:
             return "not tried"
-        case AlreadyRegistered():
+        case outcomes.AlreadyRegistered():
             return "already registered"
-        case Registered():
+        case outcomes.Registered():
             return "registered"
     return type(outcome).__name__.lower()
 

@@ -57,7 +57,7 @@ class FileEditor:
                     where = f"{path} at byte {offset}"
                     key, payload = _parse_line(line, where)
                     first = self._offsets.setdefault(key, offset)
-                    digest = hash(repr(payload))
+                    digest = hash(json.dumps(payload, sort_keys=True, default=id))  # id: of _MISSING
                     if payloads.setdefault(key, digest) != digest:
                         raise ConsumerError(f"{where} and at byte {first} edit one dead letter in two ways")
                 offset += len(line)

@@ -12,19 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from consumer.core.headers import (
-    ATTEMPTS,
-    CONSUMER_VERSION,
-    DELAYED_RETRIES,
-    DETAIL,
-    FIRST_FAILURE,
-    LAST_FAILURE,
-    ORIGINAL_EXCHANGE,
-    ORIGINAL_ROUTING_KEY,
-    REASON,
-    REPLAYS,
-    STATUS,
-)
+from consumer.core import headers as ours
 from consumer.core.outcome import Reason
 from consumer.core.topology import DELIVERY_LIMIT
 
@@ -173,15 +161,15 @@ def _is_changed_path(path: str) -> bool:
 _is_death = matches("rejected|expired|maxlen|delivery_limit")
 
 _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys((ATTEMPTS, DELAYED_RETRIES, REPLAYS), _is_count),
+    **dict.fromkeys((ours.ATTEMPTS, ours.DELAYED_RETRIES, ours.REPLAYS), _is_count),
     **dict.fromkeys(("x-delivery-count", "x-acquired-count"), _is_count),
-    **dict.fromkeys((FIRST_FAILURE, LAST_FAILURE), _is_moment),
+    **dict.fromkeys((ours.FIRST_FAILURE, ours.LAST_FAILURE), _is_moment),
     **dict.fromkeys(("x-first-death-reason", "x-last-death-reason"), _is_death),
     **dict.fromkeys(("x-original-user-id", "x-original-cc", "x-original-bcc"), lambda _value: False),
-    REASON: lambda value: isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT},
-    DETAIL: lambda value: isinstance(value, str) and is_detail(value),
-    STATUS: lambda value: type(value) is int and value in STATUSES,
-    CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
+    ours.REASON: lambda value: isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT},
+    ours.DETAIL: lambda value: isinstance(value, str) and is_detail(value),
+    ours.STATUS: lambda value: type(value) is int and value in STATUSES,
+    ours.CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
     EDITED: _is_edited,
     "x-original-expiration": matches(r"\d{1,8}"),
     "x-unreadable-properties": lambda value: value is True,
@@ -192,7 +180,7 @@ _OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
     "time": _is_moment,
 }
 #: Those that hold the name of an exchange or a queue, or a routing key.
-_NAMING = {ORIGINAL_EXCHANGE, ORIGINAL_ROUTING_KEY} | {
+_NAMING = {ours.ORIGINAL_EXCHANGE, ours.ORIGINAL_ROUTING_KEY} | {
     f"x-{which}-death-{what}" for which in ("first", "last") for what in ("queue", "exchange")
 }
 

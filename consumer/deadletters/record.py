@@ -96,7 +96,7 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
     return Record(
         reason=queue_reason,
         message_id=_short(delivery.message_id),
-        journey_id=_journey_id(payload),
+        journey_id=_short(next(iter(ids_of(payload).values()), None)),
         detail=_detail(headers.get(DETAIL)),
         status=status if type(status) is int and status in STATUSES else None,
         attempts=past.attempts,
@@ -107,20 +107,13 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
     )
 
 
-def payload_bytes(delivery: Delivery) -> bytes | None:
-    """The payload's bytes, out of its CloudEvent if it came in one; None when it cannot be read."""
+def payload_of(delivery: Delivery) -> Any:
+    """The payload as JSON, out of its CloudEvent if it came in one; None when it is not JSON, or too deep."""
     found = unwrap(delivery)
     if not isinstance(found, Payload):
         return None
     event = unwrap_structured(found.body)
-    return event.body if isinstance(event, Payload) else found.body
-
-
-def payload_of(delivery: Delivery) -> Any:
-    """The payload as JSON; None when it is not JSON, or nested too deep."""
-    body = payload_bytes(delivery)
-    if body is None:
-        return None
+    body = event.body if isinstance(event, Payload) else found.body
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
@@ -153,10 +146,6 @@ def ids_of(payload: Any) -> dict[str, str]:
         return {}
     names = (V3_ID, V2_ID) if "start" in payload else (V2_ID, V3_ID)
     return {name: value for name in names if isinstance(value := payload.get(name), str) and value}
-
-
-def _journey_id(payload: Any) -> str | None:
-    return _short(next(iter(ids_of(payload).values()), None))
 
 
 def _detail(value: Any) -> str | None:
@@ -193,12 +182,9 @@ def _died(headers: Mapping[str, Any]) -> datetime | None:
             return moment.astimezone(UTC) if moment.tzinfo is not None else None
         except (ValueError, OverflowError):  # not a date, or out of range in UTC
             return None
-    deaths = headers.get("x-death")
-    time = (
-        deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
-    )
-    if isinstance(time, datetime):
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    match headers.get("x-death"):
+        case [{"time": datetime() as time}, *_]:
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return None
 
 

@@ -265,10 +265,7 @@ class Sweep:
         self._selection = selection
         self._began = self._latest_death = now()
         self._skip = skip
-        self._bounds = (
-            MOST_HELD if most_held is None else most_held,
-            MOST_BYTES if most_bytes is None else most_bytes,
-        )
+        self._bounds = most_held or MOST_HELD, most_bytes or MOST_BYTES
         self._there: Counter[str] = Counter()
         self._stay: Counter[str] = Counter()
         self._stopping = False
@@ -285,8 +282,7 @@ class Sweep:
         def see(record: Record, delivery: Delivery) -> None:
             tally.waiting += 1
             tally.read += 1
-            if self._selection.matches(record, self._began):
-                self._is_skipped(record, delivery)
+            self._selects(record, delivery)
 
         self._there = await look(self._queues, see)
         tally.reading = False
@@ -303,9 +299,8 @@ class Sweep:
     ) -> Tally:
         """Act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
 
-        ``batch`` bounds what is acted upon at once (None: 1,000).
-
-        Raises BrokerError; what was acted upon by then stays done. Trouble is in the tally.
+        ``batch`` bounds what is acted upon at once (None: ``BATCH``). Raises BrokerError; what was acted upon
+        by then stays done.
         """
         self.tally = Tally()
         pace, first = _Pace(rate, batch), True
@@ -325,12 +320,8 @@ class Sweep:
         self, act: Act, limit: int | None, pace: _Pace, show: Callable[[Tally], None], *, first: bool
     ) -> bool:
         """Read the queues to their end; False when all was given back before, to be read once more."""
-        held, stayed, batch = (
-            _Held(ReorderBuffer(*self._bounds)),
-            self._stay.copy(),
-            list[DeadLetterMessage](),
-        )
-        ends_at = time.monotonic() + MOST_HELD_SECONDS
+        held, stayed = _Held(ReorderBuffer(*self._bounds)), self._stay.copy()
+        ends_at, acted = time.monotonic() + MOST_HELD_SECONDS, False
         try:
             await self._open(held, first=first)
             while True:
@@ -341,12 +332,12 @@ class Sweep:
                         await self._settle(held, show)
                 await self._settle(held, show)
                 done = self._over(limit) or not held.buffer
-                if done or (batch and time.monotonic() >= ends_at):
+                if done or (acted and time.monotonic() >= ends_at):
                     break
                 size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
                 batch = held.buffer.pop(size)
                 await held.wait(pace.wait(len(batch)))
-                self.tally.reading = False
+                self.tally.reading, acted = False, True
                 held.begin(batch, act)
             await held.finish()
         finally:
@@ -382,24 +373,26 @@ class Sweep:
                 held.buffer.push(dead)
         await held.keep_alive(KEEP_ALIVE_SECONDS)
 
-    def _is_skipped(self, record: Record, delivery: Delivery) -> bool:
-        skipped = self._skip(record, delivery)
-        if skipped is None:
-            self.tally.selected += 1
-        else:
+    def _selects(self, record: Record, delivery: Delivery) -> bool:
+        """Whether it is selected and not skipped; it is counted as one of them."""
+        if not self._selection.matches(record, self._began):
+            return False
+        if (skipped := self._skip(record, delivery)) is not None:
             self.tally.skipped[skipped] += 1
-        return skipped is not None
+            return False
+        self.tally.selected += 1
+        return True
 
     def _is_wanted(self, dead: DeadLetterMessage, stayed: Counter[str]) -> bool:
         """Whether to act on it; ``stayed`` are those of earlier passes that this pass has not met yet."""
-        record, died = dead.record, dead.record.died
+        died = dead.record.died
         if died is not None and died <= self._began + _CLOCKS_APART:
             if self.tally.reading:
                 self._latest_death = max(self._latest_death, died)
             elif died > self._latest_death:
-                self.tally.died_since += self._selection.matches(record, self._began)
+                self.tally.died_since += self._selection.matches(dead.record, self._began)
                 return False
-        if not self._selection.matches(record, self._began) or self._is_skipped(record, dead.delivery):
+        if not self._selects(dead.record, dead.delivery):
             return False
         if stayed and stayed[key := fingerprint(dead.delivery)]:
             stayed[key] -= 1
