@@ -33,7 +33,7 @@ REFUSED: dict[str, Any] = {
     "x-last-failure": "2026-01-01T00:00:00.000Z",
 }
 #: A command that repairs what ``broken`` broke.
-MEND = 'sed \'s/"seats": 9/"seats": 3/\''
+REPAIR = 'sed \'s/"seats": 9/"seats": 3/\''
 
 
 def journey(number: int, *, hours_ago: float = 2.0, seats: int = 1) -> dict[str, Any]:

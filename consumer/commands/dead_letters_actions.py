@@ -41,7 +41,7 @@ from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEdito
 from consumer.deadletters.queues import UnsafeQueueError, build_queue_readers
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.sweep import Act, Nearest, QueueReaders, Skip, Sweep, look
+from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
 from consumer.deadletters.view import Meter, printable, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, build_connections, connect
@@ -52,7 +52,8 @@ _STOPPED = 130
 _EXPORT_BYTES = 1024 * 1024
 #: Of a dead letter that is held, besides its body.
 HEADERS_BYTES = 1024
-ORDER = "nearest deadline first among those held: up to 10,000 dead letters or 16 MiB at once"
+_AT_ONCE = f"up to {MOST_HELD:,} dead letters or {MOST_BYTES >> 20} MiB at once"
+ORDER = f"nearest deadline first among those held: {_AT_ONCE}"
 
 
 def configure(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
@@ -224,7 +225,8 @@ def _edit(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         print(json.dumps({"written": count, "file": str(args.out)}) if args.json else text)  # noqa: T201
         return 0
     if args.pipe is not None:
-        return _apply(args, settings, selection, CommandEditor(args.pipe, utc_now), None)
+        sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now)
+        return _apply(args, settings, sweep, CommandEditor(args.pipe, utc_now))
     if args.apply is not None:
         return _apply_file(args, settings, selection, args.apply)
     return _with_editor(args, settings, selection)
@@ -312,21 +314,14 @@ def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selecti
         missing.discard(key)
         return None if key in file.keys else "not in the file"
 
-    code = _apply(args, settings, selection, file, skip)
-    if missing:
+    sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
+    code = _apply(args, settings, sweep, file)
+    if missing and sweep.tally.read == sweep.tally.waiting:  # not when a limit or a signal ended it before
         _warn(f"{len(missing)} lines of {path} match no dead letter in the queues")
     return code
 
 
-def _apply(
-    args: argparse.Namespace,
-    settings: Settings,
-    selection: Selection,
-    editor: PayloadEditor,
-    skip: Skip | None,
-) -> int:
-    skipping: dict[str, Any] = {} if skip is None else {"skip": skip}
-    sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, **skipping)
+def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: PayloadEditor) -> int:
     version = _version(settings)
 
     @asynccontextmanager
@@ -362,7 +357,7 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
         raise ConfigurationError(["--why must not be empty"])
     counted, asked = set[str](), False
 
-    def skip(_record: Record, delivery: Delivery) -> str | None:
+    def was_not_counted(_record: Record, delivery: Delivery) -> str | None:
         """Leave out what was not in the queues when the question was asked."""
         key = fingerprint(delivery)
         if asked and key not in counted:
@@ -370,8 +365,8 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
         counted.add(key)
         return None
 
-    skipping: dict[str, Any] = {} if args.yes else {"skip": skip}
-    sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, **skipping)
+    skip = None if args.yes else was_not_counted
+    sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return _dry_run(args, sweep)
     if not args.yes:

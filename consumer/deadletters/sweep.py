@@ -257,7 +257,7 @@ class Sweep:
         selection: Selection,
         *,
         now: Callable[[], datetime],
-        skip: Skip = lambda _record, _delivery: None,
+        skip: Skip | None = None,
         most_held: int | None = None,
         most_bytes: int | None = None,
     ) -> None:
@@ -377,7 +377,7 @@ class Sweep:
         """Whether it is selected and not skipped; it is counted as one of them."""
         if not self._selection.matches(record, self._began):
             return False
-        if (skipped := self._skip(record, delivery)) is not None:
+        if self._skip is not None and (skipped := self._skip(record, delivery)) is not None:
             self.tally.skipped[skipped] += 1
             return False
         self.tally.selected += 1

@@ -28,9 +28,7 @@ def put(broker: Broker, queue: str, *hours_left: float) -> list[float]:
     return [deadline.timestamp() for deadline in deadlines]
 
 
-def test_a_queue_that_may_give_up_messages_is_left_out_and_the_others_are_not(
-    vhost: Broker, run: Run
-) -> None:
+def test_a_queue_that_may_drop_messages_is_left_out_and_the_others_are_not(vhost: Broker, run: Run) -> None:
     """The operator's own queue with a limit is never touched; its neighbour is looked at; it is said once."""
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
@@ -47,7 +45,7 @@ def test_a_queue_that_may_give_up_messages_is_left_out_and_the_others_are_not(
     assert INVALID in said
 
 
-def test_who_may_not_ask_for_the_limit_must_say_that_it_is_safe(
+def test_a_limit_that_may_not_be_asked_for_needs_the_setting(
     vhost: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the configure permission nothing is touched, by the service or a person, unless told to."""
@@ -67,8 +65,8 @@ def test_who_may_not_ask_for_the_limit_must_say_that_it_is_safe(
         assert "1 can be registered" in capsys.readouterr().out
 
 
-def test_another_limit_is_not_trusted_by_who_may_ask(vhost: Broker) -> None:
-    """DEAD_LETTERS_UNVERIFIED is for what can not be asked, not for what was asked and is wrong."""
+def test_another_limit_is_not_trusted(vhost: Broker) -> None:
+    """DEAD_LETTERS_UNVERIFIED is for what cannot be asked, not for what was asked and is wrong."""
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
     vhost.declare(INVALID, arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})

@@ -127,7 +127,7 @@ def test_a_limit_is_what_is_asked_about(broker: Broker) -> None:
 
 
 def test_what_came_after_the_question_stays(broker: Broker) -> None:
-    """Nobody agreed to give up a dead letter that was not there, also when it does not tell when it died."""
+    """No confirmation covers a dead letter that was not there, also when it does not tell when it died."""
     with asked(broker, *DISCARD) as terminal:
         put(broker, INVALID, broken(9), **BROKEN)
         terminal.type("3\n")

@@ -15,9 +15,9 @@ from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,
     INVALID,
-    MEND,
     QUEUE,
     REFUSED,
+    REPAIR,
     UNAUTHORIZED,
     ids,
     journey,
@@ -43,7 +43,7 @@ def broker(vhost: Broker) -> Broker:
 
 
 def put_broken(broker: Broker, reason: str, numbers: range) -> dict[str, bytes]:
-    """Some that ``MEND`` repairs; returns what they are then, by journey id."""
+    """Some that ``REPAIR`` repairs; returns what they are then, by journey id."""
     payloads = [journey(number, seats=9) for number in numbers]
     put(broker, TOPOLOGY.dead_letter_queue(reason), *payloads, **BROKEN | {"x-reason": reason})
     for payload in payloads:
@@ -80,8 +80,8 @@ def test_a_replay_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegist
 def test_an_edit_that_was_killed(broker: Broker, run: Run, sandbox: LocalRegistry) -> None:
     """The same with edited copies: the Registry has the edited payload, byte for byte."""
     expected = put_broken(broker, "invalid", range(300))
-    twice = kill_in_the_middle(broker, INVALID, "edit", "--pipe", MEND, "--rate", "100")
-    assert typed(broker, "edit", "--pipe", MEND).returncode == 0
+    twice = kill_in_the_middle(broker, INVALID, "edit", "--pipe", REPAIR, "--rate", "100")
+    assert typed(broker, "edit", "--pipe", REPAIR).returncode == 0
     wait_until(lambda: broker.depth(INVALID).total == 0, 10, "the rest is sent")
     assert registered_once(broker, run, sandbox, expected) == twice
 
@@ -114,7 +114,7 @@ def test_a_broker_restart(own_vhost: Broker, run: Run, sandbox: LocalRegistry, t
     expected = put(own_vhost, queues[0], *map(journey, range(200)), **REFUSED)
     expected |= put_broken(own_vhost, "invalid", range(200, 400))
     expected |= put_broken(own_vhost, "rejected", range(400, 600))
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(own_vhost, "edit", "--reason", "rejected", "--out", str(file)).returncode == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
@@ -122,7 +122,7 @@ def test_a_broker_restart(own_vhost: Broker, run: Run, sandbox: LocalRegistry, t
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     commands = [
         ["replay", "--reason", "unauthorized"],
-        ["edit", "--reason", "invalid", "--pipe", MEND],
+        ["edit", "--reason", "invalid", "--pipe", REPAIR],
         ["edit", "--reason", "rejected", "--apply", str(file)],
     ]
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Dead letters that nobody thought of: strange headers, twins, packed bodies; and odd ways to ask."""
+"""Unusual dead letters (headers, copies, compressed bodies) and unusual ways to run the commands."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,
     INVALID,
-    MEND,
     QUEUE,
     REFUSED,
+    REPAIR,
     UNAUTHORIZED,
     broken,
     environment,
@@ -84,7 +84,7 @@ def test_what_is_nested_without_end_ends_no_command(broker: Broker) -> None:
     for args in (["list", "--json"], ["list", "--json", "--reveal"], ["show", "m-deep"], ["summary"]):
         told = typed(broker, *args)
         assert told.returncode == 0, told.stderr
-    told = typed(broker, "edit", "--pipe", MEND)
+    told = typed(broker, "edit", "--pipe", REPAIR)
     assert told.returncode == 0, told.stderr
     assert "1  edited and sent" in told.stdout
     assert [message.body for message in broker.messages(INVALID)] == [deep]
@@ -112,14 +112,14 @@ def test_headers_that_fill_a_frame_stop_no_replay(broker: Broker) -> None:
     assert sum(each.headers.get("mine") == "kept" for each in messages) == 49
 
 
-# --- mending --------------------------------------------------------------------------------
+# --- editing --------------------------------------------------------------------------------
 
 
 def test_nothing_is_sent_that_can_not_be_written_down(broker: Broker) -> None:
-    """A full disk behind the audit trail is found before the first mended copy goes out."""
+    """A full disk behind the audit trail is found before the first edited copy goes out."""
     put(broker, INVALID, broken(1), broken(2), **BROKEN)
     for _ in range(2):
-        told = typed(broker, "edit", "--pipe", MEND, "--audit", "/dev/full")
+        told = typed(broker, "edit", "--pipe", REPAIR, "--audit", "/dev/full")
         assert told.returncode == 1
         assert "/dev/full cannot be written" in told.stderr
     assert broker.depth(QUEUE).total == 0
@@ -134,15 +134,15 @@ def test_an_edit_that_was_not_confirmed_is_told_in_the_audit(broker: Broker, tmp
     )
     put(broker, INVALID, broken(1), broken(2), **BROKEN)
     audit = tmp_path / "audit.jsonl"
-    told = typed(broker, "edit", "--pipe", MEND, "--audit", str(audit))
+    told = typed(broker, "edit", "--pipe", REPAIR, "--audit", str(audit))
     assert told.returncode == 1
     last = {line["journey_id"]: line["event"] for line in map(json.loads, audit.read_text().splitlines())}
     (sent,), (stayed,) = ids(broker, QUEUE), ids(broker, INVALID)
     assert last == {sent: "dead letter edited", stayed: "dead letter edit not confirmed"}
 
 
-def test_a_mended_body_is_not_said_to_be_packed(broker: Broker) -> None:
-    """What came compressed is mended as plain JSON, and must not be taken for compressed again."""
+def test_an_edited_body_is_not_said_to_be_packed(broker: Broker) -> None:
+    """What came compressed is edited as plain JSON, and must not be taken for compressed again."""
     headers = {**BROKEN, "x-detail": "compressed", "compression": "application/x-gzip"}
     broker.publish(INVALID, b"\x1f\x8b", headers=headers, message_id="m-1", content_encoding="gzip")
     line = json.dumps(
@@ -156,12 +156,12 @@ def test_a_mended_body_is_not_said_to_be_packed(broker: Broker) -> None:
     assert json.loads(message.body)["operator_journey_id"] == "j-1"
 
 
-def test_twins_are_mended_by_one_line(broker: Broker, tmp_path: Path) -> None:
-    """The same message twice has one line in the file, and both copies are mended by it."""
+def test_twins_are_edited_by_one_line(broker: Broker, tmp_path: Path) -> None:
+    """The same message twice has one line in the file, and both copies are edited by it."""
     payload = broken(1)
     put(broker, INVALID, payload, broken(2), **BROKEN)
     put(broker, INVALID, payload, **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--out", str(file)).returncode == 0
     text = file.read_text()
     assert len(text.splitlines()) == 2
@@ -175,7 +175,7 @@ def test_twins_are_mended_by_one_line(broker: Broker, tmp_path: Path) -> None:
 def test_a_line_that_contradicts_another_sends_nothing(broker: Broker, tmp_path: Path) -> None:
     """Which of the two was meant nobody can tell; the message names both places."""
     put(broker, INVALID, broken(1), **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--out", str(file)).returncode == 0
     line = file.read_text()
     file.write_text(line + line.replace('"seats": 9', '"seats": 2'))

@@ -143,7 +143,7 @@ def test_far_deadlines_wait_behind_fresh_journeys(broker: Broker, run: Run, sand
     assert max(map(order.index, urgent)) < min(map(order.index, far))
 
 
-# --- the returner alone, told what it is surrounded by ----------------------------------------
+# --- AutoReplayer alone, with a state of the test's choice -----------------------------------
 
 
 def tap(broker: Broker, reason: str) -> AmqpQueueReader:
@@ -170,7 +170,7 @@ async def returning(
     per_second: float,
     shared: Callable[[str], bool] = lambda _reason: False,
 ) -> AsyncIterator[Counting]:
-    """A returner at work on ``broker``, after a token that was accepted at once; its publisher."""
+    """An AutoReplayer on ``broker``, after a token that was accepted at once; its publisher."""
     metrics = Metrics(CollectorRegistry())
     publisher = Counting(
         connections=ConnectionFactory([broker.url]), topology=None, declare=False, metrics=metrics

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -30,6 +31,7 @@ from consumer.deadletters.sweep import (
 from consumer.deadletters.view import show_tally
 from consumer.errors import BrokerError, PublishFailure
 from consumer.errors import PublishError as Unconfirmed
+from tests.waiting import await_until
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -307,6 +309,22 @@ async def test_cancelling_while_it_connects_leaves_nothing_open() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert queue.journal == ["open", "close"]
+
+
+async def test_heartbeats_are_answered_while_a_batch_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every connection, also that of a queue which has been read to its end."""
+    monkeypatch.setattr("consumer.deadletters.sweep.KEEP_ALIVE_SECONDS", 0.01)
+    queues = {"expired": Queue(1), "unauthorized": Queue(2)}
+    answered: Counter[str] = Counter()
+
+    async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
+        for name, queue in queues.items():
+            monkeypatch.setattr(queue, "keep_alive", lambda name=name: answered.update([name]))
+        await await_until(lambda: min(answered["expired"], answered["unauthorized"]) >= 2)
+        return BatchResult([Result("replayed", ack=True)] * len(batch))
+
+    tally = await Sweep(queues, Selection(), now=lambda: NOW).run(act)
+    assert tally.outcomes == {"replayed": 2}
 
 
 async def test_stopping_ends_after_the_current_batch() -> None:
