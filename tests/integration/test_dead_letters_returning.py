@@ -264,6 +264,18 @@ async def test_two_at_once_share_them(broker: Broker, monkeypatch: pytest.Monkey
     assert min(one.given, other.given) > 0, "one of them had nothing to do"
 
 
+async def test_the_urgent_ones_go_first_wherever_they_lie(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind more of the others than are held at once."""
+    monkeypatch.setattr(auto_replayer, "MOST_BYTES", 3_000)
+    bury(broker, range(40))
+    bury(broker, range(100, 103), URGENT)
+    async with returning(broker, lambda: False, per_second=1000):
+        await await_until(lambda: broker.depth(QUEUE).total == 43, 20, "all are replayed")
+    assert sorted(ids(broker, QUEUE)[:3]) == ["j-100", "j-101", "j-102"]
+
+
 async def test_none_are_held_for_long(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person, or the look for the metric, finds those that still wait, between two rounds."""
     monkeypatch.setattr(auto_replayer, "HOLD_SECONDS", 0.5)
