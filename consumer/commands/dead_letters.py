@@ -18,7 +18,7 @@ from typing import Any
 
 from consumer.app import build_topology
 from consumer.commands import dead_letters_actions
-from consumer.commands.dead_letters_actions import HEADERS_BYTES, add_audit, positive, queue_readers, utc_now
+from consumer.commands.dead_letters_actions import add_audit, positive, queue_readers, utc_now
 from consumer.config import Settings, load
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
@@ -71,29 +71,8 @@ def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> ar
         "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
     )
     if filters:
-        group.add_argument(
-            "--detail",
-            action="append",
-            default=[],
-            metavar="D",
-            help="code and field path; * and ? match any",
-        )
-        group.add_argument(
-            "--status", action="append", default=[], type=_argument(status_of), metavar="N",
-            help="the Registry's HTTP status, or none",
-        )  # fmt: skip
-        group.add_argument("--journey", action="append", default=[], metavar="ID", help="journey id")
-        group.add_argument("--message", action="append", default=[], metavar="ID", help="message id")
-        group.add_argument(
-            "--age",
-            type=_argument(range_of),
-            metavar="RANGE",
-            help="time since death: 2h.. or ..30m or 1h..2h",
-        )
-        group.add_argument(
-            "--left", type=_argument(range_of), metavar="RANGE",
-            help="time left until its deadline: ..3h is urgent, 0.. can be registered, ..0 is too late",
-        )  # fmt: skip
+        for option, metavar, meaning, more in _FILTERS:
+            group.add_argument(option, metavar=metavar, help=meaning, **more)
     return parser
 
 
@@ -105,6 +84,18 @@ def _argument(read: Any) -> Any:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return checked
+
+
+_SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+_RANGE: dict[str, Any] = {"type": _argument(range_of)}
+_FILTERS = (
+    ("--detail", "D", "code and field path; * and ? match any", _SEVERAL),
+    ("--status", "N", "the Registry's HTTP status, or none", {**_SEVERAL, "type": _argument(status_of)}),
+    ("--journey", "ID", "journey id", _SEVERAL),
+    ("--message", "ID", "message id", _SEVERAL),
+    ("--age", "RANGE", "time since death: 2h.. or ..30m or 1h..2h", _RANGE),
+    ("--left", "RANGE", "time left: ..3h is urgent, 0.. can be registered, ..0 is too late", _RANGE),
+)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -145,12 +136,11 @@ def _summary(args: argparse.Namespace, settings: Settings, selection: Selection)
 def _list(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     if args.reveal and not args.json:
         raise ConfigurationError(["--reveal needs --json: the table shows no payload"])
-    now, nearest = utc_now(), Nearest[tuple[Record, Delivery]](args.limit)
+    now, nearest = utc_now(), Nearest(args.limit)
 
     def see(record: Record, delivery: Delivery) -> None:
         if selection.matches(record, now):
-            shown = (delivery, record.size + HEADERS_BYTES) if args.json else (_NOT_SHOWN, 0)
-            nearest.add(record.urgency, (record, shown[0]), shown[1])
+            nearest.add(record, delivery if args.json else _NOT_SHOWN)
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:

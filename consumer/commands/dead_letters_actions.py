@@ -50,8 +50,6 @@ from consumer.registry.submit import Submission
 MOST_REPLAYS = 5
 _STOPPED = 130
 _EXPORT_BYTES = 1024 * 1024
-#: Of a dead letter that is held, besides its body.
-HEADERS_BYTES = 1024
 _AT_ONCE = f"up to {MOST_HELD:,} dead letters or {MOST_BYTES >> 20} MiB at once"
 ORDER = f"nearest deadline first among those held: {_AT_ONCE}"
 
@@ -282,18 +280,15 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
                 lines.clear()
                 size = 0
 
-        nearest = Nearest[tuple[Record, Delivery]](args.limit or 0)
+        nearest = Nearest(args.limit or 0)
+        take = nearest.add if args.limit else add
 
         def see(record: Record, delivery: Delivery) -> None:
-            if not selection.matches(record, now):
-                return
-            if args.limit is None:
-                add(record, delivery)
-            else:
-                nearest.add(record.urgency, (record, delivery), record.size + HEADERS_BYTES)
+            if selection.matches(record, now):
+                take(record, delivery)
 
         await look(readers, see)
-        if args.limit is not None:
+        if args.limit:
             for record, delivery in nearest.entries():
                 add(record, delivery)
             if count < min(args.limit, nearest.matching):

@@ -17,7 +17,7 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from consumer.broker.queue_reader import BATCH_BYTES, QueueReader
 from consumer.core.delivery import Delivery
@@ -136,8 +136,8 @@ class ReorderBuffer:
         return batch
 
 
-class Nearest(Generic[T]):
-    """Keeps the ``limit`` items with the nearest deadline, of ``most_bytes`` together at most.
+class Nearest:
+    """Keeps the ``limit`` dead letters with the nearest deadline, of ``most_bytes`` of bodies at most.
 
     Once one had to be dropped, none with the same deadline or a farther one is kept.
     """
@@ -145,7 +145,7 @@ class Nearest(Generic[T]):
     def __init__(self, limit: int, most_bytes: int = 64 * 1024 * 1024) -> None:
         self._limit = limit
         self._most_bytes = most_bytes
-        self._heap: list[tuple[float, int, int, T]] = []  # the farthest deadline on top
+        self._heap: list[tuple[float, int, Record, Delivery]] = []  # the farthest deadline on top
         self._dropped: float | None = None
         self._bytes = 0
         self.matching = 0
@@ -153,20 +153,20 @@ class Nearest(Generic[T]):
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, urgency: float, item: T, size: int) -> None:
+    def add(self, record: Record, delivery: Delivery) -> None:
         self.matching += 1
-        if self._dropped is not None and urgency >= self._dropped:
+        if self._dropped is not None and record.urgency >= self._dropped:
             return
-        heapq.heappush(self._heap, (-urgency, -self.matching, size, item))
-        self._bytes += size
+        heapq.heappush(self._heap, (-record.urgency, -self.matching, record, delivery))
+        self._bytes += len(delivery.body)
         while len(self._heap) > self._limit or (self._bytes > self._most_bytes and len(self._heap) > 1):
-            farthest, _, dropped_size, _ = heapq.heappop(self._heap)
+            farthest, _, _, dropped = heapq.heappop(self._heap)
             self._dropped = -farthest
-            self._bytes -= dropped_size
+            self._bytes -= len(dropped.body)
 
-    def entries(self) -> list[T]:
+    def entries(self) -> list[tuple[Record, Delivery]]:
         """Those that are kept, the nearest deadline first."""
-        return [item for _, _, _, item in sorted(self._heap, reverse=True)]
+        return [(record, delivery) for _, _, record, delivery in sorted(self._heap, reverse=True)]
 
 
 class _Pace:

@@ -437,26 +437,23 @@ def test_a_batch_is_bounded_in_bytes() -> None:
     assert max(sizes) < BATCH_BYTES + 2_000_000
 
 
-@given(st.lists(st.integers(0, 9) | st.just(float("inf")), max_size=40), st.integers(1, 50))
-def test_the_nearest_are_kept_in_order(urgencies: list[float], limit: int) -> None:
-    """As sorting all of them would give, in the order of arrival where deadlines are equal."""
-    nearest = Nearest[int](limit)
-    for number, urgency in enumerate(urgencies):
-        nearest.add(urgency, number, 1)
-    assert nearest.entries() == sorted(range(len(urgencies)), key=lambda each: urgencies[each])[:limit]
-    assert (len(nearest), nearest.matching) == (min(limit, len(urgencies)), len(urgencies))
+ITEMS = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 50)), max_size=40)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), max_size=40), st.integers(1, 200))
-def test_too_much_to_keep_drops_the_farthest(items: list[tuple[int, int]], most_bytes: int) -> None:
-    """Those that are kept are the nearest, without a gap; the bytes are bounded, unless one exceeds them."""
-    nearest = Nearest[tuple[int, int]](100, most_bytes)
-    for urgency, size in items:
-        nearest.add(urgency, (urgency, size), size)
-    kept = nearest.entries()
-    assert len(kept) <= 1 or sum(size for _, size in kept) <= most_bytes
-    assert kept == sorted(items, key=lambda each: each[0])[: len(kept)]
-    assert bool(kept) == bool(items)
+@given(ITEMS, st.integers(1, 50), st.integers(1, 500))
+def test_the_nearest_are_kept_in_order(items: list[tuple[int, int]], limit: int, most_bytes: int) -> None:
+    """As sorting all of them would give, without a gap; the bytes are bounded, unless one exceeds them."""
+    nearest = Nearest(limit, most_bytes)
+    for number, (hours, size) in enumerate(items):
+        each = dead(number, hours, size)
+        nearest.add(each.record, each.delivery)
+    kept = [int(delivery.tag) for _, delivery in nearest.entries()]
+    assert kept == sorted(range(len(items)), key=lambda number: items[number][0])[: len(kept)]
+    assert (len(nearest), nearest.matching) == (len(kept), len(items))
+    assert len(kept) <= limit
+    assert len(kept) <= 1 or sum(items[number][1] for number in kept) <= most_bytes
+    if sum(size for _, size in items) <= most_bytes:
+        assert len(kept) == min(limit, len(items))
 
 
 def test_a_replayed_message_starts_a_new_life() -> None:
