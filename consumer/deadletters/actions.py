@@ -176,9 +176,8 @@ class SubmitToRegistry:
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Submit all of them, many at once."""
-        outcomes = await asyncio.gather(*map(self._one, batch))
-        results = [Result(word := _word(outcome), ack=word in IN_REGISTRY) for outcome in outcomes]
-        return BatchResult(results, self._trouble)
+        words = map(_word, await asyncio.gather(*map(self._one, batch)))
+        return BatchResult([Result(word, ack=word in IN_REGISTRY) for word in words], self._trouble)
 
     async def _one(self, dead: DeadLetterMessage) -> Outcome | None:
         ready = parse(dead.delivery, self._version)
