@@ -42,7 +42,7 @@ class PayloadEditor(Protocol):
 
 
 class FileEditor:
-    """Payloads from a file that was exported and edited; only the offset of each line is kept in memory.
+    """Payloads from a file that was exported and edited; only offsets and hashes are kept in memory.
 
     Raises ConsumerError for a line that is not as it was exported.
     """
