@@ -17,20 +17,37 @@ from consumer.deadletters.view import show_tally
 from consumer.publishing import samples
 from consumer.registry.key_exchange import ExchangedToken
 from consumer.registry.submit import Submission
+from consumer.registry.tokens import StaticToken, TokenSource
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 REFUSED = Reply(401, body=b'{"id":1,"jsonrpc":"2.0","error":{"code":-32501,"message":"Unauthorized Error"}}')
 
 
-class Refusing:
-    """A Registry that refuses every token."""
+class Registry:
+    """Gives every post one answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Reply) -> None:
+        self.answer = answer
         self.tokens: list[str] = []
 
     async def post_journey(self, _body: bytes, token: str) -> Reply | Fault:
         self.tokens.append(token)
-        return REFUSED
+        return self.answer
+
+
+def submitting(registry: Registry, tokens: TokenSource) -> SubmitToRegistry:
+    """The action, one journey at a time."""
+    limiter = RateLimiter(60_000, 16)
+    submission = Submission(
+        client=registry, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=lambda: NOW
+    )
+    return SubmitToRegistry(submission, limiter, version="v3", concurrency=1, now=lambda: NOW)
+
+
+def dead(number: int) -> DeadLetterMessage:
+    """A valid journey."""
+    delivery = Delivery(samples.encode(samples.journey("v3", random.Random(number), NOW)))
+    return DeadLetterMessage(read(delivery, "unauthorized"), delivery, reader=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -54,20 +71,21 @@ async def test_without_a_second_token_the_exchange_is_the_outcome(
             return Fault(answer, "ConnectError")
         return Reply(201, body=b'{"access_token": "%s"}' % answer)
 
-    registry, limiter = Refusing(), RateLimiter(60_000, 16)
-    submission = Submission(
-        client=registry,
-        tokens=ExchangedToken(exchange, read_keys=lambda: ("key", "secret")),
-        rate_limiter=limiter,
-        clock=time.monotonic,
-        now=lambda: NOW,
-    )
-    action = SubmitToRegistry(submission, limiter, version="v3", concurrency=1, now=lambda: NOW)
-    delivery = Delivery(samples.encode(samples.journey("v3", random.Random(1), NOW)))
-    dead = DeadLetterMessage(read(delivery, "unauthorized"), delivery, reader=None)  # type: ignore[arg-type]
-    result = await asyncio.wait_for(action([dead]), 5)
+    registry = Registry(REFUSED)
+    action = submitting(registry, ExchangedToken(exchange, read_keys=lambda: ("key", "secret")))
+    result = await asyncio.wait_for(action([dead(1)]), 5)
     assert list(result.results) == [Result(outcome, ack=False)]
     assert registry.tokens == posted
+
+
+async def test_a_route_that_is_not_served_ends_the_sweep() -> None:
+    """It concerns all journeys: the first one is the last one that is tried."""
+    registry = Registry(Reply(404, body=b""))
+    result = await submitting(registry, StaticToken("token"))([dead(1), dead(2)])
+    assert list(result.results) == [Result("misconfigured", ack=False), Result("not tried", ack=False)]
+    assert result.trouble is not None
+    assert "the Registry does not serve this route" in result.trouble
+    assert registry.tokens == ["token"]
 
 
 def test_the_result_names_every_count() -> None:
