@@ -27,7 +27,7 @@ from consumer.core.policy import Policy
 from consumer.core.protocols import Consumer, Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
-from consumer.deadletters.sources import SafeQueueReaders
+from consumer.deadletters.queues import SafeQueueReaders
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.client import RegistryClient, Transport
@@ -288,6 +288,7 @@ def assemble(
         health=health,
         metrics=metrics,
         settlement_log=settlement_log,
+        output=output,
         tokens=tokens,
         auto_replayer=auto_replayer,
         close_registry=client.aclose,

@@ -32,6 +32,7 @@ from consumer import __version__
 from consumer.broker.frames import check_frame_size
 from consumer.config import Settings
 from consumer.config.addresses import AMQP_SCHEMES
+from consumer.core.clock import backoff_seconds
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 
@@ -228,7 +229,7 @@ class ReconnectDelay:
     def next(self, lived_seconds: float = 0.0) -> float:
         if lived_seconds > SHORT_LIFE_SECONDS:
             self._failures = 0
-        delay = min(RECONNECT_CAP_SECONDS, self._base * 2.0**self._failures)
+        delay = backoff_seconds(self._failures, self._base, RECONNECT_CAP_SECONDS)
         self._failures = min(self._failures + 1, 10)
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 

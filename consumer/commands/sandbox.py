@@ -17,6 +17,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from consumer.core.clock import utc_now
 from consumer.errors import ConfigurationError, ConsumerError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _add_registry(add: Callable[..., object]) -> None:
     add(
         "--now",
         type=_clock,
-        default=lambda: datetime.now(UTC),
+        default=utc_now,
         metavar="ISO-8601",
         help="time at the start; it goes on from there",
     )

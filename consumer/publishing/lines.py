@@ -11,10 +11,10 @@ import re
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime
 
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
+from consumer.core.clock import utc_now
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.errors import ConsumerError, PublishError, PublishFailure
 from consumer.publishing import samples
@@ -71,7 +71,7 @@ async def generated_lines(version: samples.Version, count: int) -> AsyncIterator
     """Yield ``count`` journeys of just now."""
     rng = random.SystemRandom()
     for _ in range(count):
-        yield samples.encode(samples.journey(version, rng, datetime.now(UTC)))
+        yield samples.encode(samples.journey(version, rng, utc_now()))
 
 
 class Sender:

@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Literal
 
+from consumer.core.clock import REGISTRATION_WINDOW, iso_utc
 from consumer.sandbox.answers import Answer, Case, Profile, write
 from consumer.sandbox.state import Journeys, JourneyStatus, RateWindows, Tokens, TokenState, Usage
 from schemas import Journey, Refusal, Version, Violation
@@ -23,7 +24,6 @@ from schemas import Journey, Refusal, Version, Violation
 Clock = Callable[[], datetime]
 Validate = Callable[[Version, bytes], Journey | Refusal]
 
-_DEADLINE = timedelta(hours=24)
 _SHORTEST_METRES = 2_000
 _SERVED: Mapping[Profile, Mapping[str, Version]] = {
     Profile.Y2023: {"v2": "v2", "v3": "v3"},
@@ -147,7 +147,7 @@ class Rules:
         return replace(answer, headers=headers)
 
     def _too_many(self, usage: Usage, now: datetime) -> Answer:
-        reset_time = _instant(datetime.fromtimestamp(usage.resets_at, UTC))
+        reset_time = iso_utc(datetime.fromtimestamp(usage.resets_at, UTC))
         answer = self.answer(
             Case.TOO_MANY_REQUESTS, limit=usage.limit, current=usage.current, reset_time=reset_time
         )
@@ -271,7 +271,7 @@ class Rules:
                 return self._accepted(sent.api, known.journey_id, known.created_at)
             detail = f"Carpool already registered at {known.created_at}"
             return self.answer(Case.ALREADY_REGISTERED, sent.api, detail=detail)
-        created_at = _instant(sent.now)
+        created_at = iso_utc(sent.now)
         labels = self._violations(sent, journey) or list(sent.forced_labels)
         if not labels or self.settings.remember_violations:
             self.journeys.add(
@@ -293,7 +293,7 @@ class Rules:
         terms = self.settings.terms
         if self._is_2023 or terms == "off" or (terms == "v3" and sent.api != "v3"):
             return []
-        labels = ["expired"] if sent.now - journey.start > _DEADLINE else []
+        labels = ["expired"] if sent.now - journey.start > REGISTRATION_WINDOW else []
         distance = sent.payload.get("distance")  # v2 has none at the root
         if distance is not None and distance < _SHORTEST_METRES:
             labels.append("distance_too_short")
@@ -361,7 +361,3 @@ def _jwt_error(token: str) -> str:
     except (ValueError, binascii.Error):
         return "invalid token"
     return "invalid signature" if parts[2] else "jwt signature is required"
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

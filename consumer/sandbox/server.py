@@ -14,13 +14,13 @@ import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Self
 
 from aiohttp import web
 
 import schemas
+from consumer.core.clock import utc_now
 from consumer.sandbox.answers import HTML, Answer, Case, Profile
 from consumer.sandbox.control import Control
 from consumer.sandbox.faults import Fault, Faults
@@ -61,7 +61,7 @@ class Sandbox:
         tokens: Iterable[str] = (),
         profile: Profile = Profile.Y2025,
         claimless: Iterable[str] = (),
-        clock: Clock = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         validate: Validate = schemas.validate,
         **settings: Any,
     ) -> None:
