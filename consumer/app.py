@@ -15,7 +15,7 @@ from typing import Literal, cast
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
@@ -27,7 +27,7 @@ from consumer.core.policy import Policy
 from consumer.core.protocols import Consumer, Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.core.topology import Topology
-from consumer.deadletters.sources import SafeQueueReaders
+from consumer.deadletters.queues import SafeQueueReaders
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.client import RegistryClient, Transport
@@ -77,15 +77,6 @@ def build_topology(settings: Settings) -> Topology:
         routing_key=settings.broker_routing_key or "",
         delays_seconds=settings.retry_delays_seconds,
         delivery_limit=settings.broker_delivery_limit,
-    )
-
-
-def build_connections(settings: Settings) -> ConnectionFactory:
-    """Return a factory of connections to the broker that these settings name."""
-    return ConnectionFactory(
-        settings.broker_urls,
-        heartbeat_seconds=settings.broker_heartbeat_seconds,
-        ca_file=str(settings.broker_ca_file) if settings.broker_ca_file else None,
     )
 
 
@@ -297,6 +288,7 @@ def assemble(
         health=health,
         metrics=metrics,
         settlement_log=settlement_log,
+        output=output,
         tokens=tokens,
         auto_replayer=auto_replayer,
         close_registry=client.aclose,

@@ -1,7 +1,7 @@
-"""Journeys that died, and ``journey-consumer dead-letters`` as a person types it: a process of its own.
+"""Journeys that died, and ``journey-consumer dead-letters`` as a process of its own.
 
-The journeys are of version 3 and named ``j-<number>``. Where they all are in the end is told by
-``registered_once``, which asks the queues and the Registry.
+The journeys are of version 3 and named ``j-<number>``. ``registered_once`` asserts where all of them are in
+the end, by the queues and the Registry.
 """
 
 import json
@@ -10,7 +10,8 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,8 +32,8 @@ REFUSED: dict[str, Any] = {
     "x-status": 401,
     "x-last-failure": "2026-01-01T00:00:00.000Z",
 }
-#: A command that mends what ``broken`` broke.
-MEND = 'sed \'s/"seats": 9/"seats": 3/\''
+#: A command that repairs what ``broken`` broke.
+REPAIR = 'sed \'s/"seats": 9/"seats": 3/\''
 
 
 def journey(number: int, *, hours_ago: float = 2.0, seats: int = 1) -> dict[str, Any]:
@@ -82,16 +83,21 @@ def typed(broker: Broker, *args: str, **more: str) -> "subprocess.CompletedProce
     )
 
 
-def started(broker: Broker, *args: str) -> "subprocess.Popen[str]":
-    """Start ``dead-letters ARGS``, to be interrupted."""
-    return subprocess.Popen(
+@contextmanager
+def started(broker: Broker, *args: str, **more: str) -> "Iterator[subprocess.Popen[str]]":
+    """Start ``dead-letters ARGS``, to be interrupted; killed at the end, also when the test fails before."""
+    with subprocess.Popen(
         command(*args),
-        env=environment(broker),
+        env=environment(broker, **more),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # otherwise leaving the context would wait for as long as it takes
 
 
 def command(*args: str) -> list[str]:

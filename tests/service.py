@@ -61,7 +61,12 @@ class ServiceProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # no ``__exit__`` follows: a process left running would fail another test
+            if self.running:
+                self.kill()
+            raise
         return self
 
     def __exit__(

@@ -8,7 +8,6 @@ import pytest
 _WHERE = {
     "rabbitmq-server": "the system package rabbitmq-server",
     "promtool": "the system package prometheus",
-    "redis-server": "the system package redis-server",
     "helm": "Helm 3",
     "docker": "Docker",
 }

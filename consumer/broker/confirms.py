@@ -1,8 +1,8 @@
-"""Which publishes the broker has not confirmed yet, by delivery tag. Pure.
+"""The publishes that the broker has not confirmed yet, by delivery tag. Pure.
 
 1. Tags count up from 1 on each channel; the broker acknowledges one tag, or all up to one.
 2. An unroutable message is returned first and acknowledged next; that is a failure.
-3. Every request leaves exactly once, with its failure or None.
+3. Each request is given back exactly once, with its failure or None.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from consumer.errors import PublishFailure
 
 @dataclass(slots=True)
 class Request:
-    """A publish asked for; ``sent_at`` is monotonic seconds."""
+    """A submitted publish; ``sent_at`` is monotonic seconds."""
 
     outgoing: Outgoing
     future: asyncio.Future[None]
@@ -26,7 +26,7 @@ Result = tuple[Request, PublishFailure | None]
 
 
 class Unconfirmed:
-    """The publishes of one channel that are under way, in the order of their tags."""
+    """The unconfirmed publishes of one channel, in the order of their tags."""
 
     def __init__(self) -> None:
         self._requests: dict[int, Request] = {}
@@ -37,35 +37,36 @@ class Unconfirmed:
 
     @property
     def oldest_sent_at(self) -> float:
-        """When the longest waiting publish was sent; raises StopIteration when none is."""
+        """When the oldest unconfirmed publish was sent; raises StopIteration when there is none."""
         return next(iter(self._requests.values())).sent_at
 
     def sent(self, request: Request) -> int:
-        """Note that ``request`` goes out next; returns its tag."""
+        """Note that ``request`` is sent next; returns its tag."""
         tag = self._next_tag
         self._requests[tag] = request
         self._next_tag = tag + 1
         return tag
 
     def unsent(self, tag: int) -> None:
-        """The latest request did not go out after all: its tag is used for the next."""
+        """The latest request was not sent after all: its tag is used for the next."""
         del self._requests[tag]
         self._next_tag = tag
 
     def ack(self, tag: int, *, multiple: bool) -> list[Result]:
-        """The broker has taken these; the returned among them have failed."""
-        taken = self._take(tag, multiple=multiple)
-        return [(r, PublishFailure.RETURNED if r.returned else None) for r in taken]
+        """The broker has confirmed these; those that were returned have failed."""
+        return [
+            (r, PublishFailure.RETURNED if r.returned else None) for r in self._take(tag, multiple=multiple)
+        ]
 
     def nack(self, tag: int, *, multiple: bool) -> list[Result]:
-        """The broker could not take these."""
+        """The broker has refused these."""
         return [(r, PublishFailure.NACKED) for r in self._take(tag, multiple=multiple)]
 
     def returned(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Mark an unroutable message; its acknowledgement follows.
 
-        A return names no tag. The first publish that is the same message in every respect that
-        routing knows is it, or is just as unroutable.
+        A return names no tag. The first publish with the same exchange, routing key and body is
+        taken: if it is another one, it is unroutable too.
         """
         for request in self._requests.values():
             outgoing = request.outgoing
@@ -79,7 +80,7 @@ class Unconfirmed:
                 return
 
     def clear(self) -> list[Request]:
-        """The channel is gone: return what was under way, and start again at tag 1."""
+        """The channel was closed: return what was unconfirmed, and start again at tag 1."""
         requests = list(self._requests.values())
         self._requests.clear()
         self._next_tag = 1

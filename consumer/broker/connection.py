@@ -1,21 +1,22 @@
-"""How a connection to the broker is made: URLs in turn, TLS, heartbeats, socket options.
+"""AMQP connections: URLs in turn, TLS, heartbeats, socket options. Blocking: for threads only.
 
-Blocking: called from threads only. Hands out py-amqp connections made by kombu's transport, with
-four changes:
-1. A channel that the broker closed stays closed. py-amqp would reopen it silently, without
-   consumers, with delivery tags starting at 1 again (an old ack could hit a new message).
-2. Bodies stay bytes. py-amqp would decode them by ``content_encoding``, and kombu's publishers
-   always set that.
-3. Properties that py-amqp cannot read cost the message its properties, not us the connection.
-   Otherwise it would come again at once, until its delivery limit, with all its neighbours.
-4. The same for an exchange or routing key that is not UTF-8: it is read with "?" for what is not ASCII.
+Connections are py-amqp's, made by kombu's transport, with five changes:
+1. A channel that the broker closed stays closed. py-amqp reopens it silently, without consumers and
+   with delivery tags from 1 again (an old ack could hit a new message).
+2. Bodies stay bytes. py-amqp decodes them by ``content_encoding``, which kombu's publishers always set.
+3. Properties that py-amqp cannot read are replaced by a note. py-amqp ends the connection, and the same
+   message arrives again, with all its neighbours, until its delivery limit.
+4. In an exchange or routing key that is not UTF-8, bytes that are not ASCII are read as "?".
+5. A frame larger than ``frame_max`` allows (``check_frame_size``) ends the connection before it is read.
 """
 
 import itertools
 import logging
+import random
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,26 +24,31 @@ from urllib.parse import urlsplit
 import kombu
 from amqp import spec
 from amqp.basic_message import Message
-from amqp.exceptions import FrameSyntaxError
+from amqp.exceptions import FrameSyntaxError, UnexpectedFrame
 from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
 from consumer import __version__
+from consumer.broker.frames import check_frame_size
+from consumer.config import Settings
 from consumer.config.settings import AMQP_SCHEMES
+from consumer.core.clock import backoff_seconds
+from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 
-log = logging.getLogger("journey_consumer.dial")
+log = logging.getLogger("journey_consumer.broker")
 
 CONNECT_TIMEOUT_SECONDS = 10
 CLOSE_TIMEOUT_SECONDS = 3.0
 WRITE_TIMEOUT_SECONDS = 15
-#: Unacknowledged bytes may stay this long before the kernel gives the connection up; py-amqp's
-#: own default of one second drops it at the first lost packet (py-amqp 186).
+RECONNECT_CAP_SECONDS = 20.0
+SHORT_LIFE_SECONDS = 5.0
+#: How long sent bytes may stay unacknowledged before the kernel ends the connection; py-amqp's
+#: default of one second ends it at the first lost packet (py-amqp 186).
 TCP_USER_TIMEOUT_MILLISECONDS = 20_000
 
-
-#: What a message has instead of properties that cannot be read: text that is not UTF-8, a time
-#: beyond the calendar (milliseconds where AMQP wants seconds), an unknown type of field.
+#: Replaces properties that cannot be read: text that is not UTF-8, a time out of range (milliseconds
+#: where AMQP wants seconds), an unknown type of field.
 UNREADABLE_PROPERTIES = {"x-unreadable-properties": True}
 _HEADER_FRAME = 2
 _HEADER_FIXED_BYTES = 12  # class, weight, body size (AMQP 0-9-1, section 4.2.6.1)
@@ -57,7 +63,7 @@ _UNREADABLE: tuple[type[Exception], ...] = (
     LookupError,
     RecursionError,
 )
-#: No publisher needs more; what is nested deeper could not be written, copied or compared again.
+#: Python cannot copy, compare or encode headers that are nested much deeper.
 _DEEPEST_HEADER = 32
 
 
@@ -76,9 +82,22 @@ def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], A
     return tolerant
 
 
-def bounded(headers: dict[str, Any] | None) -> dict[str, Any]:
-    """``headers`` as read from the wire, or the note that nobody could follow their nesting."""
-    return dict(UNREADABLE_PROPERTIES) if headers and _is_deep(headers, _DEEPEST_HEADER) else headers or {}
+def build_delivery(message: Any, *, channel: int, generation: int = 0) -> Delivery:
+    """A delivery from py-amqp's message; headers that are nested too deeply are replaced by a note."""
+    info, properties = message.delivery_info, dict(message.properties)
+    headers = properties.pop("application_headers", None) or {}
+    return Delivery(
+        body=message.body or b"",  # py-amqp gives "" for an empty body
+        headers=dict(UNREADABLE_PROPERTIES) if _is_deep(headers, _DEEPEST_HEADER) else headers,
+        properties=properties,
+        exchange=info["exchange"],
+        routing_key=info["routing_key"],
+        redelivered=bool(info["redelivered"]),
+        received_at=time.monotonic(),
+        tag=info["delivery_tag"],
+        channel=channel,
+        generation=generation,
+    )
 
 
 def _is_deep(value: Any, levels: int) -> bool:
@@ -112,7 +131,7 @@ class _Channel(pyamqp.Channel):
 
     def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> Any:
         if method_sig == spec.Tx.CommitOk and self.on_commit_ok is not None:
-            self.on_commit_ok()  # for who sent it and did not wait: py-amqp would drop it
+            self.on_commit_ok()  # py-amqp drops the answer to a commit that did not wait for it
         try:
             return super().dispatch_method(method_sig, payload, content)
         except UnicodeDecodeError:
@@ -131,11 +150,25 @@ class _Connection(pyamqp.Connection):
         super().__init__(*args, **kwargs)
         self.frame_handler_cls = _tolerant_frame_handler
 
+    def Transport(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 py-amqp's name
+        transport = super().Transport(*args, **kwargs)
+        read = transport._read  # noqa: SLF001
+
+        def bounded_read(size: int, initial: bool = False) -> bytes:  # noqa: FBT001, FBT002
+            check_frame_size(size, self.frame_max)
+            return bytes(read(size, initial))
+
+        transport._read = bounded_read  # noqa: SLF001
+        return transport
+
     def connect(self, callback: Any = None) -> Any:
         try:
             return super().connect(callback)
-        except BaseException:
+        except BaseException as error:
             close_connection(self, graceful=False)
+            if isinstance(error, _UNREADABLE) and not isinstance(error, OSError | FrameSyntaxError):
+                # Not one of the ERRORS: it would end the thread that connects.
+                raise UnexpectedFrame(f"the handshake cannot be read ({type(error).__name__})") from error
             raise
 
 
@@ -144,14 +177,14 @@ class _Transport(pyamqp.Transport):
 
 
 def is_amqp(url: str) -> bool:
-    """Whether ``url`` names an AMQP broker; anything else is one of kombu's virtual transports."""
+    """Whether ``url`` names an AMQP broker; the others are ``virtual``."""
     return urlsplit(url).scheme in AMQP_SCHEMES
 
 
 def close_connection(connection: Any, *, graceful: bool) -> None:
-    """End a connection within a bound and leave no socket open; never raises. Blocking.
+    """End a connection within CLOSE_TIMEOUT_SECONDS and close its socket; never raises. Blocking.
 
-    Impolitely: without a word, when the other side is gone or cannot be trusted to answer.
+    ``graceful=False`` sends no close: for a broker that is gone or may not answer.
     """
     transport = connection._transport  # noqa: SLF001 the property reconnects or warns
     sock = None if transport is None else transport.sock
@@ -160,7 +193,7 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
             sock.settimeout(CLOSE_TIMEOUT_SECONDS)
             connection.close()
         connection.collect()
-    except Exception as error:  # noqa: BLE001 we are leaving; the socket is closed below either way
+    except Exception as error:  # noqa: BLE001 the socket is closed below either way
         log.debug("closing a broker connection failed", extra={"reason": type(error).__name__})
     finally:
         if sock is not None:
@@ -168,29 +201,43 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
 
 
 class LogOnce:
-    """Says why there is no connection: each reason as a warning once, until there was one again."""
+    """Logs each reason as a warning once until ``reset``; repetitions are logged as debug."""
 
     def __init__(self, logger: logging.Logger, event: str) -> None:
         self._logger = logger
         self._event = event
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
-    def tell(self, error: Exception) -> None:
+    def warn(self, error: Exception) -> None:
         """Log the reason; never an address, which may hold a password."""
         reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
-        level = logging.DEBUG if reason in self._said else logging.WARNING
-        self._said.add(reason)
+        level = logging.DEBUG if reason in self._logged else logging.WARNING
+        self._logged.add(reason)
         self._logger.log(level, self._event, extra={"reason": reason})
 
-    def settle(self) -> None:
-        """There is a connection: whatever comes next is news."""
-        self._said.clear()
+    def reset(self) -> None:
+        self._logged.clear()
+
+
+class ReconnectDelay:
+    """Doubles with each connection that failed or lived shorter than SHORT_LIFE_SECONDS; with jitter."""
+
+    def __init__(self, base_seconds: float) -> None:
+        self._base = base_seconds
+        self._failures = 0
+
+    def next(self, lived_seconds: float = 0.0) -> float:
+        if lived_seconds > SHORT_LIFE_SECONDS:
+            self._failures = 0
+        delay = backoff_seconds(self._failures, self._base, RECONNECT_CAP_SECONDS)
+        self._failures = min(self._failures + 1, 10)
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
 
 class ConnectionFactory:
-    """Knows the broker's URLs and tries the next one at every call of ``dial``.
+    """Connects to the next of its URLs at each call of ``connect``.
 
-    Raises what kombu and py-amqp raise (``ERRORS``): the caller decides how long to wait.
+    Raises what kombu and py-amqp raise (``ERRORS``); the caller decides how long to wait.
     """
 
     ERRORS: tuple[type[Exception], ...] = (
@@ -206,14 +253,14 @@ class ConnectionFactory:
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
 
-    def connect_to_broker(
+    def connect(
         self,
         purpose: str,
         *,
         on_blocked: Callable[[str], None] | None = None,
         on_unblocked: Callable[[], None] | None = None,
     ) -> Any:
-        """Connect to the next URL. ``purpose`` names the connection in the broker's own views."""
+        """``purpose`` names the connection in the broker's management views."""
         url = next(self._urls)
         parts = urlsplit(url)
         options: dict[str, Any] = {
@@ -244,3 +291,12 @@ class ConnectionFactory:
             }
         port = 5671 if parts.scheme == "amqps" else 5672
         return _Transport(client, default_port=port).establish_connection()
+
+
+def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:
+    """Return a factory of connections to ``urls``, by default those of BROKER_URL, from the first on."""
+    return ConnectionFactory(
+        urls or settings.broker_urls,
+        heartbeat_seconds=settings.broker_heartbeat_seconds,
+        ca_file=str(settings.broker_ca_file) if settings.broker_ca_file else None,
+    )

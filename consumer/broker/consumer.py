@@ -1,56 +1,90 @@
-"""Taking deliveries from an AMQP queue and acknowledging them, on the event loop.
+"""Consumes an AMQP queue and acknowledges, on the event loop.
 
-1. The socket is read by the loop, the way kombu's own worker loop does it; connecting, TLS and
-   declaring block, so a thread does them before the loop takes the connection over.
-2. Any error on the connection or a channel throws the whole connection away. Deliveries carry
-   the generation of their connection and are never acknowledged on another.
-3. Pausing cancels the consumer: the backlog stays in the queue, no delivery count is burned.
+1. The loop reads the socket, as kombu's own worker loop does. Connecting, TLS and declaring block:
+   a thread does them before the loop takes the connection over.
+2. Any error on the connection or a channel ends the whole connection. Deliveries carry the
+   generation of their connection and are never acknowledged on another.
+3. A pause cancels the consumer: the backlog stays in the queue and no delivery is counted.
    Subscribing again is one frame without an answer to wait for.
-4. Two channels: one with the full prefetch, one that takes a single delivery to probe with.
+4. Two channels: one with the full prefetch, one with a prefetch of 1 for probes.
 """
 
 import asyncio
+import itertools
 import logging
-import random
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from consumer.broker import inspect
+from consumer.broker.acks import AckLedger
 from consumer.broker.connection import (
     CLOSE_TIMEOUT_SECONDS,
     ConnectionFactory,
     LogOnce,
-    bounded,
+    ReconnectDelay,
+    build_delivery,
     close_connection,
 )
 from consumer.broker.declare import ensure
 from consumer.broker.frames import FrameReader
-from consumer.broker.subscription import Subscription
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
 
-log = logging.getLogger("journey_consumer.intake")
+log = logging.getLogger("journey_consumer.broker")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.1, 20.0
-#: A connection that lived shorter than this counts as one more failure in a row.
-SHORT_LIFE_SECONDS = 5.0
+RECONNECT_BASE_SECONDS = 0.1
 HEARTBEAT_TICK_SECONDS = 1.0
-#: Acknowledgements wait this long for company: one frame can then speak for many.
+#: Acknowledgements are delayed by this, so that one frame can cover many.
 ACK_DELAY_SECONDS = 0.004
 _CLOSED = "closed"
 _UNREACHABLE: tuple[type[Exception], ...] = (*ConnectionFactory.ERRORS, BrokerError)
 
 
-class AmqpConsumer:
-    """The consuming connection: connects for ever, delivers, acknowledges.
+class Subscription:
+    """One AMQP channel with its prefetch, its consumer and its outstanding tags."""
 
-    Who ``listen``s is called on the loop for every delivery, and after a connection was thrown
-    away (its unacknowledged deliveries will come again).
-    """
+    def __init__(self, number: int, channel: Any, queue: str) -> None:
+        self.number = number
+        self.channel = channel
+        self.ledger = AckLedger()
+        self.subscribed = False
+        self._queue = queue
+        self._tags = (f"journey-consumer.{number}.{turn}" for turn in itertools.count(1))
+        self._tag = self._last_tag = ""
+
+    def start(self, callback: Callable[[Any], None], on_cancel: Callable[[str], None]) -> None:
+        """Subscribe, without waiting for the broker's answer."""
+        if self.subscribed:
+            return
+        self.subscribed = True
+        # A new tag each time: RabbitMQ 3.10 ends the channel when a quorum queue's consumer comes
+        # back under a tag that still has unacknowledged deliveries.
+        self.channel.callbacks.pop(self._last_tag, None)
+        self._last_tag, self._tag = self._tag, next(self._tags)
+        self.channel.basic_consume(
+            self._queue, consumer_tag=self._tag, nowait=True, callback=callback, on_cancel=on_cancel
+        )
+
+    def cancel(self) -> None:
+        """Cancel the consumer. What is outstanding can still be acknowledged."""
+        if self.subscribed:
+            self.subscribed = False
+            # Deliveries already on their way still reach the callback, which stays registered:
+            # py-amqp requeues a delivery without callback, which is one more delivery on its count.
+            self.channel.basic_cancel(self._tag, nowait=True)
+
+    def write_acks(self, *, everything: bool = False) -> None:
+        for tag, multiple in self.ledger.collect(everything=everything):
+            self.channel.basic_ack(tag, multiple=multiple)
+
+
+class AmqpConsumer:
+    """The consuming connection: reconnects until closed, delivers, acknowledges."""
 
     def __init__(
         self,
@@ -68,14 +102,12 @@ class AmqpConsumer:
         self._metrics = metrics
         self._mode = Mode.NONE
         self._connection: Any = None
-        self._channels: dict[Mode, Subscription] = {}
+        self._subscriptions: dict[Mode, Subscription] = {}
         self._generation = 0
         self._lost: asyncio.Future[str] | None = None
         self._flush: asyncio.TimerHandle | None = None
         self._closing = False
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="intake-dial")
-
-    # --- what the rest of the program asks ---------------------------------------------
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="consumer-connect")
 
     @property
     def connected(self) -> bool:
@@ -84,11 +116,11 @@ class AmqpConsumer:
 
     @property
     def subscribed(self) -> bool:
-        """Whether the broker may send us deliveries now."""
-        return any(channel.subscribed for channel in self._channels.values())
+        """Whether the broker may deliver now."""
+        return any(subscription.subscribed for subscription in self._subscriptions.values())
 
     def want(self, mode: Mode) -> None:
-        """Take all, one to probe with, or nothing, now and after every reconnection."""
+        """Consume as much as ``mode`` says, now and after every reconnection."""
         if mode is not self._mode:
             self._mode = mode
             self._guard(self._apply_mode)
@@ -98,59 +130,60 @@ class AmqpConsumer:
         return self._connection is not None and delivery.generation == self._generation
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge, within milliseconds; False when the delivery's connection is gone."""
+        """Acknowledge, within milliseconds; False when the delivery's connection was lost."""
         if not self.is_current(delivery):
             return False
-        self._channels_by_number[delivery.channel].ledger.settle(delivery.tag)
+        self._by_number[delivery.channel].ledger.settle(delivery.tag)
         if self._flush is None:
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
         return True
 
     async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Stay connected until ``close``: connect, deliver, and after a loss wait and connect again."""
-        self._on_delivery, self._on_lost = on_delivery, on_lost
+        """Stay connected until ``close``.
+
+        ``on_delivery`` is called on the loop for each delivery, ``on_lost`` after a connection ended:
+        its unacknowledged deliveries will be delivered again.
+        """
         self._loop = asyncio.get_running_loop()
-        failures = 0
-        complaint = LogOnce(log, "broker unreachable")
+        self._on_delivery, self._on_lost = on_delivery, on_lost
+        unreachable, delay = LogOnce(log, "broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while True:
-            started = time.monotonic()
+            lived = 0.0
             try:
                 connection, channels = await self._loop.run_in_executor(self._thread, self._open)
             except _UNREACHABLE as error:
-                complaint.tell(error)
+                unreachable.warn(error)
             else:
-                complaint.settle()
+                unreachable.reset()
+                opened = time.monotonic()
                 reason = await self._serve(connection, channels)
+                lived = time.monotonic() - opened
                 if reason == _CLOSED:
                     return
                 log.warning("broker connection lost", extra={"reason": reason})
                 self._metrics.reconnects["consume"].inc()
-                if time.monotonic() - started > SHORT_LIFE_SECONDS:
-                    failures = 0
-            delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
-            failures = min(failures + 1, 10)
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
+            await asyncio.sleep(delay.next(lived))
 
     async def close(self) -> None:
-        """Write the last acknowledgements and close; what is unacknowledged goes back."""
+        """Write the last acknowledgements and close; what is unacknowledged goes back to the queue."""
         self._closing = True
         if self._connection is None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
-        connection, subscriptions = self._connection, list(self._channels.values())
+        connection, channels = self._connection, [each.channel for each in self._subscriptions.values()]
         self._guard(lambda: self._write_acks(everything=True))
         self._drop(_CLOSED)
         self._frames.give_back()
         await asyncio.get_running_loop().run_in_executor(
-            self._thread, _farewell, connection, subscriptions, self._topology.queue
+            self._thread, _close_after_acks, connection, channels, self._topology.queue
         )
         self._thread.shutdown(wait=False)
 
     # --- connection --------------------------------------------------------------------
 
     def _open(self) -> tuple[Any, list[Any]]:
-        """In the thread: connect, make sure of the queues, open the two channels."""
-        connection = self._connections.connect_to_broker("consume")
+        """In the thread: connect, verify the queues, open the two channels."""
+        connection = self._connections.connect("consume")
         try:
             created = ensure(connection, self._topology, declare=self._declare)
             if created:
@@ -171,12 +204,10 @@ class AmqpConsumer:
             close_connection(connection, graceful=True)
             return _CLOSED
         self._generation += 1
-        queue = self._topology.queue
-        self._channels = {
-            mode: Subscription(number, channel, queue)
-            for number, (mode, channel) in enumerate(zip((Mode.FLOW, Mode.PROBE), channels, strict=True))
-        }
-        self._channels_by_number = list(self._channels.values())
+        self._by_number = [
+            Subscription(number, channel, self._topology.queue) for number, channel in enumerate(channels)
+        ]
+        self._subscriptions = dict(zip((Mode.FLOW, Mode.PROBE), self._by_number, strict=True))
         self._connection = connection
         self._frames = FrameReader(connection)
         self._lost = self._loop.create_future()
@@ -184,11 +215,11 @@ class AmqpConsumer:
         self._descriptor = connection.sock.fileno()
         self._loop.add_reader(self._descriptor, self._on_readable)
         self._metrics.broker_connected["consume"].set(1)
-        log.info("broker connected", extra={"server": _server(connection)})
+        log.info("broker connected", extra={"server": inspect.server(connection)})
         ticker = self._loop.create_task(self._heartbeats(connection))
         try:
             self._guard(self._apply_mode)
-            self._guard(self._frames.read)  # frames that came while the thread still read
+            self._on_readable()  # frames that arrived while the thread still read
             return await self._lost
         finally:
             ticker.cancel()
@@ -200,11 +231,11 @@ class AmqpConsumer:
                 )
 
     def _drop(self, reason: str) -> None:
-        """Forget the connection: from here on its deliveries are no longer current."""
+        """Forget the connection: its deliveries are no longer current."""
         if self._connection is not None:
             self._loop.remove_reader(self._descriptor)
             self._connection = None
-            self._channels = {}
+            self._subscriptions = {}
             if self._flush is not None:
                 self._flush.cancel()
                 self._flush = None
@@ -213,7 +244,7 @@ class AmqpConsumer:
             self._lost.set_result(reason)
 
     def _guard(self, action: Callable[[], None]) -> None:
-        """Run what writes to or reads from the broker; whatever it raises costs the connection."""
+        """Run what writes to or reads from the broker; any exception ends the connection."""
         if self._connection is None:
             return
         try:
@@ -232,68 +263,45 @@ class AmqpConsumer:
         self._guard(self._frames.read)
 
     def _apply_mode(self) -> None:
-        for mode, channel in self._channels.items():
+        for mode, subscription in self._subscriptions.items():
             if mode is not self._mode:
-                channel.cancel()
+                subscription.cancel()
         allowed = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}
         self._metrics.prefetch.set(allowed[self._mode])
-        wanted = self._channels.get(self._mode)
+        wanted = self._subscriptions.get(self._mode)
         if wanted is not None:
-            number = wanted.number
-            wanted.start(lambda message: self._deliver(message, number), self._on_cancel)
+            wanted.start(partial(self._deliver, wanted), self._on_cancel)
 
     def _on_cancel(self, _consumer_tag: str) -> None:
         self._metrics.broker_cancels.inc()
         raise ConnectionAbortedError("consumer cancelled by the broker")
 
-    def _deliver(self, message: Any, number: int) -> None:
-        info = message.delivery_info
-        tag = info["delivery_tag"]
-        properties = dict(message.properties)
-        headers = bounded(properties.pop("application_headers", None))
-        body = message.body or b""  # py-amqp gives "" for an empty body
-        self._channels_by_number[number].ledger.delivered(tag)
-        self._on_delivery(
-            Delivery(
-                body=body,
-                headers=headers,
-                properties=properties,
-                exchange=info["exchange"],
-                routing_key=info["routing_key"],
-                redelivered=bool(info["redelivered"]),
-                received_at=time.monotonic(),
-                tag=tag,
-                channel=number,
-                generation=self._generation,
-            )
-        )
+    def _deliver(self, subscription: Subscription, message: Any) -> None:
+        delivery = build_delivery(message, channel=subscription.number, generation=self._generation)
+        subscription.ledger.delivered(delivery.tag)
+        self._on_delivery(delivery)
 
     def _on_flush(self) -> None:
         self._flush = None
         self._guard(self._write_acks)
-        if any(channel.ledger.pending for channel in self._channels.values()):
+        if any(subscription.ledger.pending for subscription in self._subscriptions.values()):
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
 
     def _write_acks(self, *, everything: bool = False) -> None:
-        for channel in self._channels.values():
-            channel.write_acks(everything=everything)
+        for subscription in self._subscriptions.values():
+            subscription.write_acks(everything=everything)
 
 
-def _server(connection: Any) -> str:
-    properties = connection.server_properties
-    return f"{properties.get('product', '?')} {properties.get('version', '?')}"
+def _close_after_acks(connection: Any, channels: list[Any], queue: str) -> None:
+    """Close after the queue has taken the last acknowledgements.
 
-
-def _farewell(connection: Any, subscriptions: Collection[Subscription], queue: str) -> None:
-    """Close only after the queue has taken the last acknowledgements.
-
-    A quorum queue drops those that are still on their way when the channel closes. The answer to a
-    question asked after them on the same channel tells that they have arrived.
+    A quorum queue drops those that are still on their way when the channel closes. They have arrived
+    when a later request on the same channel is answered.
     """
     try:
         connection.sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-        for subscription in subscriptions:
-            subscription.channel.queue_declare(queue, passive=True)
-    except Exception as error:  # noqa: BLE001 we are leaving; what was not acknowledged comes again
-        log.debug("the last acknowledgements are uncertain", extra={"reason": type(error).__name__})
+        for channel in channels:
+            channel.queue_declare(queue, passive=True)
+    except Exception as error:  # noqa: BLE001 what was not acknowledged is delivered again
+        log.debug("the last acknowledgements may be lost", extra={"reason": type(error).__name__})
     close_connection(connection, graceful=True)

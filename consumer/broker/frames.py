@@ -1,8 +1,8 @@
-"""Reading many AMQP frames with one system call. Plain TCP only; TLS goes through py-amqp.
+"""Reads many AMQP frames with one system call. Plain TCP only; TLS goes through py-amqp.
 
-py-amqp reads a frame in three calls of ``recv``, and a delivery is three frames. The event loop
-says only that *something* can be read, so we read all of it, cut it into frames and hand each to
-the connection's own ``on_inbound_frame``. Frame format: AMQP 0-9-1, section 4.2.3.
+py-amqp reads a frame in three calls of ``recv``, and a delivery is three frames. Here everything that
+has arrived is read at once, cut into frames, and each is given to the connection's ``on_inbound_frame``.
+Frame format: AMQP 0-9-1, section 4.2.3. What waits for the rest of a frame is bounded by ``frame_max``.
 """
 
 import socket
@@ -17,23 +17,32 @@ _HEADER = struct.Struct(">BHI")  # type, channel, size
 _FRAME_END = 0xCE
 
 
+def check_frame_size(size: int, frame_max: int) -> None:
+    """Raise UnexpectedFrame when a frame's ``size`` exceeds what a broker may send.
+
+    Twice ``frame_max``, because RabbitMQ adds headers (``x-delivery-count``, ``x-death``) to what filled a
+    frame at its publisher, and cannot split a header frame.
+    """
+    if size > 2 * frame_max:
+        raise UnexpectedFrame(f"a frame of {size} bytes exceeds twice the negotiated maximum of {frame_max}")
+
+
 class FrameReader:
-    """Reads the frames of a connection that the handshake is over for."""
+    """Reads the frames of a connection after its handshake."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._sock: socket.socket = connection.sock
         self._tls = isinstance(self._sock, ssl.SSLSocket)
-        # What py-amqp has read beyond the last frame that it wanted.
         self._rest = b""
-        if not self._tls:
+        if not self._tls:  # bytes that py-amqp has read beyond its last frame
             transport = connection.transport
             self._rest, transport._read_buffer = transport._read_buffer, b""  # noqa: SLF001
 
     def read(self) -> None:
         """Dispatch every frame that has arrived; raises what py-amqp raises, or OSError at the end."""
         if self._tls:
-            self._read_tls()
+            read_all(self._connection)  # all of it: bytes that TLS has already decrypted wake no loop
             return
         data = b""
         while True:
@@ -54,24 +63,26 @@ class FrameReader:
     def _dispatch(self, data: bytes) -> None:
         buffer = self._rest + data if self._rest else data
         self._rest = b""
-        on_frame = self._connection.on_inbound_frame
+        on_frame, frame_max = self._connection.on_inbound_frame, self._connection.frame_max
         position, length = 0, len(buffer)
-        while length - position > _HEADER.size:
+        while length - position >= _HEADER.size:
             kind, channel, size = _HEADER.unpack_from(buffer, position)
+            check_frame_size(size, frame_max)
             start = position + _HEADER.size
             end = start + size
             if end >= length:
                 break
             if buffer[end] != _FRAME_END:
-                raise UnexpectedFrame("a frame does not end where it should")
+                raise UnexpectedFrame("a frame does not end with its end octet")
             position = end + 1
             on_frame((kind, channel, buffer[start:end]))
         self._rest = buffer[position:]
 
-    def _read_tls(self) -> None:
-        """Until nothing is left, because what TLS has decrypted ahead wakes no loop."""
-        try:
-            while True:
-                self._connection.drain_events(timeout=0)
-        except TimeoutError:
-            return
+
+def read_all(connection: Any) -> None:
+    """Let py-amqp dispatch every frame that has arrived."""
+    try:
+        while True:
+            connection.drain_events(timeout=0)
+    except TimeoutError:
+        return

@@ -1,8 +1,8 @@
-"""Questions to an AMQP broker that change nothing: what is there, and what we would be allowed to do.
+"""Asks an AMQP broker what exists and what this user is permitted to do, and changes nothing.
 
-1. Nothing is declared, published, taken or deleted. Whether a method is permitted is asked with an
-   argument that RabbitMQ refuses *after* it has looked at the permissions: 406 means "permitted".
-2. Blocking. Every question uses a channel of its own, because a "no" closes it.
+1. Nothing is declared, published, consumed or deleted. Permissions are tested with an argument that
+   RabbitMQ refuses *after* it has checked the permission: 406 means "permitted".
+2. Blocking. Every request uses a channel of its own, because a negative answer closes it.
 3. Knows no settings; no answer holds a password.
 """
 
@@ -24,25 +24,24 @@ _IMPOSSIBLE = "impossible"
 
 
 class NotPermittedError(BrokerError):
-    """The broker's user may not ask this."""
+    """The user lacks the permission that this question needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueFacts:
-    """What a passive declaration tells: messages ready to be delivered, and consumers."""
+    """The answer to a passive declaration: messages ready for delivery, and consumers."""
 
     messages: int
     consumers: int
 
 
 def server(connection: Any) -> str:
-    """Product and version of the broker, as it says itself."""
     properties = connection.server_properties
     return f"{properties.get('product', 'unknown product')} {properties.get('version', '')}".strip()
 
 
 def queue_facts(connection: Any, name: str) -> QueueFacts | None:
-    """What is known of the queue ``name``; None when it does not exist. Raises BrokerError."""
+    """None when the queue does not exist. Raises BrokerError."""
     channel = connection.channel()
     try:
         found = channel.queue_declare(name, passive=True)
@@ -55,7 +54,7 @@ def queue_facts(connection: Any, name: str) -> QueueFacts | None:
 
 
 def exchange_exists(connection: Any, name: str) -> bool:
-    """Whether the exchange ``name`` exists. Raises BrokerError."""
+    """Raises BrokerError when access is refused."""
     channel = connection.channel()
     try:
         channel.exchange_declare(name, "direct", passive=True)
@@ -68,12 +67,11 @@ def exchange_exists(connection: Any, name: str) -> bool:
 
 
 def differences(connection: Any, spec: QueueSpec) -> list[str]:
-    """Name the properties in which the *existing* queue differs from ``spec``, as far as can be told.
+    """The names of properties in which the *existing* queue differs from ``spec``.
 
-    Only for a queue that is known to exist: declaring it again changes nothing, whatever it is like,
-    and a passive declaration compares nothing. The broker names one property at a time, so it is
-    asked again without that one; a property with another value of its own ends the list.
-    Raises NotPermittedError when we may not ask.
+    Only for a queue that exists: declaring it again changes nothing. The broker names one property at a
+    time, so it is asked again without that one; a property that also differs from its default ends the
+    list. Raises NotPermittedError.
     """
     arguments, found = dict(spec.arguments), list[str]()
     while True:
@@ -97,28 +95,25 @@ def differences(connection: Any, spec: QueueSpec) -> list[str]:
 
 
 def can_ask(connection: Any) -> bool:
-    """Whether the broker is known to look at permissions before it looks at arguments."""
+    """Whether the broker is known to check permissions before arguments."""
     return bool(connection.server_properties.get("product") == "RabbitMQ")
 
 
 def may_declare(connection: Any, queue: str) -> bool:
-    """Whether we are permitted to declare ``queue`` (configure)."""
     arguments = {"x-expires": _IMPOSSIBLE}  # not a number
     return _permitted(connection, lambda channel: channel.queue_declare(queue, arguments=arguments))
 
 
 def may_consume(connection: Any, queue: str) -> bool:
-    """Whether we are permitted to consume the existing ``queue`` (read)."""
     arguments = {"x-priority": _IMPOSSIBLE}  # not a number
     return _permitted(connection, lambda channel: channel.basic_consume(queue, arguments=arguments))
 
 
 def may_publish(connection: Any, exchange: str) -> bool:
-    """Whether we are permitted to publish to the existing ``exchange`` (write)."""
 
     def publish(channel: Any) -> None:
         channel.basic_publish(Message(b"", expiration=_IMPOSSIBLE), exchange, _IMPOSSIBLE)
-        channel.basic_qos(0, 1, a_global=False)  # publishing has no answer: wait for that of another method
+        channel.basic_qos(0, 1, a_global=False)  # a publish has no answer: wait for that of another method
 
     return _permitted(connection, publish)
 
@@ -134,24 +129,25 @@ def _permitted(connection: Any, ask: Callable[[Any], Any]) -> bool:
 
 
 def why(error: Exception) -> str:  # noqa: PLR0911 - one row for each kind
-    """Why connecting failed, in words; never quotes the address."""
+    """Why connecting or a request failed; never quotes the address."""
     match error:
         case BrokerError():
             return str(error)
         case AccessRefused():
             return "the broker refuses this user name and password"
         case NotAllowed():
-            return "the virtual host does not exist, or this user may not enter it"
+            return "the virtual host does not exist, or this user has no access to it"
         case ssl.SSLCertVerificationError():
             return f"the certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS failed ({error.reason or type(error).__name__})"
+            reason = getattr(error, "reason", None)  # unset when Python made the error itself
+            return f"TLS failed ({reason or type(error).__name__})"
         case socket.gaierror():
-            return "the host name is not known"
+            return "the host name cannot be resolved"
         case TimeoutError():
             return "no answer in time"
         case ConnectionRefusedError():
-            return "nobody listens there"
+            return "connection refused: no server listens on this address and port"
         case OSError(strerror=str(text)):
             return text
         case _:

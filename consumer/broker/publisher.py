@@ -1,17 +1,17 @@
-"""Publishing with confirms, from one thread that owns a connection of its own.
+"""Publishes with confirms, from one thread that owns a connection of its own.
 
 1. A publish is done when the broker has confirmed it: not before, and not when it was returned
    as unroutable (``mandatory``). Confirms are matched by delivery tag, many are in flight.
 2. Consuming and publishing never share a connection: under a memory or disk alarm the broker
-   stops reading from publishers, and what blocks here must not block acknowledgements.
-3. After any error the connection is thrown away and everything unconfirmed fails. What was
-   not sent yet stays in line for the next connection.
+   stops reading from publishers, and a blocked write must not block acknowledgements.
+3. After any error the connection is closed and everything unconfirmed fails. What was not sent yet
+   stays in line for the next connection.
 4. ``submit`` is called on the event loop and returns a future of it; the thread does the rest.
 """
 
 import asyncio
 import logging
-import random
+import os
 import select
 import struct
 import threading
@@ -23,19 +23,23 @@ from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
 from consumer.broker.confirms import Request, Result, Unconfirmed
-from consumer.broker.connection import WRITE_TIMEOUT_SECONDS, ConnectionFactory, LogOnce, close_connection
+from consumer.broker.connection import (
+    WRITE_TIMEOUT_SECONDS,
+    ConnectionFactory,
+    LogOnce,
+    ReconnectDelay,
+    close_connection,
+)
 from consumer.broker.declare import ensure
-from consumer.broker.wakeup import Wakeup
+from consumer.broker.frames import read_all
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError, PublishFailure
 from consumer.metrics import Metrics
 
-log = logging.getLogger("journey_consumer.publisher")
+log = logging.getLogger("journey_consumer.broker")
 
-RECONNECT_BASE_SECONDS, RECONNECT_CAP_SECONDS = 0.2, 20.0
-#: A connection that lived shorter than this counts as one more failure in a row.
-SHORT_LIFE_SECONDS = 5.0
+RECONNECT_BASE_SECONDS = 0.2
 TICK_SECONDS = 1.0
 #: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
 WINDOW = 1_000
@@ -47,8 +51,41 @@ _FRAME_OVERHEAD = 20
 ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError, RecursionError)
 
 
+class Wakeup:
+    """Wakes the thread that polls ``fileno``; ``set`` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def fileno(self) -> int:
+        return self._read
+
+    def set(self) -> None:
+        """Wake the thread, now or at its next wait."""
+        try:
+            os.write(self._write, b"\0")
+        except BlockingIOError:
+            return  # the pipe is full: the thread has been woken already
+
+    def clear(self) -> None:
+        try:
+            while os.read(self._read, 4096):
+                continue
+        except BlockingIOError:
+            return
+
+    def wait(self, seconds: float) -> None:
+        """Return after ``seconds`` or when set."""
+        select.select([self._read], [], [], seconds)
+        self.clear()
+
+    def close(self) -> None:
+        os.close(self._write)
+        os.close(self._read)
+
+
 class _Reconnect(Exception):  # noqa: N818 a signal within this file
-    """Throw this connection away; ``kind`` is why its unconfirmed publishes fail."""
+    """Close this connection; unconfirmed publishes fail with the kind that is the argument."""
 
     def __init__(self, kind: PublishFailure) -> None:
         super().__init__(kind)
@@ -58,8 +95,8 @@ class _Reconnect(Exception):  # noqa: N818 a signal within this file
 class AmqpPublisher:
     """Confirmed, mandatory, persistent publishes. Start with ``start``, end with ``close``.
 
-    Without a ``topology`` no queue is declared or verified: whoever publishes knows where to. ``purpose``
-    names the connection at the broker and in the log.
+    Without a ``topology`` no queue is declared or verified. ``purpose`` names the connection at the
+    broker and in the log.
     """
 
     delay_queues = True
@@ -92,7 +129,7 @@ class AmqpPublisher:
     # --- on the event loop -------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the thread; it connects for ever until ``close``."""
+        """Start the thread; it reconnects until ``close``."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
@@ -107,25 +144,25 @@ class AmqpPublisher:
         return self._blocked
 
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
-        """Queue a publish. The future ends with the confirm, or with ``PublishError``.
-
-        Ending the future before it was sent takes it out of the line; afterwards it changes nothing.
-        """
+        """Queue a publish. The future ends with the confirm, or with ``PublishError``."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
             future.set_exception(PublishError(PublishFailure.CLOSED))
-            return future
-        self._requests.append(Request(outgoing, future))
-        self._wakeup.set()
+        else:
+            self._requests.append(Request(outgoing, future))
+            self._wakeup.set()
         return future
 
     def withdraw(self, future: asyncio.Future[None]) -> None:
-        """End ``future`` as out of date; its message is not published if it was not sent yet."""
+        """Take a publish out of the line; its future ends with ``PublishError(OUT_OF_DATE)``.
+
+        A publish that was already sent may still reach its queue.
+        """
         if not future.done():
             future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
 
     async def close(self) -> None:
-        """Stop the thread; whatever is unconfirmed then fails."""
+        """Stop the thread; what is unconfirmed then fails."""
         self._closing = True
         self._wakeup.set()
         if self._thread.ident is not None:
@@ -135,26 +172,25 @@ class AmqpPublisher:
     # --- in the thread -----------------------------------------------------------------
 
     def _main(self) -> None:
-        failures = 0
-        complaint = LogOnce(log, "cannot publish")
+        cannot_publish, delay = LogOnce(log, "cannot publish"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while not self._closing:
             try:
-                connection = self._connections.connect_to_broker(
+                connection = self._connections.connect(
                     self._purpose, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
                 )
             except ConnectionFactory.ERRORS as error:
-                complaint.tell(error)
-                failures = self._wait_before_redial(failures)
+                cannot_publish.warn(error)
+                self._wait(delay.next())
                 continue
             kind, opened = PublishFailure.CONNECTION, time.monotonic()
             try:
                 channel = self._open(connection)
-                complaint.settle()
+                cannot_publish.reset()
                 self._serve(connection, channel)
             except _Reconnect as signal:
                 kind = signal.kind
             except BrokerError as error:
-                complaint.tell(error)
+                cannot_publish.warn(error)
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
                 log.warning(
                     "publish connection lost",
@@ -168,9 +204,7 @@ class AmqpPublisher:
                 close_connection(connection, graceful=self._closing)
             if not self._closing:
                 self._metrics.reconnects["publish"].inc()
-                if time.monotonic() - opened > SHORT_LIFE_SECONDS:
-                    failures = 0
-                failures = self._wait_before_redial(failures)
+                self._wait(delay.next(time.monotonic() - opened))
         self._fail_unconfirmed(PublishFailure.CONNECTION)
 
     def _open(self, connection: Any) -> Any:
@@ -193,16 +227,16 @@ class AmqpPublisher:
         while not (self._closing and not self._unconfirmed and not self._requests):
             poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)
             self._wakeup.clear()
-            self._read_all(connection)
+            read_all(connection)
             self._send_waiting(channel)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 connection.heartbeat_tick()
                 self._check_confirms(now)
-                self._mend_route(connection)
+                self._declare_missing(connection)
                 if self._closing:
-                    return  # whoever closes has waited long enough
+                    return  # closing does not wait for confirms longer than this
             self._metrics.publishes_unconfirmed.set(len(self._unconfirmed))
 
     def _send_waiting(self, channel: Any) -> None:
@@ -210,7 +244,7 @@ class AmqpPublisher:
         while requests and not self._blocked and len(self._unconfirmed) < WINDOW:
             request = requests.popleft()
             if request.future.done():
-                continue  # nobody waits any more: the delivery will come again on another connection
+                continue  # withdrawn or cancelled
             outgoing = request.outgoing
             message = Message(
                 outgoing.body, application_headers=dict(outgoing.headers), **dict(outgoing.properties)
@@ -227,33 +261,26 @@ class AmqpPublisher:
                     timeout=WRITE_TIMEOUT_SECONDS,
                 )
             except ENCODING_ERRORS:
-                # Raised while packing, before a byte was written: this message's fault alone.
+                # Raised while encoding, before a byte was written: the connection is still good.
                 self._unconfirmed.unsent(tag)
                 self._resolve([(request, PublishFailure.UNENCODABLE)])
 
-    def _read_all(self, connection: Any) -> None:
-        try:
-            while True:
-                connection.drain_events(timeout=0)
-        except TimeoutError:
-            return
-
     def _check_confirms(self, now: float) -> None:
-        """A confirm that does not come condemns the connection, unless the broker has said why."""
+        """A confirm that is overdue ends the connection, unless the broker blocks publishers."""
         if self._blocked or not self._unconfirmed:
             return
         if now - self._unconfirmed.oldest_sent_at > self._confirm_timeout:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
             raise _Reconnect(PublishFailure.TIMEOUT)
 
-    def _mend_route(self, connection: Any) -> None:
-        """Something was unroutable: a queue of ours was deleted. Declare it again, if we may."""
+    def _declare_missing(self, connection: Any) -> None:
+        """After an unroutable publish: one of our queues was deleted. Declare it again, if we may."""
         if self._returned and self._topology is not None and self._declare:
             self._returned = False
             created = ensure(connection, self._topology, declare=True)
-            log.warning("a publish was returned: queues verified", extra={"names": ", ".join(created)})
+            log.warning("a publish was unroutable: queues verified", extra={"names": ", ".join(created)})
 
-    # --- what the broker says ----------------------------------------------------------
+    # --- called by py-amqp -------------------------------------------------------------
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
         self._resolve(self._unconfirmed.ack(tag, multiple=multiple))
@@ -276,7 +303,7 @@ class AmqpPublisher:
             self._metrics.broker_blocked.set(0)
             log.info("broker no longer blocks publishers")
 
-    # --- ends --------------------------------------------------------------------------
+    # --- results -----------------------------------------------------------------------
 
     def _fail_unconfirmed(self, kind: PublishFailure) -> None:
         requests = self._unconfirmed.clear()
@@ -293,25 +320,23 @@ class AmqpPublisher:
         if results:
             self._loop.call_soon_threadsafe(_resolve_on_loop, results)
 
-    def _wait_before_redial(self, failures: int) -> int:
-        delay = min(RECONNECT_CAP_SECONDS, RECONNECT_BASE_SECONDS * 2**failures)
-        until = time.monotonic() + delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
             self._wakeup.wait(left)
-        return min(failures + 1, 10)
 
 
 def _check_size(message: Message, frame_max: int) -> None:
-    """Raise FrameSyntaxError when all properties together are more than the one frame that must hold them.
+    """Raise FrameSyntaxError when the properties do not fit into the one frame that must hold them.
 
-    What the broker took from a publisher may be too much with our headers; py-amqp sends it, and the broker
-    answers by ending the connection (501), with everything that is unconfirmed on it.
+    A delivery's properties may not fit once our headers are added. py-amqp sends them, and the broker
+    ends the connection (501), with everything that is unconfirmed on it.
     """
     headers = message.properties["application_headers"]
     if all(isinstance(value, str | int) for value in headers.values()):
         characters = sum(len(name) + len(str(value)) for name, value in headers.items())
         at_most = 4 * characters + 16 * len(headers) + _OTHER_PROPERTIES
-        if at_most < frame_max:  # as good as always, and known within a microsecond
+        if at_most < frame_max:  # nearly always; costs a microsecond
             return
     if len(message._serialize_properties()) > frame_max - _FRAME_OVERHEAD:  # noqa: SLF001 it has no other
         raise FrameSyntaxError("properties larger than a frame")

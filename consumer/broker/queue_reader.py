@@ -1,66 +1,72 @@
-"""Taking messages out of any queue by hand, a batch at a time: for dead letters, not for the service.
+"""Reads any queue without acknowledging, a batch at a time: for dead letters, not for the service.
 
 1. Blocking: called from threads only, one at a time.
-2. What is taken and not acknowledged goes back to its queue when the tap is closed.
-3. A tap gives at most as many messages as there were when it was opened, so that what comes back
-   to the queue meanwhile is not taken again.
-4. A batch is bounded in bytes as well: what is too large for the Registry is a dead letter, too.
+2. What was read and not acknowledged goes back to its queue when the reader is closed.
+3. A reader gives at most as many messages as there were when it was opened, so that messages that
+   come back to the queue meanwhile are not read again.
+4. A batch is also bounded in bytes: payloads too large for the Registry are dead letters, too.
 """
 
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from amqp import spec
 
 from consumer.broker.acks import AckLedger
-from consumer.broker.connection import CLOSE_TIMEOUT_SECONDS, ConnectionFactory, bounded, close_connection
+from consumer.broker.connection import (
+    CLOSE_TIMEOUT_SECONDS,
+    ConnectionFactory,
+    build_delivery,
+    close_connection,
+)
 from consumer.broker.inspect import queue_facts, why
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 
-log = logging.getLogger("journey_consumer.tap")
+log = logging.getLogger("journey_consumer.broker")
 
-#: Nothing more is coming: somebody else takes from the queue too.
+#: No delivery for this long: another consumer has taken the rest.
 IDLE_SECONDS = 2.0
-#: A quorum queue takes back what a closed channel held on its own time; longer than that, and
-#: somebody else has it.
+#: A quorum queue takes back the messages of a closed channel with a delay; after longer than this,
+#: another consumer has them.
 GIVEN_BACK_SECONDS = 5.0
-_LOOK_AGAIN_SECONDS = 0.02
-#: An answer of the broker, or the next delivery before it, takes no longer.
+_POLL_SECONDS = 0.02
+#: Longest wait for an answer of the broker, or for the next delivery before it.
 ANSWER_SECONDS = 30.0
 #: A batch ends with the message that exceeds this.
 BATCH_BYTES = 8 * 1024 * 1024
-#: Most that one lane holds.
+#: Most messages that one channel holds.
 WINDOW = 4_000
 _FRAMES_AT_ONCE = 200
 
 
 class QueueReader(Protocol):
-    """A queue to take from."""
+    """Reads one queue."""
 
     def open(self, at_least: int = 0) -> int:
-        """Connect; returns how many messages wait, after a moment's patience for ``at_least``.
+        """Connect; returns the number of messages. Waits up to GIVEN_BACK_SECONDS for ``at_least``.
 
         Raises BrokerError.
         """
 
     def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages or ``BATCH_BYTES``, none when none is left. Raises BrokerError."""
+        """Read up to ``most`` messages or ``BATCH_BYTES``; empty at the end. Raises BrokerError."""
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Remove these from the queue; ``finish`` tells whether it was heard. Raises BrokerError."""
+        """Remove these from the queue; only ``finish`` confirms it. Raises BrokerError."""
 
     def finish(self) -> None:
-        """Wait until the broker has removed what was acknowledged; nothing can be taken any more.
+        """Wait until the broker has removed what was acknowledged; ends reading.
 
-        Raises BrokerError: then some, or all, of it may be in the queue again.
+        Raises BrokerError: then some or all of it may still be in the queue.
         """
 
     def keep_alive(self) -> None:
-        """Answer the broker's heartbeats; to be called every few seconds while nothing else is."""
+        """Answer the broker's heartbeats; to be called every few seconds between other calls."""
 
     def close(self) -> None:
         """Give back what is not acknowledged, and disconnect."""
@@ -69,104 +75,71 @@ class QueueReader(Protocol):
 class AmqpQueueReader:
     """Consumes by prefetch, and can hold a whole queue unacknowledged without its bodies.
 
-    What is held is spread over lanes, channels with one consumer each: a quorum queue gives one consumer at
-    most 65,535 messages, and RabbitMQ looks for each acknowledged message from the front of its channel's
-    list. Closing lane after lane gives everything back in its old order (seen with 3.10), each with one
-    more delivery counted.
+    What is held is spread over channels with one consumer each: a quorum queue gives one consumer at most
+    65,535 messages, and RabbitMQ searches for each acknowledged message from the front of its channel's
+    list. Closing channel after channel gives everything back in its old order (seen with 3.10), each message
+    with one more delivery counted.
     """
 
     def __init__(self, connections: ConnectionFactory, queue: str) -> None:
         self._connections = connections
         self._queue = queue
         self._left = 0
-        self._lanes: list[PrefetchChannel] = []
-        self._taken: deque[Delivery] = deque()
-        self._taken_bytes = 0
+        self._channels: list[PrefetchChannel] = []
+        self._read: deque[Delivery] = deque()
+        self._read_bytes = 0
         self._closing = False
         self._connection: Any = None
         self._sock: Any = None
 
     def open(self, at_least: int = 0) -> int:
-        """Connect; returns how many messages wait, after a moment's patience for ``at_least``."""
-        patient_until = time.monotonic() + GIVEN_BACK_SECONDS
-        try:
-            self._connection = self._connections.connect_to_broker("dead letters")
-            # Every answer is waited for with a bound: a broker may be there, and say nothing any more.
+        wait_until = time.monotonic() + GIVEN_BACK_SECONDS
+        with self._errors("cannot be read"):
+            self._connection = self._connections.connect("dead letters")
+            # Bounds the wait for every answer: a connected broker may stop answering.
             self._sock = self._connection.sock
             self._sock.settimeout(ANSWER_SECONDS)
-            while (waiting := self._waiting()) < at_least and time.monotonic() < patient_until:
-                time.sleep(_LOOK_AGAIN_SECONDS)
-        except ConnectionFactory.ERRORS as error:
-            raise BrokerError(f"the queue {self._queue!r} can not be read: {why(error)}") from error
+            while (waiting := self._waiting()) < at_least and time.monotonic() < wait_until:
+                time.sleep(_POLL_SECONDS)
         self._left = waiting
         return waiting
 
     def take(self, most: int) -> list[Delivery]:
-        """Take up to ``most`` messages or ``BATCH_BYTES``."""
         wanted = min(most, self._left)
-        idle_at = time.monotonic() + IDLE_SECONDS
-        try:
-            while (
-                len(self._taken) < wanted
-                and self._taken_bytes < BATCH_BYTES
-                and (left := idle_at - time.monotonic()) > 0
-            ):
-                before = len(self._taken)
-                if all(lane.held >= WINDOW for lane in self._lanes):
-                    self._lanes.append(
-                        PrefetchChannel(self._connection, len(self._lanes), self._queue, self._on_message)
-                    )
-                try:
-                    self._connection.drain_events(timeout=left)
-                except TimeoutError:
-                    break
-                if len(self._taken) > before:
-                    idle_at = time.monotonic() + IDLE_SECONDS
+        with self._errors("could not be read to its end"):
+            self._receive(wanted)
             self._connection.heartbeat_tick()
-        except ConnectionFactory.ERRORS as error:
-            raise BrokerError(f"reading the queue {self._queue!r} ended: {why(error)}") from error
         batch = list[Delivery]()
         size = 0
-        while self._taken and len(batch) < wanted and size < BATCH_BYTES:
-            batch.append(self._taken.popleft())
+        while self._read and len(batch) < wanted and size < BATCH_BYTES:
+            batch.append(self._read.popleft())
             size += len(batch[-1].body)
-        self._taken_bytes -= size
+        self._read_bytes -= size
         self._left -= len(batch)
         return batch
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
-        """Remove these from the queue."""
-        try:
+        with self._errors("did not take an acknowledgement"):
             for delivery in deliveries:
-                self._lanes[delivery.channel].settle(delivery.tag)
-            for lane in self._lanes:
-                lane.write_acks()
+                self._channels[delivery.channel].settle(delivery.tag)
+            for channel in self._channels:
+                channel.write_acks()
             self._await_commits()
-        except ConnectionFactory.ERRORS as error:
-            raise BrokerError(f"acknowledging to {self._queue!r} failed: {why(error)}") from error
 
     def finish(self) -> None:
-        """Wait until the broker has removed what was acknowledged; nothing can be taken any more."""
-        self._closing, self._taken_bytes = True, 0  # what is still on its way is not wanted
-        self._taken.clear()
-        try:
+        self._closing, self._read_bytes = True, 0  # later deliveries are not wanted
+        self._read.clear()
+        with self._errors("did not confirm the removal: some messages may still be in it"):
             self._await_commits()
-        except ConnectionFactory.ERRORS as error:
-            raise BrokerError(
-                f"the end of {self._queue!r} was not heard: some of it may be there again: {why(error)}"
-            ) from error
 
     def keep_alive(self) -> None:
-        """Answer the broker's heartbeats; to be called every few seconds while nothing else is."""
-        try:
+        with self._errors("is no longer connected"):
             try:
                 for _ in range(_FRAMES_AT_ONCE):
                     self._connection.drain_events(timeout=0)
             except TimeoutError:
                 pass  # nothing more to read
             self._connection.heartbeat_tick()
-        except ConnectionFactory.ERRORS as error:
-            raise BrokerError(f"the connection to {self._queue!r} was lost: {why(error)}") from error
 
     def close(self) -> None:
         """Give back what is not acknowledged, in its order, and disconnect."""
@@ -176,30 +149,57 @@ class AmqpQueueReader:
         graceful = False
         try:
             self._sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-            for lane in self._lanes:  # none may be given what another one gives back
-                lane.channel.basic_cancel(lane.tag)
-            for lane in self._lanes:
-                lane.channel.close()
+            for each in self._channels:  # so that none receives what another one gives back
+                each.channel.basic_cancel(each.tag)
+            for each in self._channels:
+                each.channel.close()
             graceful = True
-        except (
-            ConnectionFactory.ERRORS
-        ) as error:  # gone already: the broker has taken back what was not acknowledged
-            log.debug("a tap could not be closed in order", extra={"reason": type(error).__name__})
+        except ConnectionFactory.ERRORS as error:  # the broker takes back what was not acknowledged
+            log.debug("closing a queue reader failed", extra={"reason": type(error).__name__})
         finally:
             close_connection(self._connection, graceful=graceful)
             self._connection = None
 
-    def _await_commits(self) -> None:
-        """Wait until the commits are answered, but take no more than a batch in meanwhile.
+    @contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
+        """Raise any error of the connection as BrokerError: the queue, ``what`` and the reason."""
+        try:
+            yield
+        except ConnectionFactory.ERRORS as error:
+            raise BrokerError(f"the queue {self._queue!r} {what}: {why(error)}") from error
 
-        The answer comes behind all deliveries that are on their way: thousands of large ones, perhaps.
+    def _receive(self, wanted: int) -> None:
+        """Wait for ``wanted`` messages or ``BATCH_BYTES``, or until none arrives for IDLE_SECONDS."""
+        idle_at = time.monotonic() + IDLE_SECONDS
+        while (
+            len(self._read) < wanted
+            and self._read_bytes < BATCH_BYTES
+            and (left := idle_at - time.monotonic()) > 0
+        ):
+            before = len(self._read)
+            if all(channel.held >= WINDOW for channel in self._channels):
+                number = len(self._channels)
+                self._channels.append(
+                    PrefetchChannel(self._connection, number, self._queue, self._on_message)
+                )
+            try:
+                self._connection.drain_events(timeout=left)
+            except TimeoutError:
+                return
+            if len(self._read) > before:
+                idle_at = time.monotonic() + IDLE_SECONDS
+
+    def _await_commits(self) -> None:
+        """Wait until the commits are answered, but receive no more than a batch meanwhile.
+
+        The answer comes behind all deliveries that are on their way: perhaps thousands of large ones.
         """
-        held, patient_until = -1, 0.0
-        while any(lane.unanswered for lane in self._lanes) and self._taken_bytes < BATCH_BYTES:
-            if (now_held := sum(lane.held for lane in self._lanes)) != held:
-                held, patient_until = now_held, time.monotonic() + ANSWER_SECONDS
-            self._connection.drain_events(timeout=max(0.01, patient_until - time.monotonic()))
-            if time.monotonic() > patient_until:  # heartbeats alone are no answer
+        held, wait_until = -1, 0.0
+        while any(channel.unanswered for channel in self._channels) and self._read_bytes < BATCH_BYTES:
+            if (now_held := sum(channel.held for channel in self._channels)) != held:
+                held, wait_until = now_held, time.monotonic() + ANSWER_SECONDS
+            self._connection.drain_events(timeout=max(0.01, wait_until - time.monotonic()))
+            if time.monotonic() > wait_until:  # heartbeats alone are no answer
                 raise TimeoutError
 
     def _waiting(self) -> int:
@@ -209,32 +209,16 @@ class AmqpQueueReader:
         return facts.messages
 
     def _on_message(self, message: Any, number: int) -> None:
-        if self._closing:
-            return
-        info, properties = message.delivery_info, dict(message.properties)
-        body = message.body or b""
-        body = body.encode() if isinstance(body, str) else bytes(body)
-        self._taken_bytes += len(body)
-        self._taken.append(
-            Delivery(
-                body=body,
-                headers=bounded(properties.pop("application_headers", None)),
-                properties=properties,
-                exchange=info["exchange"],
-                routing_key=info["routing_key"],
-                redelivered=bool(info["redelivered"]),
-                received_at=time.monotonic(),
-                tag=info["delivery_tag"],
-                channel=number,
-            )
-        )
+        if not self._closing:
+            self._read.append(build_delivery(message, channel=number))
+            self._read_bytes += len(self._read[-1].body)
 
 
 class PrefetchChannel:
     """One channel with one consumer, and what it has not acknowledged.
 
-    In transaction mode, because a quorum queue then takes all acknowledgements of a commit as one command.
-    Hundreds of single ones it takes in portions, and drops the rest when the channel closes.
+    In transaction mode: a quorum queue then takes all acknowledgements of a commit as one command. It takes
+    hundreds of single ones in portions, and drops the rest when the channel closes.
     """
 
     def __init__(
@@ -253,12 +237,12 @@ class PrefetchChannel:
         self.channel.basic_consume(queue, self.tag, callback=self._receive, on_cancel=_on_cancel)
 
     def settle(self, tag: int) -> None:
-        """The message ``tag`` may be removed."""
+        """The message ``tag`` may be acknowledged."""
         self.ledger.settle(tag)
         self.held -= 1
 
     def write_acks(self) -> None:
-        """Remove what may be."""
+        """Acknowledge and commit what was settled, without waiting for the answer."""
         if not self.ledger.pending:
             return
         for tag, multiple in self.ledger.collect(everything=True):

@@ -1,79 +1,120 @@
-"""kombu's other transports (memory, Redis, SQS, file system, SQL): intake and publisher in one.
+"""Brokers without AMQP, by kombu's transports: ``memory://`` and ``sqs://``. Consumer, publisher and reader.
 
 1. One thread owns one kombu connection and does everything on it: consume, acknowledge, publish.
-2. These transports have neither confirms nor dead-lettering nor queues that wait. What that
-   takes from our promises is said by ``promises.promises`` and logged at the start.
-3. The rest of the program sees the same faces as with AMQP (``want``, ``acknowledge``, ``submit``).
+2. These brokers have neither delay queues nor a dead-letter route that we declare. What that takes from our
+   promises is said by ``transport_limits`` and logged at the start.
+3. The rest of the program sees the interface of the AMQP classes (``want``, ``acknowledge``, ``submit``).
 """
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import kombu
 from kombu.transport import virtual
 
+from consumer.broker.queue_reader import BATCH_BYTES
+from consumer.config.settings import is_loopback
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError, PublishFailure
 from consumer.metrics import Metrics
 
-log = logging.getLogger("journey_consumer.virtual")
+log = logging.getLogger("journey_consumer.broker")
 
 POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.05
 RECONNECT_SECONDS = 2.0
-REACH_SECONDS = 5.0
+#: How long SQS holds a request to an empty queue open; acknowledgements and publishes wait behind it.
+SQS_WAIT_SECONDS = 1
+_SQS_CLIENT = {"connect_timeout": 5, "read_timeout": 10, "retries": {"total_max_attempts": 2}}
+#: How SQS refuses one message: too large, or with characters that it does not take.
+_SQS_REFUSALS = ("InvalidParameterValue", "InvalidMessageContents")
 
 _PROPERTIES = ("message_id", "correlation_id", "reply_to", "type", "app_id", "timestamp", "priority")
+_LIMITS = {
+    "memory": "everything is lost when the process ends: for demonstrations and tests only",
+    "sqs": "a message that is held longer than its queue's visibility timeout is delivered again",
+}
+_COMMON = (
+    "no delay queues: a retry waits in this process, unacknowledged, and returns to the end of the queue; "
+    "a message that kills the process is not dead-lettered, unless the queue has a redrive policy of its own"
+)
 
 
-def reach(url: str) -> None:
-    """Connect once and let go. Blocking; raises BrokerError, which does not quote the URL."""
+def transport_limits(url: str) -> str:
+    """What the broker of ``url`` cannot promise, in one sentence."""
+    return f"{_LIMITS[urlsplit(url).scheme]}; {_COMMON}"
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualFacts:
+    """What exists at a broker: None for what does not, or has no such attribute."""
+
+    messages: int | None
+    visibility_timeout_seconds: int | None
+
+
+def inspect_virtual(url: str, name: str) -> VirtualFacts:
+    """Ask for the queue ``name``. Blocking; raises BrokerError, which does not quote the URL."""
     try:
-        with kombu.Connection(url, connect_timeout=REACH_SECONDS) as link:
-            link.connect()
-            link.default_channel.close()
+        with open_link(url) as link:
+            channel = open_channel(link)
+            if not channel._has_queue(name):  # noqa: SLF001 kombu's passive declaration raises on one transport
+                return VirtualFacts(None, None)
+            visibility = channel.visibility_timeout_of(name) if url.startswith("sqs:") else None
+            return VirtualFacts(_count(channel, name), visibility)
     except Exception as error:  # each transport raises its own library's errors
-        raise BrokerError(type(error).__name__) from error
+        raise BrokerError(_why(error)) from error
 
 
-def transport_options(url: str) -> dict[str, Any]:
-    """What kombu is told about the transport of ``url``; creates the folder of ``filesystem:///folder``.
-
-    kombu's own default reads one folder and writes another: what returns to our queue would never
-    be read again.
-    """
-    options: dict[str, Any] = {"polling_interval": POLL_SECONDS}
+def open_link(url: str) -> Any:
+    """A kombu connection to ``url``, not yet connected."""
     parts = urlsplit(url)
-    if parts.scheme == "filesystem":
-        folder = Path(unquote(parts.netloc + parts.path) or ".")
-        folder.mkdir(parents=True, exist_ok=True)
-        options |= dict.fromkeys(("data_folder_in", "data_folder_out"), str(folder))
-        options["control_folder"] = str(folder / "control")
-    return options
+    options: dict[str, Any] = {"polling_interval": POLL_SECONDS}
+    if parts.scheme == "memory":
+        return kombu.Connection(url, transport_options=options)
+    from consumer.broker.sqs import SqsTransport  # noqa: PLC0415 boto3 is an extra
+
+    query = dict(parse_qsl(parts.query))
+    options |= {
+        "region": query.get("region"),
+        "wait_time_seconds": SQS_WAIT_SECONDS,
+        "sqs_base64_encoding": False,  # a third smaller; kombu reads both
+        "client-config": _SQS_CLIENT,
+    }
+    if parts.hostname:
+        options["is_secure"] = query.get("is_secure", str(not is_loopback(url)).lower()) == "true"
+    return kombu.Connection(url.partition("?")[0], transport=SqsTransport, transport_options=options)
+
+
+def open_channel(link: Any) -> Any:
+    channel = link.channel()
+    channel.Message = RawMessage
+    # kombu writes what it cannot give back to a file and to standard error, bodies included.
+    channel.do_restore = False
+    return channel
 
 
 class RawMessage(virtual.Message):
-    """kombu decompresses a message that says it is compressed, without bound, before anyone looks."""
+    """Without kombu's decompression of a body that claims to be compressed, which has no bound."""
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
         headers = payload.get("headers") or {}
-        seen = {k: v for k, v in headers.items() if k != "compression"}
-        super().__init__({**payload, "headers": seen}, channel=channel, **kwargs)
-        self._raw = payload
+        plain = {k: v for k, v in headers.items() if k != "compression"}
+        super().__init__({**payload, "headers": plain}, channel=channel, **kwargs)
         self.headers = headers
 
 
-def delivery_of(message: Any, generation: int = 0) -> Delivery:
-    """One of kombu's messages as the rest of the program sees it."""
+def build_delivery(message: Any, generation: int = 0) -> Delivery:
     info = message.delivery_info or {}
     properties = {k: message.properties[k] for k in _PROPERTIES if message.properties.get(k) is not None}
     for name in ("content_type", "content_encoding"):
@@ -94,19 +135,12 @@ def delivery_of(message: Any, generation: int = 0) -> Delivery:
 
 
 class VirtualLink:
-    """Both sides of a broker without AMQP. Start with ``run``; every call is made on the loop."""
+    """Consumer and publisher in one. ``start`` is enough to publish; ``run`` also delivers."""
 
     delay_queues = False
     blocked = False
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        topology: Topology,
-        prefetch: int,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, *, url: str, topology: Topology, prefetch: int, metrics: Metrics) -> None:
         self._url = url
         self._topology = topology
         self._prefetch = prefetch
@@ -117,34 +151,30 @@ class VirtualLink:
         self._connected = False
         self._subscribed = False
         self._closing = False
-        self._on_delivery: Callable[[Delivery], None] = lambda _delivery: None
         self._on_lost: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._main, name="virtual-link", daemon=True)
 
-    # --- intake ------------------------------------------------------------------------
+    # --- consumer ----------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
-        """Whether the queues are there and can be read."""
         return self._connected
 
     @property
     def subscribed(self) -> bool:
-        """Whether deliveries are being taken."""
         return self._subscribed
 
     def want(self, mode: Mode) -> None:
-        """Take all, one to probe with, or nothing."""
+        """Consume as much as ``mode`` says, now and after every reconnection."""
         if mode is not self._mode:
             self._mode = mode
             self._commands.put(self._apply_mode)
 
     def is_current(self, delivery: Delivery) -> bool:
-        """Whether ``delivery`` can still be acknowledged."""
         return self._connected and delivery.generation == self._generation
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge; False when the delivery's connection is gone."""
+        """Acknowledge; False when the delivery's connection was lost."""
         if not self.is_current(delivery):
             return False
         tag = delivery.tag
@@ -152,13 +182,13 @@ class VirtualLink:
         return True
 
     async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Serve until ``close``."""
+        """Serve until ``close``; the callbacks are called on the loop, as by ``AmqpConsumer``."""
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self.start()
         await self._ended.wait()
 
     async def close(self) -> None:
-        """Finish what was asked, then disconnect; what is unacknowledged goes back to its queue."""
+        """Finish what was submitted, then disconnect; what is unacknowledged goes back to its queue."""
         self._closing = True
         if self._thread.ident is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join, 5.0)
@@ -167,18 +197,17 @@ class VirtualLink:
 
     @property
     def ready(self) -> bool:
-        """Whether the transport takes publishes now."""
         return self._connected
 
     def start(self) -> None:
-        """Start the thread once."""
+        """Start the thread, once."""
         if self._thread.ident is None:
             self._ended = asyncio.Event()
             self._loop = asyncio.get_running_loop()
             self._thread.start()
 
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
-        """Publish; the future ends when the transport has taken the message."""
+        """Publish; the future ends when the broker has taken the message, or with ``PublishError``."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
             future.set_exception(PublishError(PublishFailure.CLOSED))
@@ -187,9 +216,8 @@ class VirtualLink:
         return future
 
     def withdraw(self, future: asyncio.Future[None]) -> None:
-        """End ``future`` as out of date; its message is not published if it was not sent yet."""
-        if not future.done():
-            future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
+        """Take a publish out of the line; its future ends with ``PublishError(OUT_OF_DATE)``."""
+        _end(future, PublishFailure.OUT_OF_DATE)
 
     # --- in the thread -----------------------------------------------------------------
 
@@ -197,12 +225,12 @@ class VirtualLink:
         warned = False
         while not self._closing:
             try:
-                with kombu.Connection(self._url, transport_options=transport_options(self._url)) as link:
+                with open_link(self._url) as link:
                     self._serve(link)
                     warned = False
             except Exception as error:  # noqa: BLE001 each transport raises its own library's errors
                 if not warned:
-                    log.warning("broker connection lost", extra={"reason": type(error).__name__})
+                    log.warning("broker connection lost", extra={"reason": _why(error)})
                     warned = True
                 self._metrics.reconnects["consume"].inc()
                 time.sleep(RECONNECT_SECONDS if not self._closing else 0)
@@ -214,42 +242,34 @@ class VirtualLink:
         self._loop.call_soon_threadsafe(self._ended.set)
 
     def _serve(self, link: Any) -> None:
-        channel = link.channel()
-        channel.Message = RawMessage
-        # kombu would write what it cannot give back to a file and to standard error, bodies included.
-        channel.do_restore = False
+        channel = open_channel(link)
         try:
-            self._serve_channel(link, channel)
+            self._declare(channel)
+            self._generation += 1
+            self._connected = True
+            self._gauge(1)
+            self._apply_mode(channel)
+            while True:
+                closing = self._closing  # read first: what was submitted before is still done
+                command = self._next_command()
+                if command is not None:
+                    command(channel)
+                elif closing:
+                    break
+                elif self._subscribed:
+                    with contextlib.suppress(TimeoutError):
+                        link.drain_events(timeout=IDLE_SECONDS)
         finally:
             if channel._qos is not None:  # noqa: SLF001 asking for `qos` would make one
                 channel.qos.restore_unacked()
         channel.close()
 
-    def _serve_channel(self, link: Any, channel: Any) -> None:
-        self._declare(channel)
-        self._generation += 1
-        self._connected = True
-        self._gauge(1)
-        self._apply_mode(channel)
-        while True:
-            while not self._commands.empty():
-                self._commands.get()(channel)
-            if self._closing:
-                return
-            if self._subscribed:
-                try:
-                    link.drain_events(timeout=IDLE_SECONDS)
-                except TimeoutError:
-                    continue
-            else:
-                self._wait_for_command(channel)
-
-    def _wait_for_command(self, channel: Any) -> None:
+    def _next_command(self) -> Callable[[Any], None] | None:
+        """Waits only while there is nothing to consume."""
         try:
-            command = self._commands.get(timeout=IDLE_SECONDS)
+            return self._commands.get(timeout=0 if self._subscribed or self._closing else IDLE_SECONDS)
         except queue.Empty:
-            return
-        command(channel)
+            return None
 
     def _gauge(self, value: int) -> None:
         for side in ("consume", "publish"):
@@ -273,11 +293,11 @@ class VirtualLink:
             channel.basic_consume(self._topology.queue, False, self._deliver, "journey-consumer")  # noqa: FBT003
 
     def _deliver(self, message: Any) -> None:
-        self._loop.call_soon_threadsafe(self._on_delivery, delivery_of(message, self._generation))
+        self._loop.call_soon_threadsafe(self._on_delivery, build_delivery(message, self._generation))
 
     def _publish(self, channel: Any, outgoing: Outgoing, future: asyncio.Future[None]) -> None:
         if future.done():
-            return
+            return  # withdrawn or cancelled
         properties = dict(outgoing.properties)
         message = channel.prepare_message(
             outgoing.body,
@@ -287,18 +307,105 @@ class VirtualLink:
             headers=dict(outgoing.headers),
             properties=properties,
         )
+        failure = None
         try:
-            channel.basic_publish(message, exchange=outgoing.exchange, routing_key=outgoing.routing_key)
-        except Exception:
-            self._loop.call_soon_threadsafe(_end, future, PublishError(PublishFailure.CONNECTION))
-            raise
-        self._loop.call_soon_threadsafe(_end, future, None)
+            if channel._lookup(outgoing.exchange, outgoing.routing_key):  # noqa: SLF001 kombu drops the unroutable
+                channel.basic_publish(message, exchange=outgoing.exchange, routing_key=outgoing.routing_key)
+            else:
+                failure = PublishFailure.RETURNED
+        except Exception as error:
+            failure = PublishFailure.UNENCODABLE if _is_refused(error) else PublishFailure.CONNECTION
+            if failure is PublishFailure.CONNECTION:
+                raise
+        finally:
+            if failure is not None:
+                self._metrics.publish_failures[failure].inc()
+            self._loop.call_soon_threadsafe(_end, future, failure)
 
 
-def _end(future: asyncio.Future[None], error: PublishError | None) -> None:
+class VirtualQueueReader:
+    """Reads one queue, as ``QueueReader`` says; what is not acknowledged goes back when it is closed."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        self._url = url
+        self._queue = queue
+        self._left = 0
+        self._link: Any = None
+
+    def open(self, at_least: int = 0) -> int:  # noqa: ARG002 these brokers take messages back at once
+        try:
+            self._link = open_link(self._url)
+            self._channel = open_channel(self._link)
+            self._left = self.waiting()
+        except Exception as error:  # each transport raises its own library's errors
+            raise BrokerError(f"the queue {self._queue!r} cannot be read: {_why(error)}") from error
+        return self._left
+
+    def waiting(self) -> int:
+        """The number of messages now; the reader must be open."""
+        return _count(self._channel, self._queue)
+
+    def take_all(self) -> list[Delivery]:
+        """Read what waits now, also what came after ``open``."""
+        self._left = self.waiting()
+        taken = list[Delivery]()
+        while batch := self.take(self._left):
+            taken += batch
+        return taken
+
+    def take(self, most: int) -> list[Delivery]:
+        batch: list[Delivery] = []
+        size = 0
+        while len(batch) < min(most, self._left) and size < BATCH_BYTES:
+            message = self._channel.basic_get(self._queue)
+            if message is None:
+                break
+            batch.append(build_delivery(message))
+            size += len(batch[-1].body)
+        self._left -= len(batch)
+        return batch
+
+    def acknowledge(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            self._channel.basic_ack(delivery.tag)
+
+    def finish(self) -> None:
+        """An acknowledgement has been answered when ``acknowledge`` returns."""
+
+    def keep_alive(self) -> None:
+        """These brokers have no heartbeats."""
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._channel.qos.restore_unacked()
+            self._channel.close()
+            self._link.release()
+
+
+def _count(channel: Any, name: str) -> int:
+    return int(channel.queue_declare(name, passive=True).message_count)
+
+
+def _refusal(error: Exception) -> str:
+    """The code of an AWS answer; empty for any other error."""
+    response = getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether this message alone cannot be published: its headers, its size or its characters."""
+    return isinstance(error, TypeError | ValueError | RecursionError) or _refusal(error) in _SQS_REFUSALS
+
+
+def _why(error: Exception) -> str:
+    """The kind of an error; never its text, which may quote a URL."""
+    return _refusal(error) or type(error).__name__
+
+
+def _end(future: asyncio.Future[None], failure: PublishFailure | None) -> None:
     if future.done():
         return
-    if error is None:
+    if failure is None:
         future.set_result(None)
     else:
-        future.set_exception(error)
+        future.set_exception(PublishError(failure))

@@ -1,7 +1,7 @@
-"""Findings about the broker: every address, every queue, every permission. Blocking; changes nothing.
+"""Checks every broker address, every queue and every permission. Blocking; changes nothing.
 
-With BROKER_DECLARE an existing queue is compared with what we would have declared: a difference is no
-obstacle (the queue is used as it is), but it takes something from our promises, which is said.
+With BROKER_DECLARE an existing queue is compared with what we would declare: a difference is no obstacle
+(the queue is used as it is), but the finding says what it takes from our promises.
 """
 
 import ssl
@@ -11,9 +11,8 @@ from typing import Any
 
 from consumer.app import build_topology
 from consumer.broker import inspect
-from consumer.broker.connection import ConnectionFactory, is_amqp
-from consumer.broker.transport_limits import transport_limits
-from consumer.broker.virtual import reach
+from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
+from consumer.broker.virtual import inspect_virtual, transport_limits
 from consumer.checks.finding import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.core.topology import QueueSpec, Topology
@@ -24,13 +23,13 @@ _NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead
 _NOT_SURELY = "the broker may lose what exceeds the delivery limit"
 _LOST = {
     "x-queue-type": "it is no quorum queue: messages live on one node, and one that kills the process "
-    "comes back for ever",
-    "x-delivery-limit": "a message that kills the process comes back more or less often than configured",
+    "is delivered again without end",
+    "x-delivery-limit": "a message that kills the process is delivered more or less often than configured",
     "x-dead-letter-exchange": _NOT_KEPT,
     "x-dead-letter-routing-key": _NOT_KEPT,
     "x-dead-letter-strategy": _NOT_SURELY,
     "x-overflow": _NOT_SURELY,
-    "x-message-ttl": "messages expire differently: journeys may be dropped or come back at other times",
+    "x-message-ttl": "messages expire at other times: journeys may be dropped or delivered again early",
     "x-max-length": "the queue is bounded: journeys may be dropped or refused",
     "durable": "the queue does not survive a restart of the broker",
     "auto_delete": "the queue disappears with its last consumer",
@@ -38,17 +37,16 @@ _LOST = {
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
-    """Every address; then queues and permissions at the first that can be reached."""
+    """Every address; then queues and permissions at the first that can be used."""
     if not is_amqp(settings.broker_urls[0]):
         yield from _virtual(settings)
         return
-    connection: Any = None
-    problems = []
-    for url, shown in zip(settings.broker_urls, settings.broker_addresses, strict=True):
+    connections, connection, problems = build_connections(settings), None, []
+    for shown in settings.broker_addresses:
         try:
-            found = _dial(settings, url)
+            found = connections.connect("check")
         except ConnectionFactory.ERRORS as error:
-            problems.append(f"{shown} can not be used: {inspect.why(error)}")
+            problems.append(f"{shown} cannot be used: {inspect.why(error)}")
             continue
         yield ok("broker", f"{shown} reachable, {inspect.server(found)}")
         yield from _certificate(found)
@@ -56,22 +54,15 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
             connection = found
         else:
             found.collect()
-    # One that is down is what the others are for.
     yield from (fail("broker", p) if connection is None else warn("broker", p) for p in problems)
     if connection is not None:
         try:
-            yield from _topology(connection, settings)
+            yield from _queues(connection, settings)
+            yield from _permissions(connection, build_topology(settings), settings)
         except _ERRORS as error:
             yield fail("broker", inspect.why(error))
         finally:
             connection.collect()
-
-
-def _dial(settings: Settings, url: str) -> Any:
-    ca_file = str(settings.broker_ca_file) if settings.broker_ca_file else None
-    return ConnectionFactory(
-        [url], heartbeat_seconds=settings.broker_heartbeat_seconds, ca_file=ca_file
-    ).connect_to_broker("check")
 
 
 def _certificate(connection: Any) -> Iterator[Finding]:
@@ -83,32 +74,46 @@ def _certificate(connection: Any) -> Iterator[Finding]:
 
 
 def _virtual(settings: Settings) -> Iterator[Finding]:
-    url, shown = settings.broker_urls[0], settings.broker_addresses[0]
+    url, shown, name = settings.broker_urls[0], settings.broker_addresses[0], settings.broker_queue
     try:
-        reach(url)
+        facts = inspect_virtual(url, name)
     except BrokerError as error:
-        yield fail("broker", f"{shown} can not be used: {error}")
+        yield fail("broker", f"{shown} cannot be used: {error}")
+        return
+    yield ok("broker", f"{shown} reachable")
+    if facts.messages is None:
+        yield ok("queues", f"the queue {name!r} does not exist yet and will be created")
     else:
-        yield ok("broker", f"{shown} reachable")
+        yield ok("queues", f"{name!r} holds {facts.messages} messages")
+    hidden = facts.visibility_timeout_seconds
+    if hidden is not None and hidden < settings.hold_limit_seconds:
+        yield warn(
+            "queues",
+            f"the visibility timeout of {name!r} is {hidden} s: what is held longer "
+            f"(HOLD_LIMIT_SECONDS: up to {settings.hold_limit_seconds:.0f} s) is delivered again",
+        )
     yield warn("broker", transport_limits(url))
 
 
 # --- queues -----------------------------------------------------------------------------
 
 
-def _topology(connection: Any, settings: Settings) -> Iterator[Finding]:
+def _queues(connection: Any, settings: Settings) -> Iterator[Finding]:
     topology = build_topology(settings)
     if topology.exchange is not None:
-        yield _exchange(
-            connection, topology.exchange, "", fail, "whoever publishes declares it, we only bind to it"
-        )
+        missing = "its publisher declares it, we only bind to it"
+        yield _exchange(connection, topology.exchange, "", fail, missing)
     if settings.events_exchange is not None:
-        yield _exchange(
-            connection, settings.events_exchange, " for outcome events", warn, "no event will reach anybody"
-        )
-    yield from _main_queue(connection, topology, settings)
+        missing = "outcome events will not be delivered"
+        yield _exchange(connection, settings.events_exchange, " for outcome events", warn, missing)
+    facts = inspect.queue_facts(connection, topology.queue)
+    if facts is None:
+        yield _missing(f"the queue {topology.queue!r}", settings)
+    else:
+        counts = f"{facts.messages} messages and has {facts.consumers} consumers"
+        yield ok("queues", f"{topology.queue!r} holds {counts}")
+        yield from _differences(connection, topology.main, settings)
     yield from _support(connection, topology, settings)
-    yield from _permissions(connection, topology, settings)
 
 
 def _exchange(
@@ -120,39 +125,27 @@ def _exchange(
     return missing("queues", f"{text} does not exist: {consequence}")
 
 
-def _main_queue(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
-    name = topology.queue
-    facts = inspect.queue_facts(connection, name)
-    if facts is None:
-        yield _missing(f"the queue {name!r}", settings)
-        return
-    yield ok("queues", f"{name!r} holds {facts.messages} messages and has {facts.consumers} consumers")
-    yield from _differences(connection, topology.main, settings)
-
-
 def _support(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
     exchange = topology.dead_letter_exchange
     missing = [] if inspect.exchange_exists(connection, exchange) else [f"the exchange {exchange!r}"]
-    waiting = {}
+    messages = {}
     specs = list(topology.support())
     for spec in specs:
         facts = inspect.queue_facts(connection, spec.name)
         if facts is None:
             missing.append(f"the queue {spec.name!r}")
             continue
-        waiting[spec.name] = facts.messages
+        messages[spec.name] = facts.messages
         yield from _differences(connection, spec, settings)
+    ours = f"our {len(specs) + 1} own queues and exchanges"
     if missing and not settings.broker_declare:
         yield from (_missing(name, settings) for name in missing)
     elif missing:
-        yield ok(
-            "queues", f"{len(missing)} of our {len(specs) + 1} own queues and exchanges will be declared"
-        )
+        yield ok("queues", f"{len(missing)} of {ours} will be declared")
     else:
-        yield ok("queues", f"all our {len(specs) + 1} own queues and exchanges exist")
+        yield ok("queues", f"all {ours} exist")
     for reason in topology.dead_letter_reasons:
-        count = waiting.get(topology.dead_letter_queue(reason), 0)
-        if count:
+        if count := messages.get(topology.dead_letter_queue(reason), 0):
             yield warn("queues", f"{count} dead letters wait: {reason}")
 
 
@@ -163,18 +156,18 @@ def _missing(what: str, settings: Settings) -> Finding:
 
 
 def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterator[Finding]:
-    """Compare an existing queue with ours, where declaring is permitted anyway."""
+    """Compare an existing queue with ours, where declaring is permitted."""
     if not settings.broker_declare:
         return
     try:
         names = inspect.differences(connection, spec)
     except BrokerError:
-        return  # what is not permitted is said below
+        return  # ``_permissions`` reports it
     if names:
         lost = dict.fromkeys(_LOST.get(name, "it is used as it is") for name in names)
         yield warn(
             "queues",
-            f"{spec.name!r} is not as we would declare it ({', '.join(names)}): {'; '.join(lost)}",
+            f"{spec.name!r} differs from our declaration ({', '.join(names)}): {'; '.join(lost)}",
         )
 
 
@@ -183,7 +176,7 @@ def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterat
 
 def _permissions(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
     if not inspect.can_ask(connection):
-        yield warn("permissions", "not checked: this broker is not known to tell them without acting")
+        yield warn("permissions", "not checked: only RabbitMQ's permissions can be tested without a change")
         return
     lacking = []
     queue, exchange = topology.queue, topology.dead_letter_exchange
@@ -191,11 +184,9 @@ def _permissions(connection: Any, topology: Topology, settings: Settings) -> Ite
         lacking.append(f"read from the queue {queue!r}")
     events = (settings.events_exchange,) if settings.events_exchange is not None else ()
     for name in ("", exchange, *events):
-        if (name == "" or inspect.exchange_exists(connection, name)) and not inspect.may_publish(
-            connection, name
-        ):
-            shown = repr(name) if name else "'' (amq.default)"
-            lacking.append(f"write to the exchange {shown}")
+        exists = name == "" or inspect.exchange_exists(connection, name)
+        if exists and not inspect.may_publish(connection, name):
+            lacking.append(f"write to the exchange {name!r}{'' if name else ' (amq.default)'}")
     if settings.broker_declare:
         lacking += [
             f"configure the queue {spec.name!r}"

@@ -1,4 +1,4 @@
-"""Findings about this machine: the settings, the token or the keys, the port of the probes."""
+"""Checks this machine: the settings, the token or the keys, the port of the probes."""
 
 import socket
 import stat
@@ -13,22 +13,22 @@ from consumer.registry.tokens import StaticToken
 
 _FILES = ("registry_token_file", "registry_access_key_file", "registry_secret_key_file")
 _UNUSABLE = {
-    "unreadable": "can not be read",
+    "unreadable": "cannot be read",
     "empty": "is empty",
     "invalid": "does not hold a token or key alone: visible ASCII without spaces, at most 8 kB",
 }
 
 
 def check_configuration(settings: Settings) -> Iterator[Finding]:
-    """The settings have been loaded, so they are usable; tell what is odd about them."""
+    """The settings were loaded, so they are usable; their warnings are findings."""
     registry = f"{settings.registry_url} ({settings.registry_api_version})"
-    yield ok("configuration", f"loads; from the queue {settings.broker_queue!r} to {registry}")
+    yield ok("configuration", f"valid; from the queue {settings.broker_queue!r} to {registry}")
     for sentence in settings.warnings:
         yield warn("configuration", sentence)
 
 
 def check_credentials(settings: Settings) -> Iterator[Finding]:
-    """The token or the keys can be read and are not open to everybody; says nothing of their worth."""
+    """The token or the keys can be read, by their owner only; not whether the Registry accepts them."""
     for name in _FILES:
         path = getattr(settings, name)
         if path is not None:
@@ -57,18 +57,18 @@ def _file(name: str, path: Path) -> Iterator[Finding]:
 
 
 def _expiry(name: str, secret: str) -> Finding:
-    """What a token says of its own end; a key, and most tokens, say nothing."""
+    """A token's own expiry; a key, and most tokens, have none that can be read."""
     expires_at = StaticToken(secret).held.expires_at
     if expires_at is None:
         return ok("credentials", f"{name}: readable")
     left = expires_at - time.time()
     if left <= 0:
-        return fail("credentials", f"{name}: the token says that it has expired")
-    return ok("credentials", f"{name}: readable, the token says that it lasts {left / 86_400:.1f} more days")
+        return fail("credentials", f"{name}: the token has expired")
+    return ok("credentials", f"{name}: readable, expires in {left / 86_400:.1f} days")
 
 
 def check_http_port(settings: Settings) -> Iterator[Finding]:
-    """The port of /metrics and the probes is free; a consumer that runs already may hold it."""
+    """The port of /metrics and the probes is free; a running consumer may hold it."""
     host, port = settings.http_host, settings.http_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -76,6 +76,8 @@ def check_http_port(settings: Settings) -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            yield warn("http", f"{host}:{port} can not be used now ({error.strerror}): does a consumer run?")
+            yield warn(
+                "http", f"{host}:{port} cannot be used now ({error.strerror}): is a consumer already running?"
+            )
         else:
             yield ok("http", f"{host}:{port} is free for /metrics, /livez and /readyz")

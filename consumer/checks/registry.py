@@ -1,6 +1,6 @@
-"""Findings about the Registry: reached over TLS, its clock and ours, the keys' worth.
+"""Checks the Registry: TLS, its clock and ours, the access and secret key.
 
-No journey is sent. A token's worth can not be known without sending one; keys are exchanged once.
+No journey is sent. Whether a token is accepted cannot be known without one; keys are exchanged once.
 """
 
 import asyncio
@@ -19,32 +19,32 @@ from consumer.core.outcome import Misconfigured, Unauthorized, Unavailable
 from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.registry.client import RegistryClient
 
-#: The Registry refuses journeys that end in its future: a clock that is ahead sends them too soon, one
-#: that is behind holds them back. Both are tried again, so seconds matter little and minutes do.
+#: The Registry refuses journeys that end in its future: with a clock that is ahead they are sent too soon,
+#: with one that is behind they are held. Both are retried, so that only minutes matter.
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 5.0, 60.0
 _SERVER_ERRORS = 500
 _FAULTS = {
     FaultKind.TLS: "the TLS handshake failed: its certificate is not accepted",
-    FaultKind.CONNECT: "can not be reached: the name is unknown or nobody listens there",
-    FaultKind.CONNECT_TIMEOUT: "can not be reached: no answer to connecting in time",
+    FaultKind.CONNECT: "cannot be reached: unknown host name, or no server listens on this address and port",
+    FaultKind.CONNECT_TIMEOUT: "cannot be reached: connecting timed out",
     FaultKind.TIMEOUT: "did not answer in time",
     FaultKind.READ: "closed the connection instead of answering",
-    FaultKind.PROTOCOL: "answered with something that is not HTTP",
+    FaultKind.PROTOCOL: "did not answer with HTTP",
 }
 
 
 async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncIterator[Finding]:
-    """Look at the front page, the certificate and the clock; then try the keys, if there are any."""
+    """The front page, the certificate and the clock; then the keys, if there are any."""
     asked_at = time.time()
     answer = await registry.look()
     answered_at = time.time()
     if isinstance(answer, Fault):
-        words = _FAULTS.get(answer.kind, f"can not be asked ({answer.kind.value})")
+        text = _FAULTS.get(answer.kind, f"cannot be reached ({answer.kind.value})")
         reason = await asyncio.to_thread(_tls_reason, settings) if answer.kind is FaultKind.TLS else ""
-        yield fail("registry", f"{settings.registry_url} {words}{reason}")
+        yield fail("registry", f"{settings.registry_url} {text}{reason}")
         return
     if answer.status >= _SERVER_ERRORS:
-        yield warn("registry", f"{settings.registry_url} answers {answer.status} at the moment")
+        yield warn("registry", f"{settings.registry_url} answers {answer.status} now")
     else:
         secured = " over TLS" if settings.registry_url.startswith("https:") else ""
         yield ok("registry", f"{settings.registry_url} reachable{secured}, {answered_at - asked_at:.2f} s")
@@ -56,11 +56,11 @@ async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncI
 
 
 def _clock(answer: Reply, ours: float) -> Finding:
-    """Compare ``ours`` (epoch seconds) with the Date header, which is cut to the second."""
+    """Compare ``ours`` (epoch seconds) with the Date header, which is truncated to the second."""
     try:
         theirs = parsedate_to_datetime(answer.headers.get("date", "")).timestamp() + 0.5
     except ValueError:
-        return warn("clock", "the Registry's answer holds no date to compare this machine's clock with")
+        return warn("clock", "not compared: the Registry's answer has no date")
     skew = ours - theirs
     if abs(skew) < SKEW_WARN_SECONDS:
         return ok("clock", f"agrees with the Registry's within {SKEW_WARN_SECONDS:.0f} s")
@@ -71,18 +71,18 @@ def _clock(answer: Reply, ours: float) -> Finding:
 
 
 def _certificate(settings: Settings) -> Finding | None:
-    """When the Registry's certificate ends; None when that is far away, or not to be seen from here."""
+    """The Registry's certificate when it ends soon; None also behind a proxy, where it cannot be seen."""
     if not settings.registry_url.startswith("https:") or settings.registry_proxy_url is not None:
         return None
     try:
         certificate = _handshake(settings)
-    except OSError:  # the service reached it: it trusts more than this Python does
+    except OSError:  # the service did connect: its trust store is larger than Python's
         return None
     return expiry("registry", ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time())
 
 
 def _tls_reason(settings: Settings) -> str:
-    """Python's own words on a certificate that is not accepted, which are better than the client's."""
+    """OpenSSL's reason for refusing the certificate, which the HTTP client does not give."""
     try:
         _handshake(settings)
     except ssl.SSLCertVerificationError as error:
@@ -93,7 +93,7 @@ def _tls_reason(settings: Settings) -> str:
 
 
 def _handshake(settings: Settings) -> dict[str, Any]:
-    """Connect as the service does and return the verified certificate. Blocking; raises OSError."""
+    """The verified certificate. Blocking; raises OSError."""
     parts = urlsplit(settings.registry_url)
     context = ssl.create_default_context()
     if settings.registry_ca_file is not None:
@@ -107,13 +107,13 @@ def _handshake(settings: Settings) -> dict[str, Any]:
 
 
 async def _keys(settings: Settings, registry: RegistryClient) -> Finding:
-    """Exchange the keys once; it is one of the five exchanges that the Registry allows a minute."""
+    """Exchange the keys once; the Registry allows five exchanges a minute."""
     source = build_token_source(settings, registry)
     try:
         got = await source.token()
     finally:
         await source.aclose()
     if isinstance(got, str):
-        return ok("credentials", "the Registry gives a token for the access and secret key")
+        return ok("credentials", "the Registry issues a token for the access and secret key")
     reason = got.detail if isinstance(got, Unauthorized | Unavailable | Misconfigured) else type(got).__name__
     return fail("credentials", f"no token for the access and secret key: {reason}")

@@ -1,8 +1,8 @@
-"""Check everything that can be known before starting, one line each; touches no message.
+"""Check settings, broker and Registry before the service starts, one line each; touches no message.
 
 Reads the same settings as `run`: see `journey-consumer run --help`. Declares nothing, sends no journey;
-access and secret key are exchanged once. Exit code 0: nothing stands in the way (there may be
-warnings); 1: something does; 2: the configuration is unusable.
+access and secret key are exchanged once. Exit code 0: the service can start (there may be warnings);
+1: a check failed; 2: the configuration is unusable.
 """
 
 import argparse
@@ -14,15 +14,10 @@ from rich.console import Console
 from rich.text import Text
 
 from consumer.app import build_registry_client
-from consumer.checks import (
-    Finding,
-    Level,
-    check_broker,
-    check_configuration,
-    check_credentials,
-    check_http_port,
-    check_registry,
-)
+from consumer.checks.broker import check_broker
+from consumer.checks.finding import Finding, Level
+from consumer.checks.local import check_configuration, check_credentials, check_http_port
+from consumer.checks.registry import check_registry
 from consumer.config import Settings, load
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}

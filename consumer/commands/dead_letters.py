@@ -1,9 +1,10 @@
-"""See the dead letters, understand them, send them again; lose none.
+"""Inspect, replay, edit and discard dead letters.
 
-`summary`, `list` and `show` only look. `replay` sends a selection again, the nearest deadline first; `edit`
-lets it be mended first; `discard` gives it up, with a reason and an audit trail. Every filter may be given
-several times (alternatives); different filters must all hold. Settings: BROKER_URL, BROKER_QUEUE,
-BROKER_CA_FILE and, for `edit` and `replay --to registry`, REGISTRY_..., as for `run`.
+`summary`, `list` and `show` change nothing. `replay` sends a selection again, nearest deadline first among
+those held (up to 10,000 dead letters or 16 MiB at once); `edit` changes payloads first; `discard` removes a
+selection, with a reason and an audit trail. Every filter may be given several times (alternatives); different
+filters must all match. Settings: BROKER_URL, BROKER_QUEUE, BROKER_CA_FILE and, for `edit` and
+`replay --to registry`, REGISTRY_..., as for `run`.
 """
 
 import argparse
@@ -12,27 +13,26 @@ import json
 import os
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from consumer.app import build_topology
-from consumer.commands import dead_letters_discard, dead_letters_edit, dead_letters_replay
-from consumer.commands.dead_letters_run import add_audit, positive, taps
+from consumer.commands import dead_letters_actions
+from consumer.commands.dead_letters_actions import add_audit, positive, queue_readers
 from consumer.config import Settings, load
+from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
-from consumer.deadletters.headers import masked_content_type, masked_headers, revealed_headers
-from consumer.deadletters.listing import Listing
-from consumer.deadletters.masking import masked
-from consumer.deadletters.overview import Overview
+from consumer.deadletters.masking import masked, masked_content_type, masked_headers, revealed_headers
 from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
-from consumer.deadletters.selection import Selection, duration_text, range_of, status_of
-from consumer.deadletters.sweep import look
-from consumer.deadletters.view import show_one, show_overview, show_records, stdout_console
+from consumer.deadletters.selection import Selection, range_of, status_of
+from consumer.deadletters.sweep import Nearest, look
+from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
 
 LISTED = 50
+_NOT_SHOWN = Delivery(b"")
 _OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION", "DEAD_LETTERS_")
 
 
@@ -40,32 +40,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands."""
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    summary = _command(commands, "summary", "by reason, detail and status: how many, how old, how long left")
-    summary.add_argument("--json", action="store_true", help="for machines")
+    summary = _command(commands, "summary", "group by reason, detail and status: count, age, time left")
+    summary.add_argument("--json", action="store_true", help="print JSON")
     summary.set_defaults(action=_summary)
 
-    listing = _command(commands, "list", "one line for each, the nearest deadline first")
+    listing = _command(commands, "list", "print one line for each, nearest deadline first")
     listing.add_argument("--limit", type=positive, default=LISTED, metavar="N", help="(default: %(default)s)")
     listing.add_argument("--json", action="store_true", help="JSON Lines with the payload, masked")
-    listing.add_argument("--reveal", action="store_true", help="with --json: do not mask; this is logged")
+    listing.add_argument("--reveal", action="store_true", help="with --json: unmasked; writes an audit line")
     add_audit(listing)
     listing.set_defaults(action=_list)
 
-    show = _command(commands, "show", "one in full, personal data masked", filters=False)
+    show = _command(commands, "show", "print one in full, personal data masked", filters=False)
     show.add_argument("id", metavar="ID", help="journey id, message id or key")
-    show.add_argument("--json", action="store_true", help="for machines")
-    show.add_argument("--reveal", action="store_true", help="do not mask; this is logged")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.add_argument("--reveal", action="store_true", help="unmasked; writes an audit line")
     add_audit(show)
     show.set_defaults(action=_show)
 
-    for each in (dead_letters_replay, dead_letters_edit, dead_letters_discard):
-        each.configure(lambda name, text: _command(commands, name, text))
+    dead_letters_actions.configure(lambda name, text: _command(commands, name, text))
 
 
 def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument(
-        "--force", action="store_true", help="also queues that may give up what is looked at too often"
+        "--force", action="store_true", help="also read queues whose delivery limit could drop messages"
     )
     group = parser.add_argument_group("filters")
     reasons = Topology(queue="").dead_letter_reasons
@@ -73,26 +72,8 @@ def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> ar
         "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
     )
     if filters:
-        group.add_argument(
-            "--detail",
-            action="append",
-            default=[],
-            metavar="D",
-            help="code and field path; * and ? match any",
-        )
-        group.add_argument(
-            "--status", action="append", default=[], type=_argument(status_of), metavar="N",
-            help="the Registry's HTTP status, or none",
-        )  # fmt: skip
-        group.add_argument("--journey", action="append", default=[], metavar="ID", help="journey id")
-        group.add_argument("--message", action="append", default=[], metavar="ID", help="message id")
-        group.add_argument(
-            "--age", type=_argument(range_of), metavar="RANGE", help="since it died: 2h.. or ..30m or 1h..2h"
-        )
-        group.add_argument(
-            "--left", type=_argument(range_of), metavar="RANGE",
-            help="until its deadline: ..3h is urgent, 0.. can be saved, ..0 is beyond saving",
-        )  # fmt: skip
+        for option, metavar, meaning, more in _FILTERS:
+            group.add_argument(option, metavar=metavar, help=meaning, **more)
     return parser
 
 
@@ -106,8 +87,19 @@ def _argument(read: Any) -> Any:
     return checked
 
 
+_SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+_RANGE: dict[str, Any] = {"type": _argument(range_of)}
+_FILTERS = (
+    ("--detail", "D", "code and field path; * and ? match any", _SEVERAL),
+    ("--status", "N", "the Registry's HTTP status, or none", {**_SEVERAL, "type": _argument(status_of)}),
+    ("--journey", "ID", "journey id", _SEVERAL),
+    ("--message", "ID", "message id", _SEVERAL),
+    ("--age", "RANGE", "time since death: 2h.. or ..30m or 1h..2h", _RANGE),
+    ("--left", "RANGE", "time left: ..3h is urgent, 0.. can be registered, ..0 is too late", _RANGE),
+)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Do what the subcommand says."""
     everything = getattr(args, "to", None) == "registry"
     environ = {k: v for k, v in os.environ.items() if everything or k.startswith(_OUR_VARIABLES)}
     settings = load(environ, authentication=everything)
@@ -115,7 +107,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def selection_of(args: argparse.Namespace) -> Selection:
-    """The filters that were given."""
     open_range = Selection().age
     return Selection(
         reasons=frozenset(args.reason),
@@ -128,17 +119,14 @@ def selection_of(args: argparse.Namespace) -> Selection:
     )
 
 
-# --- looking --------------------------------------------------------------------------------
-
-
 def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    overview, now = Overview(), datetime.now(UTC)
+    overview, now = Overview(), utc_now()
 
     def see(record: Record, _delivery: Delivery) -> None:
         if selection.matches(record, now):
             overview.add(record, now)
 
-    asyncio.run(look(taps(args, settings, selection), see))
+    asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
         print(json.dumps({"queue": settings.broker_queue, **overview.as_json()}, indent=2))  # noqa: T201
     else:
@@ -148,63 +136,65 @@ def _summary(args: argparse.Namespace, settings: Settings, selection: Selection)
 
 def _list(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     if args.reveal and not args.json:
-        raise ConfigurationError(["--reveal is of use with --json only: the table shows no payload"])
-    now, listing = datetime.now(UTC), Listing(args.limit, with_deliveries=args.json)
+        raise ConfigurationError(["--reveal needs --json: the table shows no payload"])
+    now, nearest = utc_now(), Nearest(args.limit)
 
     def see(record: Record, delivery: Delivery) -> None:
         if selection.matches(record, now):
-            listing.add(record, delivery)
+            nearest.add(record, delivery if args.json else _NOT_SHOWN)
 
-    asyncio.run(look(taps(args, settings, selection), see))
+    asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
+        entries = nearest.entries()
         if args.reveal:
-            _log_reveal(args, listing.entries(), now)
-        for record, delivery in listing.entries():
-            print(json.dumps(_told(record, delivery, now, settings, reveal=args.reveal)))  # noqa: T201
+            _log_reveal(args, entries, now)
+        for record, delivery in entries:
+            print(json.dumps(_shown(record, delivery, now, settings, reveal=args.reveal)))  # noqa: T201
     else:
-        show_records(stdout_console(), list(listing.records()), now)
-    more = f"; --limit {listing.matching} shows all" if listing.matching > args.limit else ""
-    told = f"{len(listing)} of {listing.matching} dead letters{more}"
-    if len(listing) < min(listing.matching, args.limit):
-        told += "; the others are too large to be held here: filter them, or take them out with edit --out"
+        show_records(stdout_console(), [record for record, _ in nearest.entries()], now)
+    more = f"; --limit {nearest.matching} shows all" if nearest.matching > args.limit else ""
+    text = f"{len(nearest)} of {nearest.matching} dead letters{more}"
+    if len(nearest) < min(nearest.matching, args.limit):
+        text += "; the others exceed 64 MiB: use a filter, or edit --out"
     if not args.json:
-        print(told)  # noqa: T201
-    elif len(listing) < listing.matching:
-        print(told, file=sys.stderr)  # noqa: T201
+        print(text)  # noqa: T201
+    elif len(nearest) < nearest.matching:
+        print(text, file=sys.stderr)  # noqa: T201
     return 0
 
 
 def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    now, found, wanted = datetime.now(UTC), list[tuple[Record, Delivery]](), shortened(args.id)
+    now, found, wanted = utc_now(), list[tuple[Record, Delivery]](), shortened(args.id)
 
     def see(record: Record, delivery: Delivery) -> None:
         if wanted in (record.journey_id, record.message_id, fingerprint(delivery)):
             found.append((record, delivery))
 
-    asyncio.run(look(taps(args, settings, selection), see))
+    asyncio.run(look(queue_readers(args, settings, selection), see))
     if not found:
         raise ConsumerError("no dead letter has this journey id, message id or key")
     if args.reveal:
         _log_reveal(args, found, now)
     console = stdout_console()
     for record, delivery in found:
-        told = _told(record, delivery, now, settings, reveal=args.reveal)
+        shown = _shown(record, delivery, now, settings, reveal=args.reveal)
         if args.json:
-            print(json.dumps(told, indent=2))  # noqa: T201
+            print(json.dumps(shown, indent=2))  # noqa: T201
         else:
-            told["left"] = duration_text(told.pop("left_seconds")) or None
-            show_one(console, told)
+            left = shown.pop("left_seconds")
+            shown["time left"] = None if left is None else span(left)
+            show_one(console, shown)
     return 0
 
 
-def _told(
+def _shown(
     record: Record, delivery: Delivery, now: datetime, settings: Settings, *, reveal: bool
 ) -> dict[str, Any]:
     payload = payload_of(delivery)
     if payload is None:
-        shown: Any = body_of(delivery) if reveal else f"<no JSON, {record.size} bytes>"
+        body: Any = body_of(delivery) if reveal else f"<not JSON, {record.size} bytes>"
     else:
-        shown = payload if reveal else masked(payload)
+        body = payload if reveal else masked(payload)
     headers, content_type = delivery.headers, delivery.content_type
     if not reveal:
         content_type = None if content_type is None else masked_content_type(content_type)
@@ -214,7 +204,7 @@ def _told(
         **record.as_json(now),
         "content_type": content_type,
         "headers": revealed_headers(headers) if reveal else masked_headers(headers, names),
-        "payload": shown,
+        "payload": body,
     }
 
 

@@ -1,8 +1,8 @@
-"""Declare the queues that are missing, then end; for deployments whose service user may not.
+"""Declare the queues that are missing, then end: for deployments whose service user may not declare.
 
-Run once with a user that may (BROKER_URL) and the same BROKER_ and RETRY_ settings as the service, which then
-runs with BROKER_DECLARE=false. What exists is used as it is, whatever its arguments; no message is touched.
-Exit code 0: everything is there now; 1: the broker refuses or cannot be reached.
+Run it with a user that may (BROKER_URL) and the same BROKER_ and RETRY_ settings as the service, which then
+runs with BROKER_DECLARE=false. Existing queues are used as they are; no message is touched.
+Exit code 0: everything exists now; 1: the broker refuses or cannot be reached.
 """
 
 import argparse
@@ -21,14 +21,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_args: argparse.Namespace) -> int:
+    """Declare, and print one line for each queue and exchange that was created."""
     settings = load(os.environ, authentication=False)
     if not is_amqp(settings.broker_urls[0]):
-        raise ConfigurationError(["BROKER_URL must be amqp:// or amqps://: other brokers declare nothing"])
+        raise ConfigurationError(["BROKER_URL must be amqp:// or amqps:// to declare queues"])
     topology = build_topology(settings)
     _, created = at_first_broker(
         settings, "declare", lambda connection, _shown: ensure(connection, topology, declare=True)
     )
     for name in created:
         print(f"declared {name}")  # noqa: T201
-    print(f"{len(created)} declared; everything is there")  # noqa: T201
+    print(f"{len(created)} declared; everything exists")  # noqa: T201
     return 0

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from consumer import __version__, logs
 from consumer.app import assemble
 from consumer.broker.connection import is_amqp
-from consumer.broker.transport_limits import transport_limits
+from consumer.broker.virtual import transport_limits
 from consumer.config import Settings, load, settings_reference
 from consumer.metrics import Metrics
 from consumer.service.http import HttpServer

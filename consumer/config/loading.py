@@ -9,6 +9,7 @@ sentence that quotes no value.
 import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -48,7 +49,11 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
         else:
             values[f"{name}_FILE"] = str(path)
     settings, wrong = _validate(values, problems)
-    conflicts = (*_authentication(settings, required=authentication), *_contradictions(settings))
+    conflicts = (
+        *_authentication(settings, required=authentication),
+        *_contradictions(settings),
+        *_sqs(settings),
+    )
     # A conflict with a setting that is wrong by itself may be one with its default only.
     problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
     if problems:
@@ -149,6 +154,19 @@ def _is_plain_http(settings: Settings) -> bool:
     return urlsplit(url).scheme == "http" and not is_loopback(url)
 
 
+def _sqs(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each thing that SQS lacks."""
+    if not settings.broker_urls[0].startswith("sqs:"):
+        return
+    if find_spec("boto3") is None:
+        yield "BROKER_URL: sqs:// needs boto3: pip install journey-consumer[sqs]"
+    if not re.fullmatch(r"[\w.-]{1,53}", settings.broker_queue, re.ASCII):
+        yield (
+            "BROKER_QUEUE must be 1 to 53 letters, digits, '.', '_' or '-' with an sqs:// BROKER_URL "
+            "(a queue's name has at most 80, our endings up to 27)"
+        )
+
+
 def _oddities(settings: Settings) -> Iterator[str]:
     """Find what is allowed but probably a mistake."""
     s = settings
@@ -161,6 +179,8 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
     if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in AMQP_SCHEMES:
         yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
+    if not s.broker_declare and urlsplit(s.broker_urls[0]).scheme not in AMQP_SCHEMES:
+        yield "BROKER_DECLARE=false has no effect: only AMQP brokers can verify queues without creating them"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"
     if s.broker_ca_file and not any(urlsplit(url).scheme == "amqps" for url in s.broker_urls):

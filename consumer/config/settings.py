@@ -14,14 +14,23 @@ from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.fields import FieldInfo
 
-#: Of the addresses of brokers that fail over; any other names one of kombu's virtual transports.
-AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+AMQP_SCHEMES = frozenset({"amqp", "amqps"})
 _BROKER = "must be one or more addresses like amqps://user:password@host:5671/vhost, separated by ';'"
+_SCHEMES = (
+    "must be amqp://, amqps:// or sqs:// (memory:// for tests): other brokers can lose or repeat messages "
+    "without end, so bridge their messages into RabbitMQ or SQS"
+)
+_NO_PARAMETERS = (
+    "must have no '?' parameters: TLS, heartbeat and timeouts are settings (BROKER_CA_FILE, "
+    "BROKER_HEARTBEAT_SECONDS, BROKER_CONFIRM_TIMEOUT_SECONDS)"
+)
+_SQS = "must be like sqs://?region=eu-west-3 or, for an endpoint, sqs://key:secret@host:port?region=eu-west-3"
+_SQS_PARAMETERS = {"region": re.compile(r"[a-z0-9-]+"), "is_secure": re.compile("true|false")}
 _REGISTRY = "must be an address like https://api.demo.covoiturage.beta.gouv.fr"
 _PROXY = "must be an address like http://proxy.example:3128"
 _ENCODE = "; a '/', '?', '#', '@' or ':' in a user name or password must be percent-encoded"
@@ -85,22 +94,40 @@ def _split(text: str, complaint: str) -> SplitResult:
         raise ValueError(complaint + _ENCODE) from None
     if not parts.scheme or "://" not in text:
         raise ValueError(complaint)
-    # An unencoded '/', '?' or '#' in a password ends the authority early, so that a part of the
-    # password would be taken for the host name: it would be looked up in DNS and shown in logs.
+    # An unencoded '/', '?' or '#' in a password ends the authority early: a part of the password would
+    # be taken for the host name, looked up in DNS and shown in logs.
     if "@" in parts.path + parts.query + parts.fragment:
         raise ValueError(complaint + _ENCODE)
     return parts
 
 
 def split_urls(text: str) -> tuple[str, ...]:
-    """Split fail-over addresses at ';' and check each; any kombu transport's scheme is let through."""
+    """Split fail-over addresses at ';' and check each: its scheme and its query parameters."""
     urls = tuple(part.strip() for part in text.split(";") if part.strip())
     if not urls:
         raise ValueError(_BROKER)
-    schemes = {_split(url, _BROKER).scheme for url in urls}
+    parts = [_split(url, _BROKER) for url in urls]
+    schemes = {part.scheme for part in parts}
+    if not schemes <= AMQP_SCHEMES | {"memory", "sqs"}:
+        raise ValueError(_SCHEMES)
     if len(urls) > 1 and not schemes <= AMQP_SCHEMES:
         raise ValueError("must be one address: several are tried in turn with amqp:// and amqps:// only")
+    if schemes == {"sqs"}:
+        _check_sqs(parts[0])
+    elif any(part.query or part.fragment for part in parts):
+        raise ValueError(_NO_PARAMETERS)
     return urls
+
+
+def _check_sqs(parts: SplitResult) -> None:
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    known = all(
+        name in _SQS_PARAMETERS and _SQS_PARAMETERS[name].fullmatch(value) for name, value in parameters
+    )
+    if not known or len(dict(parameters)) < len(parameters) or parts.path.strip("/") or parts.fragment:
+        raise ValueError(_SQS)
+    if not parts.hostname and "is_secure" in dict(parameters):
+        raise ValueError("must have a host for is_secure: AWS is always reached over TLS")
 
 
 def _registry_url(text: str) -> str:
@@ -162,7 +189,7 @@ _ProxyUrl = Annotated[SecretStr | None, AfterValidator(_proxy_url), _Allowed("an
 _BrokerUrl = Annotated[
     SecretStr,
     AfterValidator(lambda value: SecretStr(";".join(split_urls(value.get_secret_value())))),
-    _Allowed("addresses like amqps://user:password@host:5671/vhost"),
+    _Allowed("addresses like amqps://user:password@host:5671/vhost, or sqs://?region=eu-west-3"),
 ]
 _Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
 _Key = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the key alone")]
@@ -287,10 +314,7 @@ class Settings(BaseModel):
         "Longest time that a delivery is held unacknowledged; below RabbitMQ's consumer_timeout (1800).",
     )
     early_bound_seconds: int = _number(
-        86_400,
-        0,
-        604_800,
-        "How far in the future a journey may end to be held until then; beyond it is invalid.",
+        86_400, 0, 604_800, "Longest wait for a journey that ends in the future; a later end is invalid."
     )
     drain_timeout_seconds: float = _number(
         25.0, 0, 3600, "Longest time to settle the deliveries in flight after SIGTERM."

@@ -13,6 +13,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
+from consumer.core.clock import backoff_seconds
+
 
 class BreakerState(StrEnum):
     """CLOSED lets everything pass, OPEN nothing, HALF_OPEN the one probe that is under way."""
@@ -127,5 +129,6 @@ class Breaker:
         self.state = _TRANSITIONS[self.state, event]
 
     def _wait(self, jitter: float) -> float:
-        doubled = self._policy.probe_base_seconds * 2.0 ** min(self._failed_probes, 60)
-        return min(doubled, self._policy.probe_cap_seconds) * (0.5 + jitter / 2)
+        policy = self._policy
+        wait = backoff_seconds(self._failed_probes, policy.probe_base_seconds, policy.probe_cap_seconds)
+        return wait * (0.5 + jitter / 2)

@@ -1,4 +1,4 @@
-"""A message as the rest of the program sees it: bytes, headers, where it came from.
+"""A message as the rest of the program sees it, and how many of them to consume.
 
 Knows nothing of kombu. ``tag``, ``channel`` and ``generation`` belong to the broker edge:
 an acknowledgement is written only on the channel and the connection that delivered.
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Mode(Enum):
-    """How much to take from the queue."""
+    """How much to consume: nothing, one delivery at a time to probe with, or up to the prefetch."""
 
     NONE = "none"
     PROBE = "probe"

@@ -14,6 +14,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import assert_never
 
+from consumer.core.clock import backoff_seconds
 from consumer.core.outcome import (
     Acknowledge,
     AlreadyRegistered,
@@ -153,8 +154,10 @@ def _early(status: int | None, situation: Situation, policy: Policy) -> Decision
 
 def _again(detail: str, status: int | None, left: float, situation: Situation, policy: Policy) -> Decision:
     """Retry in process, then come back through a delay queue, but never after the deadline."""
-    backoff = policy.backoff_base_seconds * 2.0 ** min(situation.attempts_here - 1, 30)
-    soon = RetrySoon(situation.jitter * min(backoff, policy.backoff_cap_seconds, left))  # full jitter
+    backoff = backoff_seconds(
+        situation.attempts_here - 1, policy.backoff_base_seconds, policy.backoff_cap_seconds
+    )
+    soon = RetrySoon(situation.jitter * min(backoff, left))  # full jitter
     if situation.attempts_here < policy.attempts_per_delivery:
         return soon
     steps = [step for step in policy.delays_seconds[: situation.delayed_retries + 1] if step < left]

@@ -1,6 +1,6 @@
-"""Dead letters: seen, understood, and sent again without a moment in which one is nowhere.
+"""What an operator does with dead letters: inspect, replay, edit, discard.
 
-Pure: ``record`` reads one, ``filters`` selects, ``order`` puts the nearest deadline first, ``overview``
-groups, ``masking`` hides persons. At the broker: ``sources`` finds the queues, ``sweep`` goes through
-them, ``replay``, ``direct``, ``edit`` and ``discard`` are what can be done with each.
+Pure: ``record`` reads one, ``selection`` filters, ``masking`` hides personal data, ``view`` prints. At the
+broker: ``queues`` finds the queues, ``sweep`` reads them, ``actions`` and ``editing`` act on a batch, and
+``audit`` writes what must be on the disk first. A dead letter is removed only after its action succeeded.
 """

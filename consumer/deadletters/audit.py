@@ -1,8 +1,8 @@
-"""Files that must be on the disk before a dead letter may go: the audit trail, the archive, the export.
+"""Files that are on the disk before a dead letter is removed: the audit trail, the archive, the export.
 
 1. ``write`` returns when the lines are on the disk, or raises; only then is anything acknowledged.
-2. Files with payloads are readable by their owner alone. Audit lines hold ids, codes and who and why.
-3. What a full disk tore off stays one bad line: the next one begins anew.
+2. Files with payloads are readable by their owner alone. Audit lines hold ids, codes, user and reason.
+3. A line that a full disk cut off stays one bad line: the next one begins on a new line.
 """
 
 import base64
@@ -15,11 +15,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TextIO
 
+from consumer.core.clock import iso_utc
 from consumer.core.delivery import Delivery
-from consumer.deadletters.hand import DeadLetterMessage
 from consumer.deadletters.record import Record, fingerprint, payload_of
 from consumer.errors import ConsumerError
 
@@ -31,17 +30,12 @@ class DurableJsonlFile:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        fresh: bool = False,
-        private: bool = False,
-        fallback: TextIO | None = None,
+        self, path: Path | None, *, fresh: bool = False, private: bool = False, fallback: TextIO | None = None
     ) -> None:
         self._path = path
         self._private = private
         self._fallback = fallback
-        # Without O_NONBLOCK a pipe that nobody reads would be waited for, by a process that hears no signal.
+        # Without O_NONBLOCK opening a pipe without a reader would block, and no signal would end it.
         self._flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | (os.O_EXCL if fresh else os.O_APPEND)
         self._descriptor: int | None = None
         self._is_file = True
@@ -52,20 +46,18 @@ class DurableJsonlFile:
             try:
                 self._descriptor = os.open(self._path, self._flags, 0o600)
             except OSError as error:
-                raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+                raise ConsumerError(f"{self._path} cannot be written: {error.strerror}") from None
             os.set_blocking(self._descriptor, True)
             mode = os.fstat(self._descriptor).st_mode
             self._is_file = stat.S_ISREG(mode)
             if self._private and self._is_file and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 os.close(self._descriptor)
                 self._descriptor = None
-                raise ConsumerError(f"{self._path} is open to others than its owner: chmod 600 it first")
+                raise ConsumerError(f"{self._path} can be read by other users: chmod 600 it first")
             self._torn = _is_torn(self._path)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -76,12 +68,12 @@ class DurableJsonlFile:
         if self._descriptor is None:
             stream = self._fallback or sys.stdout
             if (sys.__stderr__ if stream is sys.stderr else sys.__stdout__) is None:
-                raise ConsumerError("the audit lines need --audit FILE where the output is closed")
+                raise ConsumerError("the audit lines need --audit FILE when the output is closed")
             try:
                 stream.write(text)
                 stream.flush()
             except OSError as error:
-                raise ConsumerError(f"the audit lines can not be written: {error.strerror}") from None
+                raise ConsumerError(f"the audit lines cannot be written: {error.strerror}") from None
             return
         if self._torn and text:
             text, self._torn = f"\n{text}", False
@@ -92,7 +84,7 @@ class DurableJsonlFile:
             if self._is_file:  # a terminal or a pipe has no disk
                 os.fsync(self._descriptor)
         except OSError as error:
-            raise ConsumerError(f"{self._path} can not be written: {error.strerror}") from None
+            raise ConsumerError(f"{self._path} cannot be written: {error.strerror}") from None
 
 
 def _is_torn(path: Path) -> bool:
@@ -108,37 +100,35 @@ def _is_torn(path: Path) -> bool:
 
 
 def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any) -> dict[str, Any]:
-    """What an auditor wants to know of one action on one dead letter; no value of the payload."""
-    told = record.as_json(now)
+    """One action on one dead letter: ids, codes, who and when; no value of the payload."""
+    shown = record.as_json(now)
     kept = ("journey_id", "message_id", "reason", "detail", "status", "deadline")
     return {
-        "ts": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "ts": iso_utc(now),
         "event": f"dead letter {action}",
-        "by": user(),
-        **{name: told[name] for name in kept},
+        "by": _user(),
+        **{name: shown[name] for name in kept},
         "key": key,
         **more,
     }
 
 
-def user() -> str:
-    """Who is at work, as the system knows it."""
+def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's numeric user without an entry
         return str(os.getuid())
 
 
-def archive_line(dead: DeadLetterMessage) -> dict[str, Any]:
+def archive_line(record: Record, delivery: Delivery) -> dict[str, Any]:
     """All of a dead letter, so that it could be published again: body, properties, headers.
 
-    What JSON has no word for is ``{"$bytes": base64}``, ``{"$time": ISO 8601}`` or ``{"$decimal": text}``.
+    Types that JSON does not have are ``{"$bytes": base64}``, ``{"$time": ISO 8601}``, ``{"$decimal": text}``.
     """
-    delivery = dead.delivery
     headers = {name: value for name, value in delivery.headers.items() if name != "x-delivery-count"}
     return {
         "key": fingerprint(delivery),
-        "reason": dead.record.reason,
+        "reason": record.reason,
         "properties": _tagged(delivery.properties),
         "headers": _tagged(headers),
         **body_of(delivery),
@@ -162,18 +152,18 @@ def _tagged(value: Any) -> Any:
 
 
 def export_line(record: Record, delivery: Delivery, now: datetime) -> dict[str, Any]:
-    """A dead letter to be mended: its ``key``, why it is dead, and the payload."""
+    """A dead letter to edit: its ``key``, why it is dead, and the payload."""
     payload = payload_of(delivery)
-    told = record.as_json(now)
+    shown = record.as_json(now)
     return {
         "key": fingerprint(delivery),
-        **{name: told[name] for name in ("reason", "detail", "status", "deadline")},
+        **{name: shown[name] for name in ("reason", "detail", "status", "deadline")},
         **({"payload": payload} if payload is not None else body_of(delivery)),
     }
 
 
 def body_of(delivery: Delivery) -> dict[str, str]:
-    """The body as text, or in base64 when it is none."""
+    """The body as text, or in base64 when it is not UTF-8."""
     try:
         return {"body": delivery.body.decode()}
     except UnicodeDecodeError:

@@ -1,14 +1,20 @@
-"""A payload that may be shown: every value that could be about a person is replaced by its shape. Pure.
+"""Payloads and headers as they may be shown: what could be about a person is replaced by its shape. Pure.
 
-1. What is shown is on a list, and looks like what the list says; everything else is masked, also keys
-   that nobody has heard of: a refused payload may hold anything anywhere.
+1. What is shown is on a list, and looks like what the list says; everything else is masked, also unknown
+   keys: a refused payload may hold anything anywhere, and so may a header under a name of ours.
 2. The shape stays (type, length, which characters), because that is what explains most refusals.
-3. A body that is no JSON is not shown at all.
+3. A body that is not JSON is not shown at all.
+4. The names of exchanges, queues and routing keys are shown when the settings name them.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from consumer.core import headers as ours
+from consumer.core.outcome import Reason
+from consumer.core.topology import DELIVERY_LIMIT
 
 #: Above every amount, distance and duration of the contract, and below every telephone number.
 _LARGEST_SHOWN = 10_000_000
@@ -28,70 +34,26 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-_DATE = matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}")
-
 #: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
 _SHOWN: Mapping[str, Callable[[Any], bool]] = {
-    "journey_id": _is_text,
-    "operator_journey_id": _is_text,
-    "operator_trip_id": _is_text,
+    **dict.fromkeys(("journey_id", "operator_journey_id", "operator_trip_id"), _is_text),
+    **dict.fromkeys(("distance", "duration", "seats", "index"), _is_number),
+    **dict.fromkeys(("revenue", "contribution", "amount"), _is_number),
     "operator_class": matches(r"\w{1,2}"),
-    "datetime": _DATE,
-    "distance": _is_number,
-    "duration": _is_number,
-    "seats": _is_number,
-    "revenue": _is_number,
-    "contribution": _is_number,
-    "amount": _is_number,
-    "index": _is_number,
+    "datetime": matches(r"(?:19|20)\d\d-\d\d-\d\d[0-9Tt:.Zz +-]{0,54}"),
     "siret": matches(r"\d{14}"),
     "type": matches(r"[a-z]{1,20}"),
     "specversion": matches(r"\d\.\d"),
     "datacontenttype": matches(r"[a-z]+/[a-z.+-]{1,40}"),
 }
-#: Containers whose keys are the contract's own words; elsewhere even a key could be a name.
+#: The contract's own keys; any other key could be a person's name.
 _KNOWN_KEYS = frozenset(_SHOWN) | frozenset(
-    [
-        "driver",
-        "passenger",
-        "identity",
-        "start",
-        "end",
-        "incentives",
-        "payments",
-        "incentive_counterparts",
-        "lat",
-        "lon",
-        "insee",
-        "literal",
-        "country",
-        "phone",
-        "phone_trunc",
-        "operator_user_id",
-        "operator_id",
-        "identity_key",
-        "travel_pass",
-        "name",
-        "user_id",
-        "email",
-        "firstname",
-        "lastname",
-        "company",
-        "over_18",
-        "licence_plate",
-        "driving_license",
-        "application_timestamp",
-        "api_version",
-        "data",
-        "data_base64",
-        "id",
-        "source",
-        "subject",
-        "time",
-        "dataschema",
-        "pass",
-        "target",
-    ]
+    """
+    driver passenger identity start end incentives payments incentive_counterparts lat lon insee literal
+    country phone phone_trunc operator_user_id operator_id identity_key travel_pass name user_id email
+    firstname lastname company over_18 licence_plate driving_license application_timestamp api_version data
+    data_base64 id source subject time dataschema pass target
+    """.split()  # noqa: SIM905 - forty words, one below the other, would only be longer
 )
 _LONGEST_SHOWN = 128
 
@@ -152,7 +114,7 @@ _DETAIL = re.compile(
 
 
 def is_detail(text: str) -> bool:
-    """Whether ``text`` is a detail as the service writes it; what an operator wrote there may be anything."""
+    """Whether ``text`` is a detail as the service writes it; an operator's own header may hold anything."""
     found = _DETAIL.fullmatch(text)
     if found is None or not (found["path"] is None or is_known_path(found["path"])):
         return False
@@ -160,3 +122,127 @@ def is_detail(text: str) -> bool:
     return not code[0].islower() or all(
         part in _CODE_WORDS or re.fullmatch(r"\d{3}", part, re.ASCII) for part in code.split("_")
     )
+
+
+# --- headers ----------------------------------------------------------------------------------
+
+#: Which fields of an edited dead letter were changed; written by ``edit``.
+EDITED: Final = "x-edited"
+#: In ``x-edited``, what has no path of known words.
+UNKNOWN_KEY, EVERYTHING, AND_MORE = "(unknown key)", "(everything)", "(more)"
+
+#: HTTP's.
+STATUSES: Final = range(100, 600)
+#: No message is tried, or moved, more often; a larger number is not ours.
+_LARGEST_COUNT: Final = 1_000_000
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_COUNT
+
+
+_is_date = matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:Z|[+-]\d\d:\d\d)")
+
+
+def _is_moment(value: Any) -> bool:
+    return isinstance(value, datetime) or _is_date(value)
+
+
+def _is_edited(value: Any) -> bool:
+    return isinstance(value, str) and all(map(_is_changed_path, value.split(", ")))
+
+
+def _is_changed_path(path: str) -> bool:
+    if path in {EVERYTHING, AND_MORE}:
+        return True
+    return is_known_path(".".join(part for part in path.split(".") if part != UNKNOWN_KEY) or "0")
+
+
+_is_death = matches("rejected|expired|maxlen|delivery_limit")
+
+_SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys((ours.ATTEMPTS, ours.DELAYED_RETRIES, ours.REPLAYS), _is_count),
+    **dict.fromkeys(("x-delivery-count", "x-acquired-count"), _is_count),
+    **dict.fromkeys((ours.FIRST_FAILURE, ours.LAST_FAILURE), _is_moment),
+    **dict.fromkeys(("x-first-death-reason", "x-last-death-reason"), _is_death),
+    **dict.fromkeys(("x-original-user-id", "x-original-cc", "x-original-bcc"), lambda _value: False),
+    ours.REASON: lambda value: isinstance(value, str) and value in {*Reason, DELIVERY_LIMIT},
+    ours.DETAIL: lambda value: isinstance(value, str) and is_detail(value),
+    ours.STATUS: lambda value: type(value) is int and value in STATUSES,
+    ours.CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
+    EDITED: _is_edited,
+    "x-original-expiration": matches(r"\d{1,8}"),
+    "x-unreadable-properties": lambda value: value is True,
+}
+_OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
+    "reason": _is_death,
+    "count": _is_count,
+    "time": _is_moment,
+}
+#: Those that hold the name of an exchange or a queue, or a routing key.
+_NAMING = {ours.ORIGINAL_EXCHANGE, ours.ORIGINAL_ROUTING_KEY} | {
+    f"x-{which}-death-{what}" for which in ("first", "last") for what in ("queue", "exchange")
+}
+
+
+def masked_headers(headers: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """``headers`` in the order of their names, ready for JSON; a name that is not ours is masked.
+
+    ``names`` are those of exchanges, queues and routing keys that may be shown.
+    """
+    shown, unknown = dict[str, Any](), 0
+    for name, value in sorted(headers.items()):
+        if name == "x-death" and isinstance(value, list):
+            shown[name] = [_death(each, names) for each in value]
+        elif name in _NAMING:
+            shown[name] = _name(value, names)
+        elif name in _SHOWN_HEADERS:
+            shown[name] = _plain(value) if _SHOWN_HEADERS[name](value) else masked_value(value)
+        else:
+            unknown += 1
+            shown[f"<header {unknown}>"] = masked_value(value)
+    return shown
+
+
+def revealed_headers(headers: Mapping[str, Any]) -> dict[str, str]:
+    """``headers`` unmasked."""
+    return {name: str(value) for name, value in sorted(headers.items())}
+
+
+def masked_value(value: Any) -> str:
+    """The type or the shape of a value."""
+    return shape_of(value) if isinstance(value, str) else f"<{type(value).__name__}>"
+
+
+def masked_content_type(content_type: str) -> str:
+    """The declared media type, when it looks like one."""
+    known = re.fullmatch(
+        r"[a-z]+/[a-z0-9.+-]{1,40}(?:; ?charset=\"?[a-z0-9-]{1,20}\"?)?",
+        content_type,
+        re.ASCII | re.IGNORECASE,
+    )
+    return content_type if known else masked_value(content_type)
+
+
+def _name(value: Any, names: Collection[str]) -> str:
+    return value if isinstance(value, str) and (not value or value in names) else masked_value(value)
+
+
+def _death(death: Any, names: Collection[str]) -> Any:
+    if not isinstance(death, Mapping):
+        return masked_value(death)
+    shown = dict[str, Any]()
+    for name in ("reason", "queue", "exchange", "count", "time"):
+        if (value := death.get(name)) is None:
+            continue
+        if name in {"queue", "exchange"}:
+            shown[name] = _name(value, names)
+        else:
+            shown[name] = _plain(value) if _OF_A_DEATH[name](value) else masked_value(value)
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).isoformat()
+    return value

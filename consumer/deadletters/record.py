@@ -1,48 +1,44 @@
-"""What a dead letter tells of itself: who it is, why it died, when its journey is lost for good. Pure.
+"""What is known of a dead letter: its ids, why it died, until when its journey can be registered. Pure.
 
 1. Reading never fails: an operator's own message, half a payload or a header of another type reads
-   as "not known" (None), and every command copes with that.
-2. The payload is read leniently, because what died as invalid still has a deadline to meet.
+   as "not known" (None).
+2. The payload is read leniently, because an invalid journey has a deadline, too.
 3. A record holds ids, codes, dates and sizes; never any other value of the payload, nor of a header that is
    not what we would have written.
-4. The reason is that of the queue: where somebody moved a dead letter to is what is meant with it.
+4. The reason is that of the queue, also for a dead letter that was moved there by hand.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
+from consumer.core.clock import REGISTRATION_WINDOW, iso_utc
 from consumer.core.cloudevents import Payload, unwrap, unwrap_structured
 from consumer.core.delivery import Delivery
 from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, tracking_headers
 from consumer.core.outcome import Reason
-from consumer.deadletters.masking import is_detail
+from consumer.deadletters.masking import STATUSES, is_detail
 from schemas.dates import instant
 
-#: The Registry takes a journey within 24 hours of its start.
-DEADLINE: Final = timedelta(hours=24)
-#: Sorts behind every real deadline.
+#: Sorts after every deadline.
 NO_DEADLINE: Final = float("inf")
-#: For a detail that is none of ours: an operator's own header of that name may hold anything.
+#: Replaces a detail that is not ours: an operator's own header of that name may hold anything.
 FOREIGN_DETAIL: Final = "(not ours)"
-#: HTTP's.
-STATUSES: Final = range(100, 600)
 V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 _LONGEST_ID = 256
-#: No journey is nested deeper than six levels; what recursion can not get to the bottom of is no payload.
+#: No journey is nested deeper than six levels; what is too deep for recursion is not a payload.
 _DEEPEST = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One dead letter. Dates are aware, in UTC; what it does not tell is None.
+    """One dead letter. Dates are aware, in UTC; what is not known is None.
 
-    ``reason`` is that of its queue; ``start`` and so ``deadline`` come from the payload;
-    ``delivery_count`` is the broker's.
+    ``reason`` is that of its queue; ``start`` and so ``deadline`` come from the payload.
     """
 
     reason: str
@@ -55,23 +51,22 @@ class Record:
     died: datetime | None
     start: datetime | None
     size: int
-    delivery_count: int
 
     @property
     def deadline(self) -> datetime | None:
-        """When it must be registered at the latest."""
-        return None if self.start is None else self.start + DEADLINE
+        """Until when it must be registered."""
+        return None if self.start is None else self.start + REGISTRATION_WINDOW
 
     @property
     def urgency(self) -> float:
         """The deadline in seconds since 1970, to sort by: the smallest is the most urgent."""
-        return NO_DEADLINE if self.start is None else (self.start + DEADLINE).timestamp()
+        return NO_DEADLINE if self.start is None else (self.start + REGISTRATION_WINDOW).timestamp()
 
-    def is_lost(self, now: datetime) -> bool | None:
-        """Whether it can not be registered any more; None when nobody can tell."""
+    def is_too_late(self, now: datetime) -> bool | None:
+        """Whether the deadline has passed; None when it is not known."""
         if self.start is None:
             return True if self.reason == Reason.EXPIRED else None
-        return self.start + DEADLINE <= now
+        return self.start + REGISTRATION_WINDOW <= now
 
     def as_json(self, now: datetime) -> dict[str, Any]:
         """The record as ``--json`` shows it; ages and times left in seconds."""
@@ -100,7 +95,7 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
     return Record(
         reason=queue_reason,
         message_id=_short(delivery.message_id),
-        journey_id=_journey_id(payload),
+        journey_id=_short(next(iter(ids_of(payload).values()), None)),
         detail=_detail(headers.get(DETAIL)),
         status=status if type(status) is int and status in STATUSES else None,
         attempts=past.attempts,
@@ -108,24 +103,16 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
         died=_died(headers),
         start=_start(payload),
         size=len(delivery.body),
-        delivery_count=_count(headers.get("x-delivery-count")),
     )
 
 
-def payload_bytes(delivery: Delivery) -> bytes | None:
-    """The payload's bytes, out of its CloudEvent if it came in one; None when there is none to be had."""
+def payload_of(delivery: Delivery) -> Any:
+    """The payload as JSON, out of its CloudEvent if it came in one; None when it is not JSON, or too deep."""
     found = unwrap(delivery)
     if not isinstance(found, Payload):
         return None
     event = unwrap_structured(found.body)
-    return event.body if isinstance(event, Payload) else found.body
-
-
-def payload_of(delivery: Delivery) -> Any:
-    """The payload as JSON, None when it is none, or nested deeper than anybody can look."""
-    body = payload_bytes(delivery)
-    if body is None:
-        return None
+    body = event.body if isinstance(event, Payload) else found.body
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
@@ -149,7 +136,7 @@ def fingerprint(delivery: Delivery) -> str:
 
 
 def ids_of(payload: Any) -> dict[str, str]:
-    """What a payload calls itself in either version, the id of the journey first.
+    """The ids in a payload of either version, the id of the journey first.
 
     v2 calls the journey ``journey_id``, and ``operator_journey_id`` is its trip; v3, which alone has a
     ``start`` at the root, calls the journey ``operator_journey_id``.
@@ -158,10 +145,6 @@ def ids_of(payload: Any) -> dict[str, str]:
         return {}
     names = (V3_ID, V2_ID) if "start" in payload else (V2_ID, V3_ID)
     return {name: value for name in names if isinstance(value := payload.get(name), str) and value}
-
-
-def _journey_id(payload: Any) -> str | None:
-    return _short(next(iter(ids_of(payload).values()), None))
 
 
 def _detail(value: Any) -> str | None:
@@ -184,35 +167,28 @@ def _instant(place: Any) -> datetime | None:
     if not isinstance(text, str) or len(text) > 64:  # noqa: PLR2004 the Registry's own bound
         return None
     try:
-        return min(instant(text), datetime.max.replace(tzinfo=UTC) - DEADLINE)
+        return min(instant(text), datetime.max.replace(tzinfo=UTC) - REGISTRATION_WINDOW)
     except (ValueError, TypeError, AttributeError, OverflowError):  # not a date that any version accepts
         return None
 
 
 def _died(headers: Mapping[str, Any]) -> datetime | None:
-    """Our own word; else the broker's, which keeps the latest death first."""
+    """Our header; else the broker's, which keeps the latest death first."""
     text = headers.get(LAST_FAILURE)
     if isinstance(text, str):
         try:
             moment = datetime.fromisoformat(text)
             return moment.astimezone(UTC) if moment.tzinfo is not None else None
-        except (ValueError, OverflowError):  # no date, or one that is none in UTC
+        except (ValueError, OverflowError):  # not a date, or out of range in UTC
             return None
-    deaths = headers.get("x-death")
-    time = (
-        deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
-    )
-    if isinstance(time, datetime):
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    match headers.get("x-death"):
+        case [{"time": datetime() as time}, *_]:
+            return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return None
 
 
-def _count(value: Any) -> int:
-    return value if type(value) is int and value >= 0 else 0
-
-
 def shortened(text: str) -> str:
-    """An id as records hold it, and as it is asked for."""
+    """An id as records hold it."""
     return text[:_LONGEST_ID]
 
 
@@ -221,4 +197,4 @@ def _short(text: str | None) -> str | None:
 
 
 def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return None if moment is None else iso_utc(moment)

@@ -1,9 +1,8 @@
-"""Which dead letters are meant: the filters that every command shares. Pure.
+"""Which dead letters are selected: the filters that the commands share. Pure.
 
-1. A filter that is not given lets everything through; several values of one filter are alternatives,
-   several filters must all hold.
-2. A range never holds of what is not known: a dead letter without a readable deadline is matched by
-   no ``--left``, whatever it says.
+1. A filter that is not given matches everything; several values of one filter are alternatives, several
+   filters must all match.
+2. A range never holds what is not known: a dead letter without a readable deadline matches no ``--left``.
 3. No filter can name a value of a payload other than the journey's id.
 """
 
@@ -33,9 +32,6 @@ class Range:
             return False
         return (self.least is None or value >= self.least) and (self.most is None or value < self.most)
 
-    def __str__(self) -> str:
-        return f"{duration_text(self.least)}..{duration_text(self.most)}"
-
 
 def duration(text: str) -> float:
     """Seconds of ``90s``, ``1h30m``, ``-2h``, ``1.5d`` or ``0``. Raises ValueError."""
@@ -64,23 +60,6 @@ def status_of(text: str) -> int | None:
     if not re.fullmatch(r"[1-5]\d\d", text.strip(), re.ASCII):
         raise ValueError("must be an HTTP status such as 401, or none")
     return int(text)
-
-
-def duration_text(seconds: float | None) -> str:
-    """Write seconds so that ``duration`` reads them back; nothing for None."""
-    if seconds is None:
-        return ""
-    left, sign = round(abs(seconds) * 1000) / 1000, "-" if seconds < 0 else ""
-    if not left:
-        return "0"
-    parts = []
-    for unit in ("d", "h", "m"):
-        whole, left = divmod(left, _UNITS[unit])
-        if whole:
-            parts.append(f"{whole:.0f}{unit}")
-    if round(left, 3):
-        parts.append(f"{round(left, 3):g}s")
-    return sign + "".join(parts)
 
 
 @dataclass(frozen=True, slots=True)

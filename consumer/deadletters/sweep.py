@@ -1,37 +1,71 @@
-"""Going through dead-letter queues: once to look, or in passes to act on what is selected.
+"""Reading dead-letter queues: ``look`` at all of them, or a ``Sweep`` that acts on what is selected.
 
-1. Looking takes without acknowledging, and giving back restores the order; see ``docs/dead-letters.md``
-   for what the broker counts.
-2. Acting goes from the nearest deadline to the farthest. A dead letter is acknowledged only after the
-   action said that it may go; whatever interrupts it, the others stay in their queue.
-3. Memory is bounded by ``MOST_BYTES``, whatever the queues hold; what waits for its turn is packed.
-4. What died after the look is left alone: nothing goes round twice in one sweep. When that was is told
-   by the clock of whoever wrote the dead letters, which may be ahead of ours.
+1. Order: nearest deadline first among those held: up to ``MOST_HELD`` dead letters or ``MOST_BYTES`` at once.
+   They are read in one pass, from all queues in turn; those with one deadline keep their order.
+2. A dead letter is acknowledged only after the action returned ``ack`` for it. Whatever interrupts the sweep,
+   the others stay in their queue; closing a reader gives them back in their order.
+3. One batch is acted upon while the next one is read. Heartbeats are answered while the sweep waits.
+4. What died after the first batch is left alone, so that nothing is replayed twice in one sweep. The time of
+   death is that of the process that wrote the dead letter, whose clock may be ahead of ours.
 """
 
+import asyncio
+import heapq
+import itertools
 import time
-from array import array
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import ParamSpec, TypeVar
 
-from consumer.broker.queue_reader import QueueReader
+from consumer.broker.queue_reader import BATCH_BYTES, QueueReader
 from consumer.core.delivery import Delivery
-from consumer.deadletters.hand import DeadLetterMessage, ReorderBuffer
-from consumer.deadletters.order import without
 from consumer.deadletters.record import Record, fingerprint, read
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.underway import Act, BatchResult, InFlightBatch, Pace, alive, in_thread
 
-_READ_AT_ONCE = 1_000
-#: Held for their turn at once, packed: some 100,000 journeys.
-MOST_BYTES = 32 * 1024 * 1024
-#: A pass ends after this time, well before RabbitMQ takes back what is held too long (30 minutes).
-PASS_SECONDS = 600.0
-#: Clocks are not farther apart than this: a later death is no date at all.
+#: Held at once, besides the batch that is being acted upon. The last batch read may exceed the bytes.
+MOST_HELD = 10_000
+MOST_BYTES = 16 * 1024 * 1024
+BATCH = 1_000
+READ_AT_ONCE = 1_000
+KEEP_ALIVE_SECONDS = 5.0
+#: After this time everything that is held is given back for a moment: RabbitMQ closes a channel that does not
+#: acknowledge a delivery within 30 minutes (``consumer_timeout``).
+MOST_HELD_SECONDS = 600.0
+#: Clocks are not farther apart than this: a later death is not a usable date.
 _CLOCKS_APART = timedelta(hours=1)
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class DeadLetterMessage:
+    """A dead letter that was read and not acknowledged, with the reader to acknowledge it on."""
+
+    record: Record
+    delivery: Delivery
+    reader: QueueReader
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one dead letter, in a word for the summary; ``ack`` removes it from its queue."""
+
+    outcome: str
+    ack: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The results of a batch, in its order; ``trouble`` is why the sweep should end now."""
+
+    results: Sequence[Result]
+    trouble: str | None = None
+
+
+Act = Callable[[Sequence[DeadLetterMessage]], Awaitable[BatchResult]]
 QueueReaders = Mapping[str, Callable[[], QueueReader]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
 Skip = Callable[[Record, Delivery], str | None]
@@ -39,15 +73,18 @@ Skip = Callable[[Record, Delivery], str | None]
 
 @dataclass(slots=True)
 class Tally:
-    """What a sweep has found and done so far; ``looking`` until all have been seen once.
+    """The counts of a sweep so far; ``reading`` until the first batch.
 
-    ``missed`` were selected, and were not there any more when their turn came.
+    ``waiting`` were in the queues when they were opened, and ``read`` of those have been read. ``taken`` were
+    no longer in the queue; ``died_since`` died after the first batch.
     """
 
-    looking: bool = True
+    reading: bool = True
     waiting: int = 0
+    read: int = 0
     selected: int = 0
-    missed: int = 0
+    taken: int = 0
+    died_since: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     trouble: str | None = None
@@ -57,74 +94,199 @@ class Tally:
         """How many were acted upon."""
         return self.outcomes.total()
 
+    @property
+    def missed(self) -> int:
+        return self.taken + self.died_since
 
-async def look(
-    taps: QueueReaders, see: Callable[[Record, Delivery], None], stopping: Callable[[], bool] = lambda: False
-) -> Counter[str]:
-    """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
-    counts: Counter[str] = Counter()
-    for reason, make in taps.items():
-        tap = make()
+    @property
+    def to_act(self) -> int:
+        """How many there are to act upon, at most: those selected, and those that were not read yet."""
+        return self.selected + self.waiting - self.read
+
+
+class ReorderBuffer:
+    """Gives the nearest deadline first of what it holds; equal ones in the order in which they came."""
+
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self._most = most
+        self._most_bytes = most_bytes
+        self._heap: list[tuple[float, int, DeadLetterMessage]] = []
+        self._arrivals = itertools.count()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    @property
+    def room(self) -> int:
+        """How many more may be read now."""
+        return self._most - len(self._heap) if self._bytes < self._most_bytes else 0
+
+    def push(self, dead: DeadLetterMessage) -> None:
+        heapq.heappush(self._heap, (dead.record.urgency, next(self._arrivals), dead))
+        self._bytes += len(dead.delivery.body)
+
+    def pop(self, most: int) -> list[DeadLetterMessage]:
+        """Up to ``most``, or the first that together exceed ``BATCH_BYTES``."""
+        batch, size = list[DeadLetterMessage](), 0
+        while self._heap and len(batch) < most and size < BATCH_BYTES:
+            batch.append(heapq.heappop(self._heap)[2])
+            size += len(batch[-1].delivery.body)
+        self._bytes -= size
+        return batch
+
+
+class Nearest:
+    """Keeps the ``limit`` dead letters with the nearest deadline, of ``most_bytes`` of bodies at most.
+
+    Once one had to be dropped, none with the same deadline or a farther one is kept.
+    """
+
+    def __init__(self, limit: int, most_bytes: int = 64 * 1024 * 1024) -> None:
+        self._limit = limit
+        self._most_bytes = most_bytes
+        self._heap: list[tuple[float, int, Record, Delivery]] = []  # the farthest deadline on top
+        self._dropped: float | None = None
+        self._bytes = 0
+        self.matching = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, record: Record, delivery: Delivery) -> None:
+        self.matching += 1
+        if self._dropped is not None and record.urgency >= self._dropped:
+            return
+        heapq.heappush(self._heap, (-record.urgency, -self.matching, record, delivery))
+        self._bytes += len(delivery.body)
+        while len(self._heap) > self._limit or (self._bytes > self._most_bytes and len(self._heap) > 1):
+            farthest, _, _, dropped = heapq.heappop(self._heap)
+            self._dropped = -farthest
+            self._bytes -= len(dropped.body)
+
+    def entries(self) -> list[tuple[Record, Delivery]]:
+        """Those that are kept, the nearest deadline first."""
+        return [(record, delivery) for _, _, record, delivery in sorted(self._heap, reverse=True)]
+
+
+class _Pace:
+    """At most ``rate`` a second, in batches that last a fifth of a second, of ``most`` at most."""
+
+    def __init__(self, rate: float | None, most: int | None) -> None:
+        self._rate = rate
+        self._due = 0.0
+        most = BATCH if most is None else most
+        self.batch = most if rate is None else max(1, min(most, int(rate / 5)))
+
+    async def wait(self, count: int) -> None:
+        """Until ``count`` more may go."""
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        await asyncio.sleep(max(0.0, self._due - now))
+        self._due = max(self._due, now) + count / self._rate
+
+
+class _Held:
+    """What one pass has open and holds: readers, the buffer, and the one batch that is being acted upon."""
+
+    def __init__(self, buffer: ReorderBuffer) -> None:
+        self.buffer = buffer
+        self.unread: deque[tuple[str, QueueReader, int]] = deque()  # reason, reader, how many are left
+        self._readers: list[QueueReader] = []
+        self._batch: Sequence[DeadLetterMessage] = ()
+        self._acting: asyncio.Future[BatchResult] | None = None
+        self._alive_at = time.monotonic()
+
+    async def open(self, make: Callable[[], QueueReader], at_least: int) -> tuple[QueueReader, int]:
+        reader = make()
+        self._readers.append(reader)
+        return reader, await in_thread(reader.open, at_least)
+
+    def begin(self, batch: Sequence[DeadLetterMessage], act: Act) -> None:
+        self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
+
+    @property
+    def has_result(self) -> bool:
+        return self._acting is not None and self._acting.done()
+
+    async def result(self) -> tuple[Sequence[DeadLetterMessage], BatchResult]:
+        """Wait for the batch; an empty one when none is being acted upon."""
+        batch, acting = self._batch, self._acting
+        self._batch, self._acting = (), None
+        return (batch, await self.wait(acting)) if acting is not None else ((), BatchResult(()))
+
+    async def wait(self, work: Awaitable[T]) -> T:
+        """Wait for ``work``, and answer the heartbeats of all readers meanwhile."""
+        task = asyncio.ensure_future(work)
         try:
-            await in_thread(tap.open)
-            while not stopping() and (batch := await in_thread(take, tap, reason, _READ_AT_ONCE)):
-                counts[reason] += len(batch)
-                for dead in batch:
-                    see(dead.record, dead.delivery)
-        finally:
-            await in_thread(tap.close)
-    return counts
+            while not (await asyncio.wait({task}, timeout=KEEP_ALIVE_SECONDS))[0]:
+                await self.keep_alive()
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+        return task.result()
+
+    async def keep_alive(self, after_seconds: float = 0.0) -> None:
+        """Answer the heartbeats of all readers, unless that was done less than ``after_seconds`` ago."""
+        if time.monotonic() - self._alive_at >= after_seconds:
+            for reader in self._readers:
+                await in_thread(reader.keep_alive)
+            self._alive_at = time.monotonic()
+
+    async def finish(self) -> None:
+        for reader in self._readers:
+            await in_thread(reader.finish)
+
+    async def close(self) -> None:
+        """Cancel the batch if there is one, and give back everything that was not acknowledged."""
+        if self._acting is not None:
+            self._acting.cancel()
+            await asyncio.gather(self._acting, return_exceptions=True)
+        for reader in self._readers:
+            await in_thread(reader.close)
 
 
 class Sweep:
-    """One run over ``taps``. ``now`` is an aware clock; ``most_bytes`` is ``MOST_BYTES`` unless given."""
+    """One run over ``queues``. ``now`` is an aware clock; the bounds are the module's unless given."""
 
     def __init__(
         self,
-        taps: QueueReaders,
+        queues: QueueReaders,
         selection: Selection,
         *,
         now: Callable[[], datetime],
-        skip: Skip = lambda _record, _delivery: None,
+        skip: Skip | None = None,
+        most_held: int | None = None,
         most_bytes: int | None = None,
     ) -> None:
-        self._taps = taps
+        self._queues = queues
         self._selection = selection
-        self._now = now
-        self._began = now()
+        self._began = self._latest_death = now()
         self._skip = skip
-        self._most_bytes = MOST_BYTES if most_bytes is None else most_bytes
+        self._bounds = most_held or MOST_HELD, most_bytes or MOST_BYTES
         self._there: Counter[str] = Counter()
         self._stay: Counter[str] = Counter()
-        self._latest_death = self._began
         self._stopping = False
         self.tally = Tally()
 
     def stop(self) -> None:
-        """End after the batch that is under way."""
+        """End after the batch that is being acted upon."""
         self._stopping = True
 
-    async def survey(self, on_seen: Callable[[Tally], None] = lambda _tally: None) -> list[float]:
-        """Count what is selected, telling ``on_seen`` now and then; returns the urgencies, ascending."""
-        found = array("d")
+    async def count(self) -> Tally:
+        """Count what is selected, and act on nothing."""
         self.tally = tally = Tally()
 
         def see(record: Record, delivery: Delivery) -> None:
             tally.waiting += 1
-            if tally.waiting % _READ_AT_ONCE == 0:
-                on_seen(tally)
-            if record.died is not None and record.died <= self._began + _CLOCKS_APART:
-                self._latest_death = max(self._latest_death, record.died)
-            if self._selection.matches(record, self._began):
-                skipped = self._skip(record, delivery)
-                if skipped is None:
-                    found.append(record.urgency)
-                else:
-                    tally.skipped[skipped] += 1
+            tally.read += 1
+            self._selects(record, delivery)
 
-        self._there = await look(self._taps, see, lambda: self._stopping)
-        tally.looking, tally.selected = self._stopping, len(found)
-        return sorted(found)
+        self._there = await look(self._queues, see)
+        tally.reading = False
+        return tally
 
     async def run(
         self,
@@ -135,115 +297,157 @@ class Sweep:
         batch: int | None = None,
         show: Callable[[Tally], None] = lambda _tally: None,
     ) -> Tally:
-        """Survey, then act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
+        """Act on up to ``limit``, ``rate`` a second at most, until done, stopped or in trouble.
 
-        ``batch`` bounds what is acted upon at once (None: 1,000).
-
-        Raises BrokerError; what was acted upon by then stays done. Trouble is told in the tally.
+        ``batch`` bounds what is acted upon at once (None: ``BATCH``). Raises BrokerError; what was acted upon
+        by then stays done.
         """
-        expected = await self.survey(show)
-        show(self.tally)
-        pace = Pace(rate, batch)
-        while expected and not self._over(limit):
-            done = await self._pass(expected, act, limit, pace, show)
-            if not done:
-                break
-            expected = without(expected, done)
-        if not self._over(limit):
-            self.tally.missed = max(0, self.tally.selected - self.tally.acted)
+        self.tally = Tally()
+        pace, first = _Pace(rate, batch), True
+        while not await self._pass(act, limit, pace, show, first=first):
+            first = False
+        self.tally.taken = self.tally.waiting - self.tally.read
+        if self._over(limit):
+            self.tally.taken = self.tally.died_since = 0
+        self.tally.reading = self.tally.reading and self._stopping
         return self.tally
 
     def _over(self, limit: int | None) -> bool:
         tally = self.tally
         return self._stopping or tally.trouble is not None or (limit is not None and tally.acted >= limit)
 
+    async def _pass(
+        self, act: Act, limit: int | None, pace: _Pace, show: Callable[[Tally], None], *, first: bool
+    ) -> bool:
+        """Read the queues to their end; False when all was given back before, to be read once more."""
+        held, stayed = _Held(ReorderBuffer(*self._bounds)), self._stay.copy()
+        ends_at, acted = time.monotonic() + MOST_HELD_SECONDS, False
+        try:
+            await self._open(held, first=first)
+            while True:
+                while held.unread and held.buffer.room and not self._over(limit):
+                    await self._read(held, stayed)
+                    show(self.tally)
+                    if held.has_result:
+                        await self._settle(held, show)
+                await self._settle(held, show)
+                done = self._over(limit) or not held.buffer
+                if done or (acted and time.monotonic() >= ends_at):
+                    break
+                size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
+                batch = held.buffer.pop(size)
+                await held.wait(pace.wait(len(batch)))
+                self.tally.reading, acted = False, True
+                held.begin(batch, act)
+            await held.finish()
+        finally:
+            await held.close()
+        return done
+
+    async def _open(self, held: _Held, *, first: bool) -> None:
+        """Open all queues. What came after the first pass began is not read."""
+        tally, there = self.tally, Counter[str]()
+        for reason, make in self._queues.items():
+            # What a look, or the last pass, gave back may take a moment to be there again.
+            reader, waiting = await held.open(make, self._there[reason])
+            there[reason] = waiting if first else min(waiting, self._there[reason])
+            if there[reason]:
+                held.unread.append((reason, reader, there[reason]))
+        if first:
+            self._there, tally.waiting = there, there.total()
+        else:  # all of these are read again
+            tally.read = tally.waiting - self._there.total()
+            tally.selected = tally.acted - self._stay.total()
+            tally.died_since = 0
+            tally.skipped.clear()
+
+    async def _read(self, held: _Held, stayed: Counter[str]) -> None:
+        """Read from the first queue, and put it behind the others."""
+        reason, reader, left = held.unread.popleft()
+        taken = await in_thread(take, reader, reason, min(READ_AT_ONCE, left, held.buffer.room))
+        self.tally.read += len(taken)
+        if taken and left > len(taken):
+            held.unread.append((reason, reader, left - len(taken)))
+        for dead in taken:
+            if self._is_wanted(dead, stayed):
+                held.buffer.push(dead)
+        await held.keep_alive(KEEP_ALIVE_SECONDS)
+
+    def _selects(self, record: Record, delivery: Delivery) -> bool:
+        """Whether it is selected and not skipped; it is counted as one of them."""
+        if not self._selection.matches(record, self._began):
+            return False
+        if self._skip is not None and (skipped := self._skip(record, delivery)) is not None:
+            self.tally.skipped[skipped] += 1
+            return False
+        self.tally.selected += 1
+        return True
+
     def _is_wanted(self, dead: DeadLetterMessage, stayed: Counter[str]) -> bool:
         """Whether to act on it; ``stayed`` are those of earlier passes that this pass has not met yet."""
-        record = dead.record
-        if not self._selection.matches(record, self._began) or self._skip(record, dead.delivery) is not None:
-            return False
-        if record.died is not None and self._latest_death < record.died <= self._began + _CLOCKS_APART:
+        died = dead.record.died
+        if died is not None and died <= self._began + _CLOCKS_APART:
+            if self.tally.reading:
+                self._latest_death = max(self._latest_death, died)
+            elif died > self._latest_death:
+                self.tally.died_since += self._selection.matches(dead.record, self._began)
+                return False
+        if not self._selects(dead.record, dead.delivery):
             return False
         if stayed and stayed[key := fingerprint(dead.delivery)]:
             stayed[key] -= 1
             return False
         return True
 
-    async def _pass(
-        self,
-        expected: Sequence[float],
-        act: Act,
-        limit: int | None,
-        pace: Pace,
-        show: Callable[[Tally], None],
-    ) -> list[float]:
-        """One way through all queues; returns the urgencies of what was acted upon."""
-        most = None if limit is None else limit - self.tally.acted
-        hand = ReorderBuffer(expected, most=most, most_bytes=self._most_bytes)
-        stayed = self._stay.copy()
-        ends_at, done, open_taps = time.monotonic() + PASS_SECONDS, list[float](), list[QueueReader]()
-        under_way = InFlightBatch(open_taps)
-
-        async def settle() -> None:
-            batch, acted = await under_way.end()
-            if batch:
-                await self._settle(batch, acted)
-                done.extend(dead.record.urgency for dead in batch)
-                show(self.tally)
-
-        async def act_on_ready(least: int) -> None:
-            while hand.has_batch(least):
-                await settle()
-                if self._over(limit) or time.monotonic() >= ends_at:
-                    return
-                size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
-                batch = hand.take_out(size)
-                await alive(pace.wait(len(batch)), open_taps)
-                under_way.begin(batch, act)  # the next batch is read meanwhile
-
-        try:
-            for reason, make in self._taps.items():
-                tap = make()
-                open_taps.append(tap)
-                # What the look, or the last pass, gave back may take a moment to be there again.
-                self._there[reason] = await in_thread(tap.open, self._there[reason])
-                while not self._over(limit) and time.monotonic() < ends_at:
-                    taken = await in_thread(take, tap, reason, _READ_AT_ONCE)
-                    if not taken:
-                        break
-                    wanted = [dead for dead in taken if self._is_wanted(dead, stayed)]
-                    await in_thread(hand.take_in, wanted)
-                    await act_on_ready(pace.batch)
-            hand.no_more()
-            await act_on_ready(1)
-            await settle()
-            await in_thread(_finish, open_taps)
-        finally:
-            await under_way.cancel()
-            for tap in open_taps:
-                await in_thread(tap.close)
-        return done
-
-    async def _settle(self, batch: Sequence[DeadLetterMessage], acted: BatchResult) -> None:
-        """Count the results, and acknowledge what may go."""
+    async def _settle(self, held: _Held, show: Callable[[Tally], None]) -> None:
+        """Wait for the batch, count its results, and acknowledge what the action is done with."""
+        batch, acted = await held.result()
+        if not batch:
+            return
         self.tally.trouble = acted.trouble
-        gone: dict[QueueReader, list[Delivery]] = {}
+        done: dict[QueueReader, list[Delivery]] = {}
         for dead, result in zip(batch, acted.results, strict=True):
             self.tally.outcomes[result.outcome] += 1
-            if result.gone:
-                gone.setdefault(dead.tap, []).append(dead.delivery)
-                self._there[dead.queue_reason] -= 1
+            if result.ack:
+                done.setdefault(dead.reader, []).append(dead.delivery)
+                self._there[dead.record.reason] -= 1
             else:
                 self._stay[fingerprint(dead.delivery)] += 1
-        for tap, deliveries in gone.items():
-            await in_thread(tap.acknowledge, deliveries)
+        for reader, deliveries in done.items():
+            await in_thread(reader.acknowledge, deliveries)
+        show(self.tally)
 
 
-def take(tap: QueueReader, reason: str, most: int) -> list[DeadLetterMessage]:
+async def look(queues: QueueReaders, see: Callable[[Record, Delivery], None]) -> Counter[str]:
+    """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
+    counts: Counter[str] = Counter()
+    for reason, make in queues.items():
+        reader = make()
+        try:
+            await in_thread(reader.open)
+            while batch := await in_thread(take, reader, reason, READ_AT_ONCE):
+                counts[reason] += len(batch)
+                for dead in batch:
+                    see(dead.record, dead.delivery)
+        finally:
+            await in_thread(reader.close)
+    return counts
+
+
+def take(reader: QueueReader, reason: str, most: int) -> list[DeadLetterMessage]:
     """Take up to ``most`` dead letters of the queue of ``reason``. Blocking; raises BrokerError."""
-    return [DeadLetterMessage(read(delivery, reason), delivery, tap, reason) for delivery in tap.take(most)]
+    return [DeadLetterMessage(read(delivery, reason), delivery, reader) for delivery in reader.take(most)]
 
 
-def _finish(taps: Sequence[QueueReader]) -> None:
-    for tap in taps:
-        tap.finish()
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do blocking ``work`` in a thread.
+
+    A thread cannot be interrupted: when cancelled, this waits for its end first, so that two threads never
+    use one connection, and none is opened that nothing closes.
+    """
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.gather(thread, return_exceptions=True)
+        raise

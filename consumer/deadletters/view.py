@@ -1,24 +1,24 @@
-"""What a person sees of dead letters: tables, one of them in full, how far a sweep is. Decides nothing.
+"""Terminal output: the summary's groups, tables, one dead letter in full, the progress of a sweep.
 
-Tables go to standard output, progress to standard error. On a terminal with colours, elsewhere plain.
-Whatever a message holds is made ``printable`` first: it could steer the terminal.
+Tables go to standard output, progress to standard error; with colours on a terminal, plain elsewhere.
+Text from a message is made ``printable`` first: it could hold control sequences. Memory of the summary
+grows with the number of different groups, which is bounded, and not with that of dead letters.
 """
 
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from consumer.deadletters.overview import Overview
 from consumer.deadletters.record import Record
 from consumer.deadletters.sweep import Tally
 
@@ -28,13 +28,13 @@ _URGENT_SECONDS, _SOON_SECONDS = 2 * 3600.0, 6 * 3600.0
 
 
 def stdout_console() -> Console:
-    """Where tables go: as wide as the terminal, wide enough for ids in a pipe."""
+    """As wide as the terminal; in a pipe wide enough for ids."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_PIPE)
 
 
 def span(seconds: float | None) -> str:
-    """A time in its two largest units: ``3 h 05 min``; negative as ``-20 min``."""
+    """A time in its two largest units: ``3 h 05 min`` or ``-20 min``."""
     if seconds is None:
         return "?"
     sign, left = ("-" if seconds < 0 else ""), int(abs(seconds))
@@ -47,7 +47,7 @@ def span(seconds: float | None) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with a replacement character for each that is no letter, number, sign or space."""
+    """``text`` with each unprintable character replaced."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
 
@@ -56,7 +56,6 @@ def _text(text: str, style: str = "") -> Text:
 
 
 def left_text(seconds: float | None) -> Text:
-    """The time left, in the colour of its urgency."""
     if seconds is None:
         return Text("?", "dim")
     if seconds <= 0:
@@ -65,20 +64,116 @@ def left_text(seconds: float | None) -> Text:
     return Text(span(seconds), style)
 
 
+# --- summary ----------------------------------------------------------------------------------
+
+MOST_GROUPS = 500
+_OTHER = "(other details)"
+
+
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one reason, detail and status. Times are seconds; None when none is known."""
+
+    reason: str
+    detail: str | None = None
+    status: int | None = None
+    count: int = 0
+    in_time: int = 0
+    too_late: int = 0
+    shortest_left: float | None = None
+    youngest_age: float | None = None
+    oldest_age: float | None = None
+
+    @property
+    def unknown(self) -> int:
+        """How many have no readable start."""
+        return self.count - self.in_time - self.too_late
+
+    def add(self, record: Record, now: datetime) -> None:
+        self.count += 1
+        too_late = record.is_too_late(now)
+        if too_late:
+            self.too_late += 1
+        elif too_late is False:
+            self.in_time += 1
+            left = record.urgency - now.timestamp()
+            self.shortest_left = left if self.shortest_left is None else min(left, self.shortest_left)
+        if record.died is not None:
+            age = (now - record.died).total_seconds()
+            self.youngest_age = age if self.youngest_age is None else min(age, self.youngest_age)
+            self.oldest_age = age if self.oldest_age is None else max(age, self.oldest_age)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "reason": self.reason,
+            "detail": self.detail,
+            "status": self.status,
+            "count": self.count,
+            "savable": self.in_time,
+            "beyond_saving": self.too_late,
+            "deadline_unknown": self.unknown,
+            "tightest_left_seconds": _rounded(self.shortest_left),
+            "youngest_age_seconds": _rounded(self.youngest_age),
+            "oldest_age_seconds": _rounded(self.oldest_age),
+        }
+
+
+@dataclass(slots=True)
+class Overview:
+    """All groups, and everything together."""
+
+    groups: dict[tuple[str, str | None, int | None], Group] = field(default_factory=dict)
+    total: Group = field(default_factory=lambda: Group("total"))
+
+    def add(self, record: Record, now: datetime) -> None:
+        key = (record.reason, record.detail, record.status)
+        if key not in self.groups and len(self.groups) >= MOST_GROUPS:
+            key = (record.reason, _OTHER, None)
+        group = self.groups.setdefault(key, Group(*key))
+        group.add(record, now)
+        self.total.add(record, now)
+
+    def ranked(self) -> Iterable[Group]:
+        """Those that can be registered first, by the time left; then the largest."""
+        return sorted(
+            self.groups.values(),
+            key=lambda g: (
+                g.shortest_left is None,
+                g.shortest_left or 0.0,
+                -g.count,
+                g.reason,
+                g.detail or "",
+                g.status or 0,
+            ),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        total = self.total.as_json()
+        del total["reason"], total["detail"], total["status"]
+        return {"total": total, "groups": [group.as_json() for group in self.ranked()]}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)
+
+
+def _table(*numbers: str, ids: Sequence[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ids:
+        table.add_column(name, overflow="fold", min_width=8)
+    table.add_column("reason", no_wrap=True)
+    table.add_column("detail", overflow="fold")
+    for name in ("status", *numbers):
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
 def show_overview(console: Console, overview: Overview, queue: str) -> None:
-    """The groups, and how many of all can be saved."""
     total = overview.total
     if not total.count:
         console.print(f"No dead letters of {queue!r}.", markup=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    table.add_column("status", justify="right")
-    for name in ("count", "savable", "lost", "unknown"):
-        table.add_column(name, justify="right")
-    table.add_column("tightest left", justify="right", no_wrap=True)
-    table.add_column("died", justify="right", no_wrap=True)
+    table = _table("count", "can be registered", "too late", "unknown", "time left", "died")
     for group in overview.ranked():
         table.add_row(
             _text(group.reason),
@@ -87,20 +182,20 @@ def show_overview(console: Console, overview: Overview, queue: str) -> None:
             f"{group.count:,}",
             *(
                 f"{number:,}" if number else Text("-", "dim")
-                for number in (group.savable, group.lost, group.unknown)
+                for number in (group.in_time, group.too_late, group.unknown)
             ),
-            left_text(group.tightest_left) if group.savable else Text("-", "dim"),
+            left_text(group.shortest_left) if group.in_time else Text("-", "dim"),
             _ages(group.youngest_age, group.oldest_age),
         )
     console.print(table)
     console.print(
-        f"{total.count:,} dead letters of {queue!r}: {total.savable:,} can still be registered, "
-        f"{total.lost:,} are beyond saving, {total.unknown:,} do not tell when they started.",
+        f"{total.count:,} dead letters of {queue!r}: {total.in_time:,} can be registered, "
+        f"{total.too_late:,} are too late, {total.unknown:,} have no readable start.",
         markup=False,
         highlight=False,
     )
-    if total.tightest_left is not None:
-        console.print(Text.assemble("The tightest has ", left_text(total.tightest_left), " left."))
+    if total.shortest_left is not None:
+        console.print(Text.assemble("The nearest deadline is in ", left_text(total.shortest_left), "."))
 
 
 def _ages(youngest: float | None, oldest: float | None) -> str:
@@ -111,16 +206,8 @@ def _ages(youngest: float | None, oldest: float | None) -> str:
 
 
 def show_records(console: Console, records: Sequence[Record], now: datetime) -> None:
-    """One line for each dead letter; ids are never cut."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("journey id", "message id"):
-        table.add_column(name, overflow="fold", min_width=8)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    table.add_column("status", justify="right")
-    table.add_column("died", justify="right", no_wrap=True)
-    table.add_column("left", justify="right", no_wrap=True)
-    table.add_column("replays", justify="right")
+    """One line for each; ids are never cut."""
+    table = _table("died", "time left", "replays", ids=("journey id", "message id"))
     for record in records:
         left = None if record.deadline is None else record.urgency - now.timestamp()
         died = None if record.died is None else (now - record.died).total_seconds()
@@ -138,14 +225,14 @@ def show_records(console: Console, records: Sequence[Record], now: datetime) -> 
     console.print(table)
 
 
-def show_one(console: Console, told: dict[str, Any]) -> None:
+def show_one(console: Console, shown: dict[str, Any]) -> None:
     """One dead letter in full: its record and headers, then the payload."""
-    body = told.pop("payload")
+    body = shown.pop("payload")
     table = Table.grid(padding=(0, 2, 0, 0))
-    for name, value in told.items():
+    for name, value in shown.items():
         if name != "headers":
             table.add_row(Text(name, "bold"), _text("-" if value is None else str(value)))
-    for name, value in told["headers"].items():
+    for name, value in shown["headers"].items():
         table.add_row(_text(name, "dim"), _text(str(value), "dim"))
     console.print(table)
     for line in json.dumps(body, indent=2, ensure_ascii=False).split("\n"):
@@ -153,74 +240,64 @@ def show_one(console: Console, told: dict[str, Any]) -> None:
 
 
 def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
-    """The end of a sweep: what became of how many."""
-    if tally.looking:
-        return f"stopped after a look at {tally.waiting:,} dead letters; nothing was done"
-    counts = (*tally.outcomes.values(), *tally.skipped.values(), tally.selected - tally.acted)
+    """The result of a sweep."""
+    if tally.reading:
+        return f"stopped after reading {tally.read:,} of {tally.waiting:,} dead letters; nothing was done"
+    left = tally.selected - tally.acted
+    counts = (*tally.outcomes.values(), *tally.skipped.values(), tally.taken, tally.died_since, left)
     width = max(len(f"{count:,}") for count in counts)
     lines = [f"  {count:>{width},}  {name}" for name, count in sorted(tally.outcomes.items())]
     lines += [f"  {count:>{width},}  skipped: {name}" for name, count in sorted(tally.skipped.items())]
-    left = tally.selected - tally.acted - tally.missed
-    if tally.missed:
-        lines.append(f"  {tally.missed:>{width},}  gone when their turn came: somebody else has them")
-    if left > 0:
-        lines.append(f"  {left:>{width},}  {'selected, nothing done' if dry_run else 'not come to'}")
+    for count, name in (
+        (tally.taken, "no longer in the queue (taken by another consumer)"),
+        (tally.died_since, "left in the queue: died after this command began"),
+        (left, "selected, nothing done" if dry_run else "not processed"),
+    ):
+        if count > 0:
+            lines.append(f"  {count:>{width},}  {name}")
     return "\n".join(
         [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected", *lines]
     )
 
 
-class _Rate(ProgressColumn):
-    """Dead letters a second since the look, or the action, began."""
-
-    def render(self, task: Task) -> Text:
-        elapsed = task.elapsed or 0.0
-        return Text(f"{task.completed / elapsed if elapsed else 0:,.0f}/s", style="cyan")
-
-
 class Meter:
-    """Shows a tally while used as a context manager: a bar on a terminal, a line now and then elsewhere."""
+    """Shows a tally while entered: a bar on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, verb: str, limit: int | None) -> None:
         self._verb = verb
         self._limit = limit
-        self._console = Console(stderr=True)
-        self._fancy = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._told_at = self._started = time.monotonic()
-        self._bar = Progress(
+        console = Console(stderr=True)
+        self._fancy = console.is_terminal and not console.is_dumb_terminal
+        self._printed_at = self._started = time.monotonic()
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[count]}"),
-            _Rate(),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            disable=not self._fancy,
         )
-        self._task = self._bar.add_task("looking", total=None, count="0")
+        self._bar = Progress(
+            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self._fancy
+        )
+        self._task = self._bar.add_task("reading", total=None, count="0")
         self._acting = False
 
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._bar.stop()
 
     def show(self, tally: Tally) -> None:
-        """Bring what is shown up to date."""
         now = time.monotonic()
-        if tally.looking:
-            done, count, verb = tally.waiting, f"{tally.waiting:,}", "looking"
-        else:
-            total = tally.selected if self._limit is None else min(tally.selected, self._limit)
+        done, count, verb, total = tally.read, f"{tally.read:,}", "reading", None
+        if not tally.reading:
+            total = tally.to_act if self._limit is None else min(tally.to_act, self._limit)
             done, count, verb = tally.acted, f"{tally.acted:,} of {total:,}", self._verb
             if not self._acting:
                 self._acting, self._started = True, now
-                self._bar.reset(self._task, total=total, description=verb)
-        self._bar.update(self._task, completed=done, count=count)
-        if not self._fancy and now - self._told_at >= _PLAIN_INTERVAL_SECONDS:
-            self._told_at = now
-            print(f"{verb}: {count}, {done / max(now - self._started, 0.001):,.0f}/s", file=sys.stderr)  # noqa: T201
+                self._bar.reset(self._task, description=verb)
+        count = f"{count}, {done / max(now - self._started, 0.001):,.0f}/s"
+        self._bar.update(self._task, completed=done, total=total, count=count)
+        if not self._fancy and now - self._printed_at >= _PLAIN_INTERVAL_SECONDS:
+            self._printed_at = now
+            print(f"{verb}: {count}", file=sys.stderr)  # noqa: T201

@@ -20,11 +20,11 @@ from typing import Any, Literal, Self
 from prometheus_client import CollectorRegistry
 
 from consumer.app import assemble
-from consumer.broker.virtual_reader import VirtualQueueReader
+from consumer.broker.virtual import VirtualQueueReader
 from consumer.config import load
 from consumer.core.clock import utc_now
 from consumer.core.topology import Topology
-from consumer.deadletters.replay import ReplayToQueue
+from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import Sweep
 from consumer.demo.account import Evidence
@@ -134,10 +134,10 @@ class Stage:
         """Publish a new journey, a payload with a mistake, or a journey that was published before."""
         journey_id = None
         if kind == "invalid":
-            body = samples.invalid(self._version, self._rng, datetime.now(UTC))
+            body = samples.invalid(self._version, self._rng, utc_now())
         else:
             if kind == "valid":
-                self._sent.append(samples.journey(self._version, self._rng, datetime.now(UTC)))
+                self._sent.append(samples.journey(self._version, self._rng, utc_now()))
             payload = self._sent[-1] if kind == "valid" else self._rng.choice(self._sent)
             body, journey_id = samples.encode(payload), samples.journey_id(payload)
         message_id = str(uuid.uuid4())

@@ -5,7 +5,6 @@ the numbers now and then.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Console, Group
@@ -15,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from consumer.core.clock import utc_now
 from consumer.demo.account import Account
 from consumer.demo.script import ACTS, Scene
 from consumer.demo.stage import Now
@@ -139,7 +139,7 @@ def _state(scene: Scene, sparks: str) -> Group:
     bars.add_row("waiting", f"{now.waiting:,}", _bar(now.waiting / _FULL_WAITING, "yellow"))
     bars.add_row("in flight", f"{now.in_flight:,}", _bar(now.in_flight / _FULL_IN_FLIGHT, "cyan"))
     bars.add_row("rate", f"{scene.rate:,.0f}/s", _sparkline(scene.rates, sparks))
-    oldest = None if now.oldest_start is None else (datetime.now(UTC) - now.oldest_start).total_seconds()
+    oldest = None if now.oldest_start is None else (utc_now() - now.oldest_start).total_seconds()
     for name, age in (("mean age", now.mean_age_seconds), ("oldest age", oldest)):
         share = (age or 0.0) / DEADLINE_SECONDS
         style = "green" if share < 0.5 else "yellow" if share < 0.8 else "bold red"  # noqa: PLR2004

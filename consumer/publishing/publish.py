@@ -16,19 +16,18 @@ import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from consumer.app import build_connections
-from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
 from consumer.broker.inspect import exchange_exists, queue_facts, why
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings
+from consumer.core.clock import utc_now
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError, ConfigurationError, ConsumerError, PublishError, PublishFailure
@@ -86,7 +85,7 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
     if is_amqp(url):
         reachable, _ = await asyncio.to_thread(at_first_broker, settings, "publish", target.require)
         publisher = AmqpPublisher(
-            connections=build_connections(reachable),
+            connections=build_connections(settings, *reachable),
             topology=None,
             declare=False,
             metrics=Metrics(CollectorRegistry()),
@@ -107,7 +106,10 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
 async def connect_virtual(url: str, queue: str) -> VirtualLink:
     """Start a publisher on a transport without AMQP. Raises TimeoutError."""
     link = VirtualLink(
-        url=url, topology=Topology(queue=queue), prefetch=1, metrics=Metrics(CollectorRegistry())
+        url=url,
+        topology=Topology(queue=queue, dead_letter_reasons=()),
+        prefetch=1,
+        metrics=Metrics(CollectorRegistry()),
     )
     link.start()
     try:
@@ -122,22 +124,18 @@ async def connect_virtual(url: str, queue: str) -> VirtualLink:
 
 def at_first_broker(
     settings: Settings, purpose: str, work: Callable[[Any, str], _Result]
-) -> tuple[Settings, _Result]:
+) -> tuple[tuple[str, ...], _Result]:
     """Do ``work`` with a connection to the first broker that answers, and its address to show.
 
-    Returns the settings with that broker in front, and the result. Blocking. Raises BrokerError when none
+    Returns the addresses with that broker in front, and the result. Blocking. Raises BrokerError when none
     answers. One that fails during the work has not answered: just started, it may not find its queues.
     """
     urls, problems = settings.broker_urls, []
     for index, (url, shown) in enumerate(zip(urls, settings.broker_addresses, strict=True)):
-        secret = type(settings.broker_url)
-        ordered = settings.model_copy(
-            update={"broker_url": secret(";".join((url, *urls[index + 1 :], *urls[:index])))}
-        )
         try:
-            connection = build_connections(ordered).connect_to_broker(purpose)
+            connection = build_connections(settings, url).connect(purpose)
             try:
-                return ordered, work(connection, shown)
+                return (*urls[index:], *urls[:index]), work(connection, shown)
             finally:
                 connection.collect()
         except ConnectionFactory.ERRORS as error:
@@ -177,7 +175,7 @@ async def _read(descriptor: int) -> bytes:
 async def generated_lines(version: samples.Version, count: int) -> AsyncIterator[bytes]:
     rng = random.SystemRandom()
     for _ in range(count):
-        yield samples.encode(samples.journey(version, rng, datetime.now(UTC)))
+        yield samples.encode(samples.journey(version, rng, utc_now()))
 
 
 class Sender:

@@ -13,10 +13,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Literal
 
+from consumer.core.clock import REGISTRATION_WINDOW, iso_utc
 from consumer.sandbox.answers import Answer, Case, Profile, write
 from consumer.sandbox.state import JourneyStatus, RateWindows, StoredJourney, Tokens, TokenState, Usage
 from schemas import Journey, Refusal, Version, Violation
@@ -24,7 +25,6 @@ from schemas import Journey, Refusal, Version, Violation
 Clock = Callable[[], datetime]
 Validate = Callable[[Version, bytes], Journey | Refusal]
 
-_DEADLINE = timedelta(hours=24)
 _SHORTEST_METRES = 2_000
 _SERVED: Mapping[Profile, Mapping[str, Version]] = {
     Profile.Y2023: {"v2": "v2", "v3": "v3"},
@@ -145,7 +145,7 @@ class Rules:
 
     def _too_many(self, usage: Usage, now: datetime, retry_after_seconds: int = 60) -> Answer:
         """60, the window's length, whatever is left of it: as the server does."""
-        reset_time = _instant(datetime.fromtimestamp(usage.resets_at, UTC))
+        reset_time = iso_utc(datetime.fromtimestamp(usage.resets_at, UTC))
         answer = self.answer(
             Case.TOO_MANY_REQUESTS, limit=usage.limit, current=usage.current, reset_time=reset_time
         )
@@ -265,7 +265,7 @@ class Rules:
         )
 
     def _register(self, sent: _Submission, journey: Journey) -> Answer:
-        digest, created_at = sha256(sent.body).hexdigest(), _instant(sent.now)
+        digest, created_at = sha256(sent.body).hexdigest(), iso_utc(sent.now)
         known = self.find(journey.journey_id)
         if known is not None:
             created_at = known.created_at
@@ -292,7 +292,7 @@ class Rules:
         terms = self.settings.terms
         if self._is_2023 or terms == "off" or (terms == "v3" and sent.api != "v3"):
             return []
-        labels = ["expired"] if sent.now - journey.start > _DEADLINE else []
+        labels = ["expired"] if sent.now - journey.start > REGISTRATION_WINDOW else []
         distance = sent.payload.get("distance")  # v2 has none at the root
         if distance is not None and distance < _SHORTEST_METRES:
             labels.append("distance_too_short")
@@ -346,7 +346,3 @@ def _jwt_error(token: str) -> str:
     except (ValueError, binascii.Error):
         return "invalid token"
     return "invalid signature" if parts[2] else "jwt signature is required"
-
-
-def _instant(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -16,12 +16,12 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from aiohttp import web
 
 import schemas
+from consumer.core.clock import utc_now
 from consumer.sandbox.answers import HTML, Answer, Case
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.rules import Call, Clock, Rules, Settings, Validate, Verdict
@@ -62,7 +62,7 @@ class Sandbox:
         *,
         tokens: Iterable[str] = (),
         claimless: Iterable[str] = (),
-        clock: Clock = lambda: datetime.now(UTC),
+        clock: Clock = utc_now,
         validate: Validate = schemas.validate,
         **settings: Any,
     ) -> None:

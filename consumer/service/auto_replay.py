@@ -1,13 +1,13 @@
-"""Inside the service: unauthorized dead letters return by themselves, and the nearest deadline is known.
+"""Inside the service: unauthorized dead letters are replayed, and the nearest deadline becomes a metric.
 
-1. They return after a token was loaded and the Registry has accepted a submission; the nearest deadline
-   first, at a bounded rate. One is sent as a probe when nothing else comes. What died again with that token
+1. They are replayed after a token was loaded and the Registry has accepted a submission; the urgent ones
+   first, at a bounded rate. One is sent as a probe when nothing else is. What died again with that token
    waits for the next one.
-2. They stay behind fresh journeys: while the service is paused none returns (but the probe, which may be
-   what ends the pause), and while it is busy only those whose deadline is near. What was returned too
-   often is left for a person.
+2. They wait behind fresh journeys: while the service is paused none is replayed (but the probe, which may
+   end the pause), and while it is busy only those whose deadline is near. What was replayed too often is left
+   for an operator.
 3. Any number of replicas may do this at once: the broker gives each message to one of them. None holds
-   them for long: what is in hand is seen by nobody else.
+   them for long: what one holds is not seen by the others.
 4. Whatever fails here is logged and tried again later; it never ends the service.
 """
 
@@ -20,16 +20,23 @@ from datetime import datetime
 from consumer.broker.queue_reader import QueueReader
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import Reason
-from consumer.deadletters.hand import DeadLetterMessage
+from consumer.core.protocols import Publisher
+from consumer.deadletters.actions import REPLAYED, ReplayToQueue
 from consumer.deadletters.record import NO_DEADLINE, Record, read
-from consumer.deadletters.replay import REPLAYED, Publisher, ReplayToQueue
 from consumer.deadletters.selection import Range, Selection
-from consumer.deadletters.sweep import QueueReaders, Sweep, take
-from consumer.deadletters.underway import BatchResult, Result, in_thread
+from consumer.deadletters.sweep import (
+    BatchResult,
+    DeadLetterMessage,
+    QueueReaders,
+    Result,
+    Sweep,
+    in_thread,
+    take,
+)
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
 
-log = logging.getLogger("journey_consumer.returner")
+log = logging.getLogger("journey_consumer.auto_replay")
 
 MOST_REPLAYS = 5
 #: Held at once: less than at the command line, because the service's memory is not ours alone.
@@ -37,15 +44,14 @@ MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
 URGENT_SECONDS = 3 * 3600.0
 _URGENT = Selection(left=Range(None, URGENT_SECONDS))
-#: Rounds after a token was loaded, soon at first, then seldom: another replica may hold them all, and end.
+#: Rounds after a token was loaded, soon at first, then seldom: another replica may hold them all, and stop.
 ROUNDS, FIRST_ROUND_SECONDS, ROUND_SECONDS = 30, 1.0, 60.0
-#: How long they are kept waiting in hand when the service becomes busy meanwhile, then given back: a
-#: dead letter in hand is seen by nobody else.
+#: How long they are held when the service becomes busy meanwhile, then given back.
 BUSY_SECONDS = 5.0
-#: A round lasts so long, then all that is in hand is given back for a moment.
+#: A round lasts so long, then all that is held is given back for a moment.
 HOLD_SECONDS = 30.0
 MOST_LOOKED_AT = 1_000
-#: Of the metric: nobody could look.
+#: Of the metric: the queue could not be read.
 UNKNOWN = float("nan")
 _POLL_SECONDS = 0.2
 _ACCEPTED_WITHIN_SECONDS = 10.0
@@ -53,7 +59,7 @@ _ACCEPTED_WITHIN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """What the service tells of itself: ``paused`` by the gate, ``busy`` with fresh journeys."""
+    """The service's state: ``paused`` by admission, ``busy`` with fresh journeys."""
 
     paused: Callable[[], bool]
     busy: Callable[[], bool]
@@ -63,7 +69,7 @@ class ServiceState:
 class AutoReplayer:
     """``taps`` finds the dead-letter queues by reason; blocking, raises BrokerError. ``now`` is aware.
 
-    ``shared`` tells whether somebody else was reading the queue of a reason when ``taps`` found it.
+    ``shared`` says whether the queue of a reason had another consumer when ``taps`` found it.
     """
 
     def __init__(
@@ -100,48 +106,48 @@ class AutoReplayer:
         self._token_loaded_at = self._now()
         self._token_changed.set()
 
-    async def run(self, surroundings: ServiceState) -> None:
-        """Do it until cancelled."""
+    async def run(self, state: ServiceState) -> None:
+        """Run until cancelled."""
         tasks = []
         if self._returning:
-            tasks.append(self._return_for_ever(surroundings))
+            tasks.append(self._replay_forever(state))
         if self._look_seconds:
-            tasks.append(self._look_for_ever())
+            tasks.append(self._look_forever())
         await asyncio.gather(*tasks)
         await asyncio.Event().wait()  # nothing to do is no reason to end
 
-    # --- returning ------------------------------------------------------------------------
+    # --- replaying ------------------------------------------------------------------------
 
-    async def _return_for_ever(self, around: ServiceState) -> None:
+    async def _replay_forever(self, around: ServiceState) -> None:
         while True:
             await self._token_changed.wait()
             self._token_changed.clear()
             self._successes_before = around.successes()
             first = min(FIRST_ROUND_SECONDS, self._round_seconds)
-            rounds, pause, told = 0, first, ""
+            rounds, pause, logged = 0, first, ""
             while rounds < ROUNDS:
                 try:
-                    returned = await self._return(around)
-                    # Behind an outage, fresh ones or another replica they wait for as long as it takes.
+                    replayed = await self._round(around)
+                    # An outage, fresh journeys or another replica may last for any number of rounds.
                     waits = around.paused() or around.busy() or self._shared(Reason.UNAUTHORIZED)
-                    rounds += not (returned or waits)
-                    pause, told = (first if returned else pause), ""
+                    rounds += not (replayed or waits)
+                    pause, logged = (first if replayed else pause), ""
                 except BrokerError as error:
-                    if str(error) != told:  # it may last: a queue that was deleted, a permission
-                        told = str(error)
-                        log.info("dead letters can not be returned now", extra={"reason": told})
+                    if str(error) != logged:  # it may last: a queue that was deleted, a permission
+                        logged = str(error)
+                        log.info("dead letters cannot be replayed now", extra={"reason": logged})
                 except Exception:
                     rounds += 1
-                    log.exception("dead letters could not be returned; this is tried again")
+                    log.exception("replaying dead letters failed; this is tried again")
                 if self._token_changed.is_set():
                     break
                 await _wait_for(self._token_changed, pause)
                 pause = min(2 * pause, self._round_seconds)
 
-    async def _return(self, around: ServiceState) -> int:
-        """One round: probe unless the token is known to be good, then the rest; how many of these went."""
+    async def _round(self, around: ServiceState) -> int:
+        """Probe unless the token is known to be good, then replay; returns how many, without the probe."""
         if not self._is_accepted(around):
-            if not around.busy():  # otherwise the fresh ones tell
+            if not around.busy():  # otherwise the fresh ones are the probe
                 await self._probe()
             before = self._now()
             while not self._is_accepted(around):
@@ -151,60 +157,62 @@ class AutoReplayer:
                 await asyncio.sleep(_POLL_SECONDS)
         if around.paused():
             return 0
-        return await self._sweep(around, _URGENT if around.busy() else Selection())
+        replayed = await self._sweep(around, _URGENT)  # wherever in the queue they are
+        if not (replayed or around.busy() or around.paused()):
+            replayed = await self._sweep(around, Selection())
+        return replayed
 
     def _is_accepted(self, around: ServiceState) -> bool:
         return around.successes() > self._successes_before
 
     def _skip(self, record: Record, _delivery: Delivery) -> str | None:
-        """Why one stays. What never returned is not asked when it died: another replica's clock said so."""
+        """Why one stays. The time of death counts only after a replay: another replica's clock wrote it."""
         if record.replays and record.died is not None and record.died >= self._token_loaded_at:
             return "died again with this token"
         if record.replays >= MOST_REPLAYS:
-            return "returned too often"
-        return "beyond saving" if record.is_lost(self._now()) else None
+            return "replayed too often"
+        return "too late" if record.is_too_late(self._now()) else None
 
     async def _probe(self) -> None:
-        """Send the most urgent of the first few, without a look at all of them."""
+        """Replay the most urgent of the first ``MOST_LOOKED_AT``."""
         taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
         for reason, make in taps.items():
-            tap = make()
+            reader = make()
             try:
-                await in_thread(tap.open)
-                taken = await in_thread(take, tap, reason, MOST_LOOKED_AT)
+                await in_thread(reader.open)
+                taken = await in_thread(take, reader, reason, MOST_LOOKED_AT)
                 wanted = [dead for dead in taken if self._skip(dead.record, dead.delivery) is None]
                 for dead in sorted(wanted, key=lambda dead: dead.record.urgency)[:1]:
                     acted = await self._to_queue([dead])
-                    if acted.results[0].gone:
-                        await in_thread(tap.acknowledge, [dead.delivery])
-                        await in_thread(tap.finish)
-                        self._tell({acted.results[0].outcome: 1}, {})
+                    if acted.results[0].ack:
+                        await in_thread(reader.acknowledge, [dead.delivery])
+                        await in_thread(reader.finish)
+                        self._log({acted.results[0].outcome: 1}, {})
             finally:
-                await in_thread(tap.close)
+                await in_thread(reader.close)
 
     async def _sweep(self, around: ServiceState, selection: Selection) -> int:
-        """Return what may, for a while; how many that were."""
+        """Replay what may be replayed, for ``HOLD_SECONDS`` at most; returns how many."""
         until = asyncio.get_running_loop().time() + HOLD_SECONDS
 
         async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
+            waits = [Result("waits", ack=False)] * len(batch)
             if asyncio.get_running_loop().time() > until:
-                return BatchResult(
-                    [Result("waits", gone=False)] * len(batch), "others may see them for a moment"
-                )
+                return BatchResult(waits, "given back for a moment, so that others see them")
             if not await self._may_go(batch, around):
-                return BatchResult([Result("waits", gone=False)] * len(batch), "the service is busy")
+                return BatchResult(waits, "the service is busy")
             return await self._to_queue(batch)
 
         taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
         sweep = Sweep(taps, selection, now=self._now, skip=self._skip, most_bytes=MOST_BYTES)
         tally = await sweep.run(act, rate=self._per_second)
         if tally.acted:
-            self._tell(tally.outcomes, tally.skipped)
+            self._log(tally.outcomes, tally.skipped)
         return tally.outcomes[REPLAYED]
 
-    def _tell(self, outcomes: Mapping[str, int], skipped: Mapping[str, int]) -> None:
+    def _log(self, outcomes: Mapping[str, int], skipped: Mapping[str, int]) -> None:
         log.info(
-            "unauthorized dead letters returned",
+            "unauthorized dead letters replayed",
             extra={"outcomes": dict(outcomes), "skipped": dict(skipped)},
         )
 
@@ -217,71 +225,71 @@ class AutoReplayer:
             await asyncio.sleep(_POLL_SECONDS)
         return False
 
-    # --- looking --------------------------------------------------------------------------
+    # --- the metric -----------------------------------------------------------------------
 
-    async def _look_for_ever(self) -> None:
-        told = dict[str, str]()
+    async def _look_forever(self) -> None:
+        logged = dict[str, str]()
         while True:
             try:
                 taps = await in_thread(self._taps, ())
             except BrokerError as error:
-                self._know_nothing("", str(error), told)
+                self._set_unknown("", str(error), logged)
             except Exception:
-                log.exception("dead letters could not be looked at; this is tried again")
+                log.exception("reading dead letters failed; this is tried again")
             else:
-                told.pop("", None)
+                logged.pop("", None)
                 for reason, gauge in self._metrics.dead_letters_oldest_deadline.items():
                     if reason not in taps:
                         gauge.set(UNKNOWN)
                 for reason, make in taps.items():
-                    await self._look(reason, make, told)
+                    await self._look(reason, make, logged)
             await asyncio.sleep(self._look_seconds)
 
-    async def _look(self, reason: str, make: Callable[[], QueueReader], told: dict[str, str]) -> None:
-        """At one queue: whatever is wrong with it, the others are looked at all the same."""
+    async def _look(self, reason: str, make: Callable[[], QueueReader], logged: dict[str, str]) -> None:
+        """Read one queue; whatever is wrong with it, the others are read all the same."""
         now = self._now().timestamp()
         try:
             urgency = await in_thread(_nearest, make, reason, now)
         except BrokerError as error:
-            self._know_nothing(reason, str(error), told)
+            self._set_unknown(reason, str(error), logged)
             return
         except Exception:
             self._metrics.dead_letters_oldest_deadline[reason].set(UNKNOWN)
-            log.exception("dead letters could not be looked at; this is tried again")
+            log.exception("reading dead letters failed; this is tried again")
             return
-        told.pop(reason, None)
+        logged.pop(reason, None)
         found = 0.0 if urgency is None or urgency == NO_DEADLINE else urgency
-        if self._shared(reason):  # what others hold is not seen: what was known of them may still be so
+        if self._shared(reason):  # what others hold is not seen, but may still be there
             before = self._deadlines.get(reason, 0.0)
             found = min((each for each in (before, found) if each > now), default=found)
         self._deadlines[reason] = found
         self._metrics.dead_letters_oldest_deadline[reason].set(found)
 
-    def _know_nothing(self, reason: str, why: str, told: dict[str, str]) -> None:
-        """Of a queue, or of all; said once for each cause."""
+    def _set_unknown(self, reason: str, why: str, logged: dict[str, str]) -> None:
+        """The metric of a queue, or of all, is unknown; logged once for each cause."""
         for each, gauge in self._metrics.dead_letters_oldest_deadline.items():
             if reason in ("", each):
                 gauge.set(UNKNOWN)
-        if told.get(reason) != why:
-            told[reason] = why
-            log.info("dead letters can not be looked at now", extra={"reason": why})
+        if logged.get(reason) != why:
+            logged[reason] = why
+            log.info("dead letters cannot be read now", extra={"reason": why})
 
 
 def _nearest(make: Callable[[], QueueReader], reason: str, now: float) -> float | None:
-    """The most urgent that can be saved of the first ``MOST_LOOKED_AT`` of a queue.
+    """The nearest deadline that has not passed of the first ``MOST_LOOKED_AT`` of a queue.
 
-    One that is lost when none can be saved; None for an empty queue.
+    One that has passed when there is no other; None for an empty queue.
     """
-    tap = make()
+    reader = make()
     try:
-        left, urgencies = min(tap.open(), MOST_LOOKED_AT), list[float]()
-        while left > 0 and (batch := tap.take(left)):
+        left, urgencies = min(reader.open(), MOST_LOOKED_AT), list[float]()
+        while left > 0 and (batch := reader.take(left)):
             left -= len(batch)
             urgencies += (read(each, reason).urgency for each in batch)
-        savable = [each for each in urgencies if each > now]
-        return min(savable or urgencies, default=None)
+        in_time = [each for each in urgencies if each > now]
+        return min(in_time or urgencies, default=None)
     finally:
-        tap.close()
+        reader.close()
 
 
 async def _wait_for(event: asyncio.Event, seconds: float) -> None:

@@ -17,7 +17,7 @@ from datetime import datetime
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Acknowledge, PauseCause
 from consumer.core.protocols import Consumer, Publisher
-from consumer.logs import SettlementLog
+from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
 from consumer.registry.tokens import TokenSource
 from consumer.service.admission import Admission
@@ -54,6 +54,7 @@ class Service:
         health: Health,
         metrics: Metrics,
         settlement_log: SettlementLog,
+        output: Output,
         tokens: TokenSource,
         auto_replayer: AutoReplayer,
         close_registry: Callable[[], Awaitable[None]],
@@ -72,6 +73,8 @@ class Service:
         self._health = health
         self._metrics = metrics
         self._log = settlement_log
+        self._output = output
+        self._lost_log_lines = 0
         self._tokens = tokens
         self._auto_replayer = auto_replayer
         self._close_registry = close_registry
@@ -228,6 +231,9 @@ class Service:
         metrics.loop_heartbeat.set(self._now().timestamp())
         metrics.paused["throttled"].set(self._admission.throttled)
         metrics.paused["publisher"].set(bool(in_flight.publishing) and not self._publisher.ready)
+        lost = self._output.lost_lines
+        metrics.log_lines_lost.inc(lost - self._lost_log_lines)
+        self._lost_log_lines = lost
         token = self._tokens.held
         if token is not None:
             metrics.token_loaded.set(token.loaded_at)

@@ -13,6 +13,7 @@ from tests.local_registry import TOKEN, LocalRegistry
 from tests.rabbit import RabbitNode, fresh_vhost
 from tests.rabbit_setup import Installation
 from tests.service import ServiceProcess
+from tests.sqs import SqsServer, running
 from tests.tools import missing
 
 
@@ -54,6 +55,13 @@ def own_vhost(own_rabbitmq: RabbitNode) -> Iterator[Broker]:
     """A virtual host of the node that may be broken, for this test alone."""
     with fresh_vhost(own_rabbitmq) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def sqs() -> Iterator[SqsServer]:
+    """An SQS over real HTTP that all tests share; each uses queues of its own."""
+    with running() as server:
+        yield server
 
 
 # --- the whole service: a process between a real broker and a local Registry --------------------

@@ -12,7 +12,7 @@ INVALID_QUEUE = TOPOLOGY.dead_letter_queue("invalid")
 
 def _hangs(ledger: Ledger, service: ServiceProcess, count: int) -> None:
     """Wait until nothing but these ``count`` messages waits, and none of them is settled."""
-    wait_until(lambda: service.value("in_flight") == count, 15, lambda: f"in hands: {count}")
+    wait_until(lambda: service.value("in_flight") == count, 15, lambda: f"in flight: {count}")
     assert ledger.waiting() == count
     assert service.value("dead_lettered_total", reason="invalid") == 0
 
@@ -33,7 +33,7 @@ def test_dead_letter_exchange_deleted(run: Run, vhost: Broker, sandbox: LocalReg
 def test_dead_letter_exchange_deleted_and_not_ours_to_declare(
     run: Run, vhost: Broker, sandbox: LocalRegistry
 ) -> None:
-    """Without leave to declare, dead letters wait unacknowledged until the operator has mended it."""
+    """Without permission to declare, dead letters wait unacknowledged until the operator declares it."""
     ledger = Ledger(vhost)
     ledger.declare()
     service = run(vhost, broker_declare="false")

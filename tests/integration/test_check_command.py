@@ -1,4 +1,4 @@
-"""``journey-consumer check`` against a real broker and a Registry: what it says, what it leaves be."""
+"""``journey-consumer check`` against a real broker and a Registry: its findings; nothing is changed."""
 
 import ssl
 import threading
@@ -15,6 +15,7 @@ from consumer.broker.declare import ensure
 from consumer.commands import cli
 from consumer.core.topology import Topology
 from tests.broker import Broker
+from tests.sqs import SqsServer
 
 QUEUE = "operator.journeys"
 TOKEN = "token-that-must-not-show"
@@ -114,7 +115,7 @@ def check(
 def declare(broker: Broker, **changes: Any) -> Topology:
     """Declare our queues as the service would."""
     topology = Topology(queue=QUEUE, **changes)
-    connection = ConnectionFactory([broker.url]).connect_to_broker("test")
+    connection = ConnectionFactory([broker.url]).connect("test")
     try:
         ensure(connection, topology, declare=True)
     finally:
@@ -164,13 +165,13 @@ def test_our_own_queues_are_as_expected_and_their_messages_untouched(check: Chec
     [
         ({}, "it is no quorum queue"),
         ({"x-queue-type": "quorum"}, "not kept by the broker as a dead letter"),
-        ({"x-queue-type": "quorum", "x-delivery-limit": 7}, "comes back more or less often"),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 7}, "is delivered more or less often"),
     ],
 )
-def test_what_an_operators_own_queue_costs_is_said(
+def test_an_operators_own_queue_is_a_warning_that_says_what_is_lost(
     check: Check, vhost: Broker, arguments: dict[str, Any], lost: str
 ) -> None:
-    """A queue with other arguments is no obstacle; what is lost with it is a warning."""
+    """A queue with other arguments does not fail; what is lost with it is a warning."""
     vhost.declare(QUEUE, arguments=arguments)
     code, lines = check()
     assert code == 0
@@ -178,7 +179,7 @@ def test_what_an_operators_own_queue_costs_is_said(
     assert lost in warning
 
 
-def test_without_leave_to_declare_missing_queues_are_obstacles(check: Check, vhost: Broker) -> None:
+def test_missing_queues_fail_without_permission_to_declare(check: Check, vhost: Broker) -> None:
     """BROKER_DECLARE=false: each missing queue and exchange fails, by name."""
     vhost.declare(QUEUE)
     code, lines = check(BROKER_DECLARE="false")
@@ -192,7 +193,7 @@ def test_without_leave_to_declare_missing_queues_are_obstacles(check: Check, vho
     assert not any(line.startswith("warn") for line in lines)
 
 
-def test_the_operators_exchange_must_be_there(check: Check) -> None:
+def test_the_operators_exchange_must_exist(check: Check) -> None:
     """We bind to the operator's exchange and never declare it."""
     code, lines = check(BROKER_EXCHANGE="journeys")
     assert code == 1
@@ -201,7 +202,7 @@ def test_the_operators_exchange_must_be_there(check: Check) -> None:
 
 
 def test_the_exchange_of_outcome_events(check: Check, vhost: Broker) -> None:
-    """Missing it costs events only; whoever may not write to it is told."""
+    """Without it only events are missing; a missing write permission fails."""
     declare(vhost)
     code, lines = check(EVENTS_EXCHANGE="outcomes")
     assert code == 0
@@ -224,7 +225,7 @@ def test_the_exchange_of_outcome_events(check: Check, vhost: Broker) -> None:
 def test_each_missing_permission_is_named(
     check: Check, vhost: Broker, permissions: tuple[str, str, str], expected: set[str]
 ) -> None:
-    """A user who lacks one permission learns which, and asking leaves no trace."""
+    """Each missing permission is named; asking changes nothing."""
     declare(vhost)
     vhost.delete_queue(f"{QUEUE}.retry.900s")
     configure, write, read = permissions
@@ -237,7 +238,7 @@ def test_each_missing_permission_is_named(
     assert vhost.queue_depths() == before
 
 
-def test_a_refused_login_is_told(check: Check, vhost: Broker) -> None:
+def test_a_refused_login_fails(check: Check, vhost: Broker) -> None:
     """Wrong password, wrong virtual host: two different sentences, neither with the password."""
     code, lines = check(BROKER_URL=vhost.url.replace("guest:guest", "guest:wrong-pw"))
     assert code == 1
@@ -253,7 +254,8 @@ def test_of_several_addresses_one_is_enough(check: Check, vhost: Broker) -> None
     """An address that is down is a warning while another one works."""
     code, lines = check(BROKER_URL=f"amqp://guest:guest@127.0.0.1:1/x;{vhost.url}")
     assert code == 0
-    assert "warn broker amqp://127.0.0.1:1/x can not be used: nobody listens there" in lines
+    refused = "connection refused: no server listens on this address and port"
+    assert f"warn broker amqp://127.0.0.1:1/x cannot be used: {refused}" in lines
     code, lines = check(BROKER_URL="amqp://guest:guest@127.0.0.1:1/x;amqp://127.0.0.1:1/y")
     assert code == 1
     assert sum(line.startswith("FAIL broker") for line in lines) == 2
@@ -268,14 +270,35 @@ def test_tls_to_the_broker(check: Check, vhost: Broker) -> None:
     assert any("the certificate is not accepted" in line for line in lines)
 
 
-def test_other_transports_say_what_they_cannot_promise(check: Check) -> None:
-    """A broker without AMQP is a warning with the transport's limits."""
+def test_memory_says_what_it_cannot_promise(check: Check) -> None:
+    """A broker that ends with the process is a warning."""
     code, lines = check(BROKER_URL="memory://")
     assert code == 0
     assert any(line.startswith("warn broker everything is lost") for line in lines)
-    code, lines = check(BROKER_URL="carrier-pigeon://nowhere")
+
+
+def test_sqs_is_asked_over_http(check: Check, sqs: SqsServer) -> None:
+    """An existing queue is counted, its visibility timeout compared; nothing is created or received."""
+    code, lines = check(BROKER_URL=sqs.url, BROKER_QUEUE="check.empty")
+    assert code == 0
+    assert "ok queues the queue 'check.empty' does not exist yet and will be created" in lines
+    sqs.create("check.short", VisibilityTimeout="30")
+    sqs.put("check.short", "{}")
+    before = sqs.client.list_queues()["QueueUrls"]
+    code, lines = check(BROKER_QUEUE="check.short")
+    assert code == 0
+    assert "ok queues 'check.short' holds 1 messages" in lines
+    assert any("warn queues the visibility timeout of 'check.short' is 30 s" in line for line in lines)
+    assert sqs.client.list_queues()["QueueUrls"] == before
+    assert sqs.count("check.short") == (1, 0)
+
+
+def test_an_unreachable_sqs_fails(check: Check) -> None:
+    """No server listens there: the error's kind is named, no key is shown."""
+    code, lines = check(BROKER_URL="sqs://key:hidden@127.0.0.1:1?region=eu-west-3")
     assert code == 1
-    assert any(line.startswith("FAIL broker carrier-pigeon://nowhere can not be used") for line in lines)
+    assert "FAIL broker sqs://127.0.0.1:1 cannot be used: EndpointConnectionError" in lines
+    assert not any("hidden" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +313,7 @@ def test_other_transports_say_what_they_cannot_promise(check: Check) -> None:
 def test_the_clock_is_compared(
     check: Check, page: type[FrontPage], date: str, level: str, words: str
 ) -> None:
-    """A clock that is minutes off is an obstacle; a Registry that tells no date is a warning."""
+    """A clock that is minutes off fails; an answer without a date is a warning."""
     page.date = date
     code, lines = check()
     assert code == (1 if level == "FAIL" else 0)
@@ -307,11 +330,11 @@ def test_a_registry_in_maintenance_is_a_warning(check: Check, page: type[FrontPa
     assert any(line.startswith("warn registry") and "answers 503" in line for line in lines)
 
 
-def test_an_unreachable_registry_is_an_obstacle(check: Check) -> None:
-    """Nobody listens: one line says so."""
+def test_an_unreachable_registry_fails(check: Check) -> None:
+    """No server listens there: one line says so."""
     code, lines = check(REGISTRY_URL="http://127.0.0.1:1")
     assert code == 1
-    assert any(line.startswith("FAIL registry http://127.0.0.1:1 can not be reached") for line in lines)
+    assert any(line.startswith("FAIL registry http://127.0.0.1:1 cannot be reached") for line in lines)
 
 
 def test_the_registrys_certificate(check: Check, page: type[FrontPage], tmp_path: Path) -> None:
@@ -331,7 +354,7 @@ def test_the_registrys_certificate(check: Check, page: type[FrontPage], tmp_path
 
 
 def test_the_token_file(check: Check, token_file: Path) -> None:
-    """Open to everybody: a warning. Empty or several words: an obstacle that does not quote it."""
+    """Readable by every user: a warning. Empty or several words: fails, without quoting it."""
     token_file.chmod(0o644)
     code, lines = check()
     assert code == 0
@@ -345,7 +368,7 @@ def test_the_token_file(check: Check, token_file: Path) -> None:
 
 
 def test_a_wrong_setting_is_exit_2(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
-    """An unusable configuration is told by the settings' own sentences."""
+    """An unusable configuration ends with the settings' own sentences."""
     code, lines = check(BROKER_PREFETCH="many")
     assert (code, lines) == (2, [])
     capsys.readouterr()

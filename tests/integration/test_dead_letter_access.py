@@ -9,7 +9,7 @@ import pytest
 
 from consumer.broker.connection import ConnectionFactory
 from consumer.commands import cli
-from consumer.deadletters.sources import SafeQueueReaders
+from consumer.deadletters.queues import SafeQueueReaders
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import TOPOLOGY, Ledger
@@ -28,9 +28,7 @@ def put(broker: Broker, queue: str, *hours_left: float) -> list[float]:
     return [deadline.timestamp() for deadline in deadlines]
 
 
-def test_a_queue_that_may_give_up_messages_is_left_out_and_the_others_are_not(
-    vhost: Broker, run: Run
-) -> None:
+def test_a_queue_that_may_drop_messages_is_left_out_and_the_others_are_not(vhost: Broker, run: Run) -> None:
     """The operator's own queue with a limit is never touched; its neighbour is looked at; it is said once."""
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
@@ -43,11 +41,11 @@ def test_a_queue_that_may_give_up_messages_is_left_out_and_the_others_are_not(
     assert math.isnan(service.value(GAUGE, reason="invalid"))
     assert vhost.messages(INVALID)[0].delivery_count == 0
     service.terminate()
-    (said,) = [line for line in service.log().splitlines() if "neither looked at nor returned" in line]
+    (said,) = [line for line in service.log().splitlines() if "neither read nor replayed" in line]
     assert INVALID in said
 
 
-def test_who_may_not_ask_for_the_limit_must_say_that_it_is_safe(
+def test_a_limit_that_may_not_be_asked_for_needs_the_setting(
     vhost: Broker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without the configure permission nothing is touched, by the service or a person, unless told to."""
@@ -60,15 +58,15 @@ def test_who_may_not_ask_for_the_limit_must_say_that_it_is_safe(
         monkeypatch.setenv("BROKER_URL", url)
         monkeypatch.setenv("BROKER_QUEUE", TOPOLOGY.queue)
         assert cli.main(["dead-letters", "summary"]) == 1
-        assert "DEAD_LETTERS_UNVERIFIED=true looks all the same" in capsys.readouterr().err
+        assert "DEAD_LETTERS_UNVERIFIED=true reads it all the same" in capsys.readouterr().err
         assert vhost.messages(UNAUTHORIZED)[0].delivery_count == 0
         monkeypatch.setenv("DEAD_LETTERS_UNVERIFIED", "true")
         assert cli.main(["dead-letters", "summary"]) == 0
-        assert "1 can still be registered" in capsys.readouterr().out
+        assert "1 can be registered" in capsys.readouterr().out
 
 
-def test_another_limit_is_not_trusted_by_who_may_ask(vhost: Broker) -> None:
-    """DEAD_LETTERS_UNVERIFIED is for what can not be asked, not for what was asked and is wrong."""
+def test_another_limit_is_not_trusted(vhost: Broker) -> None:
+    """DEAD_LETTERS_UNVERIFIED is for what cannot be asked, not for what was asked and is wrong."""
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
     vhost.declare(INVALID, arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})

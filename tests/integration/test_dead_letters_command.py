@@ -1,11 +1,8 @@
 """``journey-consumer dead-letters replay`` on a real broker: what moves, what stays, what is told."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,8 @@ from consumer.commands import cli
 from consumer.core.topology import Topology
 from consumer.publishing import samples
 from tests.broker import Broker
+from tests.deadletters import started
+from tests.sqs import SqsServer
 from tests.waiting import wait_until
 
 TOPOLOGY = Topology(queue="operator.journeys")
@@ -39,7 +38,7 @@ DEATH = {
 @pytest.fixture
 def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """A virtual host with our queues, and the environment that names it."""
-    connection = ConnectionFactory([vhost.url]).connect_to_broker("test")
+    connection = ConnectionFactory([vhost.url]).connect("test")
     try:
         ensure(connection, TOPOLOGY, declare=True)
     finally:
@@ -79,7 +78,7 @@ def test_dead_letters_return_with_body_and_properties(
 
 
 def test_many_move_in_order_and_none_twice(broker: Broker) -> None:
-    """Several batches: all of them, each once, in order; other reasons stay where they are."""
+    """Several batches: all of them, each once, in order; other reasons stay in their queues."""
     bodies = [b'{"n":%d}' % number for number in range(3700)]
     broker.publish_all(((body, DEATH) for body in bodies), UNAUTHORIZED)
     broker.publish(TOPOLOGY.dead_letter_queue("invalid"), b"{}")
@@ -95,7 +94,7 @@ def test_a_limit_takes_the_oldest(broker: Broker, capsys: pytest.CaptureFixture[
     assert replay("--limit", "2") == 0
     assert [message.body for message in broker.messages(QUEUE)] == [b"0", b"1"]
     wait_until(lambda: broker.depth(UNAUTHORIZED).ready == 3, 10, "the rest is given back")
-    assert "3  not come to" in capsys.readouterr().out
+    assert "3  not processed" in capsys.readouterr().out
 
 
 def test_nothing_to_do_is_no_failure(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +113,7 @@ def test_what_the_main_queue_refuses_stays_dead(broker: Broker, capsys: pytest.C
     broker.publish(UNAUTHORIZED, *(b"%d" % number for number in range(8)))
     assert replay() == 1
     told = capsys.readouterr().err
-    assert "stay where they are" in told
+    assert "stay in their queues" in told
     wait_until(lambda: broker.depth(UNAUTHORIZED).unacked == 0, 10, "the rest is given back")
     moved = broker.depth(QUEUE).ready
     assert 3 <= moved < 8
@@ -140,17 +139,17 @@ def test_a_limit_must_be_positive(args: list[str], capsys: pytest.CaptureFixture
     assert "--limit" in capsys.readouterr().err
 
 
-def test_other_transports_replay_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a transport without AMQP dead letters move as well."""
-    monkeypatch.setenv("BROKER_URL", f"filesystem://{tmp_path}")
+def test_replay_on_sqs(sqs: SqsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a broker without AMQP dead letters are replayed as well."""
+    monkeypatch.setenv("BROKER_URL", sqs.url)
     monkeypatch.setenv("BROKER_QUEUE", QUEUE)
     lines = tmp_path / "lines"
     lines.write_bytes(b'{"journey_id":"a"}\n{"journey_id":"b"}\n')
     assert cli.main(["publish", "--queue", UNAUTHORIZED, str(lines)]) == 0
-    assert len(list(tmp_path.glob(f"*{UNAUTHORIZED}*.msg"))) == 2
+    assert sqs.count(UNAUTHORIZED) == (2, 0)
     assert replay() == 0
-    assert len(list(tmp_path.glob(f"*{UNAUTHORIZED}*.msg"))) == 0
-    assert len(list(tmp_path.glob(f"*{QUEUE}.msg"))) == 2
+    assert sqs.count(UNAUTHORIZED) == (0, 0)
+    assert sqs.count(QUEUE) == (2, 0)
 
 
 def dead(*ages_hours: float, **headers: Any) -> list[tuple[bytes, dict[str, Any]]]:
@@ -173,7 +172,7 @@ def ids(broker: Broker, queue: str) -> list[str]:
 def test_the_nearest_deadline_goes_first_over_all_queues(
     broker: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever the order and the queue they lie in; those beyond saving stay, and are counted."""
+    """Whatever the order and the queue they lie in; those that are too late stay, and are counted."""
     broker.publish_all(dead(2, 22, 30, 5, 1), UNAUTHORIZED)
     broker.publish_all(dead(23, 3, 21.5), TOPOLOGY.dead_letter_queue("exhausted"))
     assert cli.main(["dead-letters", "replay", "--json"]) == 0
@@ -181,7 +180,7 @@ def test_the_nearest_deadline_goes_first_over_all_queues(
     assert ids(broker, UNAUTHORIZED) == ["30"]
     told = json.loads(capsys.readouterr().out)
     assert told["outcomes"] == {"replayed": 7}
-    assert told["skipped"] == {"beyond saving (--lost sends them too)": 1}
+    assert told["skipped"] == {"too late (--lost includes them)": 1}
     assert cli.main(["dead-letters", "replay", "--lost"]) == 0
     assert ids(broker, QUEUE)[-1] == "30"
 
@@ -224,25 +223,36 @@ def test_a_rate_is_kept(broker: Broker) -> None:
     assert broker.depth(QUEUE).ready == 20
 
 
-def test_more_than_may_be_held_goes_in_passes(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many lanes and many passes: still in order, none twice, the memory bounded."""
-    monkeypatch.setattr("consumer.broker.queue_reader.WINDOW", 70)
-    monkeypatch.setattr("consumer.deadletters.sweep._READ_AT_ONCE", 50)
-    monkeypatch.setattr("consumer.deadletters.underway.BATCH", 50)
-    monkeypatch.setattr("consumer.deadletters.sweep.MOST_BYTES", 100 * 350)
+@pytest.mark.parametrize("window", [70, 4_000], ids=["many channels", "one channel"])
+def test_more_than_is_held_is_ordered_within_what_is_held(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """A buffer of 100: each batch is the nearest 50 of those held, and none goes twice."""
+    monkeypatch.setattr("consumer.broker.queue_reader.WINDOW", window)
+    monkeypatch.setattr("consumer.deadletters.sweep.READ_AT_ONCE", 50)
+    monkeypatch.setattr("consumer.deadletters.sweep.BATCH", 50)
+    monkeypatch.setattr("consumer.deadletters.sweep.MOST_HELD", 100)
     ages = [round(each / 50, 2) for each in range(50, 1050)]
     random.Random(3).shuffle(ages)
     broker.publish_all(dead(*ages), UNAUTHORIZED)
     assert replay() == 0
-    assert ids(broker, QUEUE) == [f"{age:g}" for age in sorted(ages, reverse=True)]
     wait_until(lambda: broker.depth(UNAUTHORIZED).total == 0, 10, "the dead letters are gone")
+    moved = [float(each) for each in ids(broker, QUEUE)]
+    assert sorted(moved) == sorted(ages)
+    for start in range(0, 1_000, 50):
+        assert moved[start : start + 50] == sorted(moved[start : start + 50], reverse=True)
+    expected, held, unread = list[float](), list[float](), list(ages)
+    while held or unread:
+        room = 100 - len(held)
+        held, unread = sorted(held + unread[:room], reverse=True), unread[room:]
+        expected, held = expected + held[:50], held[50:]
+    assert window == 70 or moved == expected, "one channel gives them in the order of the queue"
 
 
 def test_a_signal_ends_it_in_order(broker: Broker) -> None:
     """SIGINT: the batch under way is finished, nothing is in two places, the rest stays."""
     broker.publish_all(dead(*(1 + each / 100 for each in range(300))), UNAUTHORIZED)
-    command = [sys.executable, "-m", "consumer", "dead-letters", "replay", "--rate", "50"]
-    with subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True) as process:
+    with started(broker, "replay", "--rate", "50", BROKER_QUEUE=QUEUE) as process:
         wait_until(lambda: broker.depth(QUEUE).total > 0, 30, "it moves")
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=30)[0]

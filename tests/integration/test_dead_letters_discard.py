@@ -83,8 +83,8 @@ def asked(broker: Broker, *args: str) -> Iterator[Terminal]:
     """A terminal on which the question has been asked."""
     terminal = Terminal(broker, *args)
     try:
-        terminal.read_until("dead letters will be given up for good. Type ")
-        terminal.read_until(" to go on: ")
+        terminal.read_until("dead letters will be removed. Type ")
+        terminal.read_until(" to continue: ")
         yield terminal
     finally:
         terminal.close()
@@ -93,7 +93,7 @@ def asked(broker: Broker, *args: str) -> Iterator[Terminal]:
 def test_the_right_number_discards(broker: Broker) -> None:
     """How many there are is asked for, and typed; then they are gone."""
     with asked(broker, *DISCARD) as terminal:
-        assert "3 dead letters will be given up for good. Type 3 to go on: " in terminal.shown
+        assert "3 dead letters will be removed. Type 3 to continue: " in terminal.shown
         terminal.type("3\n")
         terminal.read_until("3  discarded")
         assert terminal.process.wait(20) == 0
@@ -127,7 +127,7 @@ def test_a_limit_is_what_is_asked_about(broker: Broker) -> None:
 
 
 def test_what_came_after_the_question_stays(broker: Broker) -> None:
-    """Nobody agreed to give up a dead letter that was not there, also when it does not tell when it died."""
+    """No confirmation covers a dead letter that was not there, also when it does not tell when it died."""
     with asked(broker, *DISCARD) as terminal:
         put(broker, INVALID, broken(9), **BROKEN)
         terminal.type("3\n")
@@ -255,7 +255,7 @@ def test_what_can_not_be_written_down_stays(broker: Broker, tmp_path: Path, opti
     other = {"--archive": "--audit", "--audit": "--archive"}[option]
     done = typed(broker, *DISCARD, "--yes", option, file, other, str(tmp_path / "other"))
     assert done.returncode == 1
-    assert f"journey-consumer: {file} can not be written: " in done.stderr
+    assert f"journey-consumer: {file} cannot be written: " in done.stderr
     assert "Traceback" not in done.stderr
     await_untouched(broker)
 
@@ -274,7 +274,7 @@ def test_a_full_standard_output_discards_nothing(broker: Broker) -> None:
             check=False,
         )
     assert done.returncode == 1
-    assert done.stderr == "journey-consumer: the audit lines can not be written: No space left on device\n"
+    assert done.stderr == "journey-consumer: the audit lines cannot be written: No space left on device\n"
     await_untouched(broker)
 
 

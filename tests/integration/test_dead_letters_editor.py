@@ -1,4 +1,4 @@
-"""``dead-letters edit`` with a person's editor: what the editor is given, and what becomes of the file."""
+"""``dead-letters edit`` with a person's editor: what the editor is given, and what happens to the file."""
 
 import json
 import shlex
@@ -123,7 +123,7 @@ def test_an_editor_that_fails_sends_nothing(
 def test_a_line_that_is_still_invalid_leaves_the_file(
     broker: Broker, editor: MakeEditor, folder: Path
 ) -> None:
-    """What is valid goes; the rest stays in its queue and in the file, which can be mended and applied."""
+    """What is valid goes; the rest stays in its queue and in the file, which can be edited and applied."""
     work = 'for line, seats in zip(lines, (1, 0, 2)): line["payload"]["passenger"]["seats"] = seats'
     done = typed(broker, "edit", EDITOR=editor(work), TMPDIR=str(folder))
     assert done.returncode == 1
@@ -167,7 +167,7 @@ def test_a_file_that_was_torn_sends_nothing(broker: Broker, editor: MakeEditor, 
 
 
 def test_a_dry_run_sends_nothing_and_keeps_the_work(broker: Broker, editor: MakeEditor, folder: Path) -> None:
-    """It only judges; the file with what was mended stays, to be applied."""
+    """It only judges; the file with what was edited stays, to be applied."""
     done = typed(broker, "edit", "--dry-run", EDITOR=editor(SEATS.format(3)), TMPDIR=str(folder))
     assert done.returncode == 0
     assert "  3  would be sent\n" in done.stdout

@@ -1,4 +1,4 @@
-"""Dead letters that nobody thought of: strange headers, twins, packed bodies; and odd ways to ask."""
+"""Unusual dead letters (headers, copies, compressed bodies) and unusual ways to run the commands."""
 
 import json
 import os
@@ -17,9 +17,9 @@ from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,
     INVALID,
-    MEND,
     QUEUE,
     REFUSED,
+    REPAIR,
     UNAUTHORIZED,
     broken,
     environment,
@@ -84,7 +84,7 @@ def test_what_is_nested_without_end_ends_no_command(broker: Broker) -> None:
     for args in (["list", "--json"], ["list", "--json", "--reveal"], ["show", "m-deep"], ["summary"]):
         told = typed(broker, *args)
         assert told.returncode == 0, told.stderr
-    told = typed(broker, "edit", "--pipe", MEND)
+    told = typed(broker, "edit", "--pipe", REPAIR)
     assert told.returncode == 0, told.stderr
     assert "1  edited and sent" in told.stdout
     assert [message.body for message in broker.messages(INVALID)] == [deep]
@@ -112,16 +112,16 @@ def test_headers_that_fill_a_frame_stop_no_replay(broker: Broker) -> None:
     assert sum(each.headers.get("mine") == "kept" for each in messages) == 49
 
 
-# --- mending --------------------------------------------------------------------------------
+# --- editing --------------------------------------------------------------------------------
 
 
 def test_nothing_is_sent_that_can_not_be_written_down(broker: Broker) -> None:
-    """A full disk behind the audit trail is found before the first mended copy goes out."""
+    """A full disk behind the audit trail is found before the first edited copy goes out."""
     put(broker, INVALID, broken(1), broken(2), **BROKEN)
     for _ in range(2):
-        told = typed(broker, "edit", "--pipe", MEND, "--audit", "/dev/full")
+        told = typed(broker, "edit", "--pipe", REPAIR, "--audit", "/dev/full")
         assert told.returncode == 1
-        assert "/dev/full can not be written" in told.stderr
+        assert "/dev/full cannot be written" in told.stderr
     assert broker.depth(QUEUE).total == 0
     assert ids(broker, INVALID) == ["j-1", "j-2"]
 
@@ -134,15 +134,15 @@ def test_an_edit_that_was_not_confirmed_is_told_in_the_audit(broker: Broker, tmp
     )
     put(broker, INVALID, broken(1), broken(2), **BROKEN)
     audit = tmp_path / "audit.jsonl"
-    told = typed(broker, "edit", "--pipe", MEND, "--audit", str(audit))
+    told = typed(broker, "edit", "--pipe", REPAIR, "--audit", str(audit))
     assert told.returncode == 1
     last = {line["journey_id"]: line["event"] for line in map(json.loads, audit.read_text().splitlines())}
     (sent,), (stayed,) = ids(broker, QUEUE), ids(broker, INVALID)
     assert last == {sent: "dead letter edited", stayed: "dead letter edit not confirmed"}
 
 
-def test_a_mended_body_is_not_said_to_be_packed(broker: Broker) -> None:
-    """What came compressed is mended as plain JSON, and must not be taken for compressed again."""
+def test_an_edited_body_is_not_said_to_be_packed(broker: Broker) -> None:
+    """What came compressed is edited as plain JSON, and must not be taken for compressed again."""
     headers = {**BROKEN, "x-detail": "compressed", "compression": "application/x-gzip"}
     broker.publish(INVALID, b"\x1f\x8b", headers=headers, message_id="m-1", content_encoding="gzip")
     line = json.dumps(
@@ -156,12 +156,12 @@ def test_a_mended_body_is_not_said_to_be_packed(broker: Broker) -> None:
     assert json.loads(message.body)["operator_journey_id"] == "j-1"
 
 
-def test_twins_are_mended_by_one_line(broker: Broker, tmp_path: Path) -> None:
-    """The same message twice has one line in the file, and both copies are mended by it."""
+def test_twins_are_edited_by_one_line(broker: Broker, tmp_path: Path) -> None:
+    """The same message twice has one line in the file, and both copies are edited by it."""
     payload = broken(1)
     put(broker, INVALID, payload, broken(2), **BROKEN)
     put(broker, INVALID, payload, **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--out", str(file)).returncode == 0
     text = file.read_text()
     assert len(text.splitlines()) == 2
@@ -175,20 +175,20 @@ def test_twins_are_mended_by_one_line(broker: Broker, tmp_path: Path) -> None:
 def test_a_line_that_contradicts_another_sends_nothing(broker: Broker, tmp_path: Path) -> None:
     """Which of the two was meant nobody can tell; the message names both places."""
     put(broker, INVALID, broken(1), **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--out", str(file)).returncode == 0
     line = file.read_text()
     file.write_text(line + line.replace('"seats": 9', '"seats": 2'))
     told = typed(broker, "edit", "--apply", str(file))
     assert told.returncode == 1
     assert told.stderr.strip().endswith(
-        f"{file} at byte {len(line.encode())} and at byte 0 mend the same one differently"
+        f"{file} at byte {len(line.encode())} and at byte 0 edit one dead letter in two ways"
     )
     assert ids(broker, INVALID) == ["j-1"]
     twice = 'tee /dev/stderr | sed \'s/"seats": 9/"seats": 2/; p; s/"seats": 2/"seats": 1/\''
     told = typed(broker, "edit", "--pipe", twice)
     assert told.returncode == 1
-    assert "line 2 of the command's output mends one in a second way" in told.stderr
+    assert "line 2 of the command's output edits one dead letter in a second way" in told.stderr
     assert ids(broker, INVALID) == ["j-1"]
 
 
@@ -206,7 +206,7 @@ def test_a_command_that_writes_without_end_is_ended(broker: Broker) -> None:
     put(broker, INVALID, broken(1), **BROKEN)
     told = typed(broker, "edit", "--pipe", "yes '{}'")
     assert told.returncode == 1
-    assert "the command writes without end: more than" in told.stderr
+    assert "the command wrote more than" in told.stderr
     assert ids(broker, INVALID) == ["j-1"]
 
 
@@ -215,44 +215,41 @@ def test_a_key_that_was_not_given_is_an_error(broker: Broker) -> None:
     put(broker, INVALID, broken(1), **BROKEN)
     told = typed(broker, "edit", "--pipe", """sed 's/"key": "./"key": "zz/'""")
     assert told.returncode == 1
-    assert "line 1 of the command's output has the key of none that it was given" in told.stderr
+    assert "line 1 of the command's output has a key that was not in its input" in told.stderr
 
 
-def test_who_left_the_session_of_a_pipe_is_not_waited_for(broker: Broker) -> None:
-    """A child that holds the output open for long does not keep the second interrupt waiting."""
+def test_a_child_that_left_the_session_of_a_pipe_is_not_waited_for(broker: Broker) -> None:
+    """A child that holds the output open for long does not delay the second interrupt."""
     put(broker, INVALID, broken(1), **BROKEN)
-    process = started(broker, "edit", "--pipe", "(setsid sleep 30 &); sleep 31")
-    shell = psutil.Process(process.pid)
-    wait_until(lambda: len(shell.children(recursive=True)) >= 2, 20, "the pipe runs")
-    began = time.monotonic()
-    for _ in range(2):
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
-    assert process.wait(20) == 130  # its output stays open: the child has it, too
-    assert time.monotonic() - began < 15
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
+    with started(broker, "edit", "--pipe", "(setsid sleep 30 &); sleep 31") as process:
+        shell = psutil.Process(process.pid)
+        wait_until(lambda: len(shell.children(recursive=True)) >= 2, 20, "the pipe runs")
+        began = time.monotonic()
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert process.wait(20) == 130  # its output stays open: the child has it, too
+        assert time.monotonic() - began < 15
 
 
 def test_an_interrupt_ends_every_process_of_a_pipe(broker: Broker) -> None:
-    """The first SIGINT lets the command end its batch, the second one kills all of it, not one shell."""
+    """The first SIGINT lets the command finish its batch, the second one kills all of it, not one shell."""
     put(broker, INVALID, broken(1), **BROKEN)
-    process = started(broker, "edit", "--pipe", "(cat; exec sleep 300) | (cat; sleep 300)")
-    children = list[psutil.Process]()
+    with started(broker, "edit", "--pipe", "(cat; exec sleep 300) | (cat; sleep 300)") as process:
+        children = list[psutil.Process]()
 
-    def has_two() -> bool:
-        children[:] = psutil.Process(process.pid).children(recursive=True)
-        return [child.name() for child in children].count("sleep") >= 1 and len(children) >= 3
+        def has_two() -> bool:
+            children[:] = psutil.Process(process.pid).children(recursive=True)
+            return [child.name() for child in children].count("sleep") >= 1 and len(children) >= 3
 
-    wait_until(has_two, 20, "the pipe runs")
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    assert "ending after this batch" in process.stderr.readline()
-    assert all(child.is_running() for child in children)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
+        wait_until(has_two, 20, "the pipe runs")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "stopping after this batch" in process.stderr.readline()
+        assert all(child.is_running() for child in children)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == 130
     wait_until(lambda: not any(map(_runs, children)), 10, "none is left")
     assert ids(broker, INVALID) == ["j-1"]
 
@@ -293,7 +290,7 @@ def test_closed_streams_take_nothing_with_them(broker: Broker, tmp_path: Path) -
     put(broker, INVALID, broken(1), **BROKEN)
     told = _shell(broker, "DL discard --reason invalid --why test --yes >&-")
     assert told.returncode == 1
-    assert told.stderr == "journey-consumer: the audit lines need --audit FILE where the output is closed\n"
+    assert told.stderr == "journey-consumer: the audit lines need --audit FILE when the output is closed\n"
     assert _shell(broker, "DL show j-1 --reveal 2>&-").stdout == ""
     assert ids(broker, INVALID) == ["j-1"]
     audit = tmp_path / "audit.jsonl"
@@ -310,7 +307,7 @@ def test_a_pipe_that_nobody_reads_is_an_error(broker: Broker, tmp_path: Path) ->
     os.mkfifo(fifo)
     told = typed(broker, "discard", "--reason", "invalid", "--why", "x", "--yes", "--audit", str(fifo))
     assert told.returncode == 1
-    assert f"{fifo} can not be written" in told.stderr
+    assert f"{fifo} cannot be written" in told.stderr
     assert ids(broker, INVALID) == ["j-1"]
 
 
@@ -347,7 +344,7 @@ def test_an_archive_that_others_may_read_is_not_added_to(broker: Broker, tmp_pat
     args = ["discard", "--reason", "invalid", "--why", "test", "--yes", "--audit", str(tmp_path / "audit")]
     told = typed(broker, *args, "--archive", str(archive))
     assert told.returncode == 1
-    assert "is open to others than its owner: chmod 600 it first" in told.stderr
+    assert "can be read by other users: chmod 600 it first" in told.stderr
     assert ids(broker, INVALID) == ["j-1"]
     archive.chmod(0o600)
     assert typed(broker, *args, "--archive", str(archive)).returncode == 0

@@ -15,8 +15,8 @@ from consumer.broker.connection import ConnectionFactory
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.queue_reader import AmqpQueueReader
 from consumer.core.outgoing import Outgoing
-from consumer.deadletters import auto_replayer
 from consumer.metrics import Metrics
+from consumer.service import auto_replay as auto_replayer
 from consumer.service.auto_replay import AutoReplayer, ServiceState
 from tests.broker import Broker
 from tests.deadletters import QUEUE, REFUSED, UNAUTHORIZED, ids, journey, put
@@ -143,7 +143,7 @@ def test_far_deadlines_wait_behind_fresh_journeys(broker: Broker, run: Run, sand
     assert max(map(order.index, urgent)) < min(map(order.index, far))
 
 
-# --- the returner alone, told what it is surrounded by ----------------------------------------
+# --- AutoReplayer alone, with a state of the test's choice -----------------------------------
 
 
 def tap(broker: Broker, reason: str) -> AmqpQueueReader:
@@ -170,7 +170,7 @@ async def returning(
     per_second: float,
     shared: Callable[[str], bool] = lambda _reason: False,
 ) -> AsyncIterator[Counting]:
-    """A returner at work on ``broker``, after a token that was accepted at once; its publisher."""
+    """An AutoReplayer on ``broker``, after a token that was accepted at once; its publisher."""
     metrics = Metrics(CollectorRegistry())
     publisher = Counting(
         connections=ConnectionFactory([broker.url]), topology=None, declare=False, metrics=metrics
@@ -262,6 +262,18 @@ async def test_two_at_once_share_them(broker: Broker, monkeypatch: pytest.Monkey
     assert sorted(ids(broker, QUEUE)) == sorted(expected)
     assert one.given + other.given == len(expected)
     assert min(one.given, other.given) > 0, "one of them had nothing to do"
+
+
+async def test_the_urgent_ones_go_first_wherever_they_lie(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also behind more of the others than are held at once."""
+    monkeypatch.setattr(auto_replayer, "MOST_BYTES", 3_000)
+    bury(broker, range(40))
+    bury(broker, range(100, 103), URGENT)
+    async with returning(broker, lambda: False, per_second=1000):
+        await await_until(lambda: broker.depth(QUEUE).total == 43, 20, "all are replayed")
+    assert sorted(ids(broker, QUEUE)[:3]) == ["j-100", "j-101", "j-102"]
 
 
 async def test_none_are_held_for_long(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ from tests.broker import Broker
 from tests.deadletters import (
     BROKEN,
     INVALID,
-    MEND,
     QUEUE,
     REFUSED,
+    REPAIR,
     UNAUTHORIZED,
     broken,
     environment,
@@ -92,9 +92,9 @@ def test_one_json_document_each(broker: Broker, tmp_path: Any) -> None:
     assert told("show", "j-1")["reason"] == "invalid"
     lines = typed(broker, "list", "--json").stdout.splitlines()
     assert [only_json(line)["reason"] for line in lines].count("invalid") == 3
-    written = told("edit", "--out", str(tmp_path / "mend.jsonl"), "--reason", "invalid")
-    assert written == {"written": 3, "file": str(tmp_path / "mend.jsonl")}
-    edited = told("edit", "--pipe", MEND, "--limit", "2", "--audit", str(tmp_path / "audit"))
+    written = told("edit", "--out", str(tmp_path / "edit.jsonl"), "--reason", "invalid")
+    assert written == {"written": 3, "file": str(tmp_path / "edit.jsonl")}
+    edited = told("edit", "--pipe", REPAIR, "--limit", "2", "--audit", str(tmp_path / "audit"))
     assert edited == {
         "waiting": 5,
         "selected": 5,
@@ -119,14 +119,14 @@ def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
         (0, "", ["list"], {}),
         (0, "", ["replay", "--dry-run"], {}),
         (0, "", ["replay", "--reason", "unauthorized"], {}),
-        (1, "the broker can not be reached", ["summary"], away),
+        (1, "cannot connect to the broker", ["summary"], away),
         (1, "no dead letter has this", ["show", "j-99"], {}),
-        (1, "still invalid as v3: j-0: out_of_range", ["edit", "--pipe", MEND.replace("3", "0")], {}),
-        (1, "the command ended with 3", ["edit", "--pipe", "exit 3"], {}),
-        (1, "can not be written", ["edit", "--out", "/no/such/directory/file"], {}),
-        (2, "can not be read", ["edit", "--apply", "/no/such/file"], {}),
+        (1, "still invalid as v3: j-0: out_of_range", ["edit", "--pipe", REPAIR.replace("3", "0")], {}),
+        (1, "the command exited with 3", ["edit", "--pipe", "exit 3"], {}),
+        (1, "cannot be written", ["edit", "--out", "/no/such/directory/file"], {}),
+        (2, "cannot be read", ["edit", "--apply", "/no/such/file"], {}),
         (2, "needs a filter", ["discard", "--why", "x", "--yes"], {}),
-        (2, "--why must say something", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
+        (2, "--why must not be empty", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
         (2, "invalid choice", ["replay", "--reason", "nonsense"], {}),
         (2, "must be from 0.001", ["replay", "--rate", "0"], {}),
         (2, "must be at least 1", ["replay", "--limit", "0"], {}),
@@ -149,8 +149,8 @@ def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("args", [["replay"], ["edit", "--pipe", MEND]])
-def test_stopped_is_told_by_exit_code_130(broker: Broker, args: list[str], number: signal.Signals) -> None:
+@pytest.mark.parametrize("args", [["replay"], ["edit", "--pipe", REPAIR]])
+def test_exit_code_130_when_stopped(broker: Broker, args: list[str], number: signal.Signals) -> None:
     """The first signal ends it after its batch: what was sent is gone from its queue, and counted."""
     put(broker, INVALID, *map(broken, range(200)), **BROKEN)
     with started(broker, *args, "--rate", "50", "--json") as process:
@@ -158,23 +158,23 @@ def test_stopped_is_told_by_exit_code_130(broker: Broker, args: list[str], numbe
         process.send_signal(number)
         told, said = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "ending after this batch" in said
+    assert "stopping after this batch" in said
     (sent,) = only_json(told)["outcomes"].values()
     wait_until(lambda: broker.depth(INVALID) == (200 - sent, 0), 10, "the rest is given back")
     assert broker.depth(QUEUE).ready == sent < 200
 
 
 def test_an_edit_that_is_only_tried(broker: Broker) -> None:
-    """--dry-run judges every mended payload, says what would be sent and why not the rest; nothing moves."""
+    """--dry-run judges every edited payload, says what would be sent and why not the rest; nothing moves."""
     put(broker, INVALID, *map(broken, range(12)), **BROKEN)
-    mend_some = """sed '/"j-1/!s/"seats": 9/"seats": 3/; /"j-1"/s/"seats": 9/"seats": 0/'"""
-    done = typed(broker, "edit", "--dry-run", "--pipe", mend_some, "--json")
+    repair_some = """sed '/"j-1/!s/"seats": 9/"seats": 3/; /"j-1"/s/"seats": 9/"seats": 0/'"""
+    done = typed(broker, "edit", "--dry-run", "--pipe", repair_some, "--json")
     assert done.returncode == 1
     told = only_json(done.stdout)
     assert told["dry_run"] is True
     assert told["outcomes"] == {"would be sent": 9, "unchanged": 2, "still invalid": 1}
     assert done.stderr == "still invalid as v3: j-1: out_of_range at passenger.seats\n"
-    assert typed(broker, "edit", "--dry-run", "--pipe", MEND).returncode == 0
+    assert typed(broker, "edit", "--dry-run", "--pipe", REPAIR).returncode == 0
     wait_until(lambda: broker.depth(INVALID) == (12, 0), 10, "nothing has moved")
     assert broker.depth(QUEUE).total == 0
 
@@ -188,7 +188,7 @@ def test_a_limit_straight_to_the_registry(broker: Broker, sandbox: LocalRegistry
     put(broker, UNAUTHORIZED, *(journey(each, hours_ago=each) for each in hours), **REFUSED)
     done = straight("--limit", "2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("6 dead letters, 6 selected\n  2  registered\n  4  not come to\n")
+    assert done.stdout.startswith("6 dead letters, 6 selected\n  2  registered\n  4  not processed\n")
     assert set(sandbox.journeys) == {"j-22", "j-21"}
     assert len(sandbox.requests) == 2
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (4, 0), 10, "the rest is given back")
@@ -242,10 +242,7 @@ def test_a_slow_pace_does_not_outlast_the_broker(broker: Broker, sandbox: LocalR
     """Batches are as large as a few seconds: what is registered leaves the queue while the others wait."""
     put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)  # 16 may go at once, then one a second
     settings = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": TOKEN, "REGISTRY_RATE_PER_MINUTE": "60"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "consumer", "dead-letters", "replay", "--to", "registry"],
-        env=environment(broker, **settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
+    with started(broker, "replay", "--to", "registry", **settings) as process:
         wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 25, 30, "some are gone")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -266,7 +263,7 @@ def test_what_the_registry_has_already_is_gone_too(
     wait_until(lambda: broker.depth(UNAUTHORIZED).total == 0, 10, "they are gone")
 
 
-def test_trouble_is_told_in_the_document_too(broker: Broker, straight: Straight) -> None:
+def test_trouble_is_in_the_document_too(broker: Broker, straight: Straight) -> None:
     """A refused token: exit 1, the reason on standard error and in the one document."""
     put(broker, UNAUTHORIZED, *map(journey, range(30)), **REFUSED)
     done = straight("--json", token="another")
@@ -278,17 +275,17 @@ def test_trouble_is_told_in_the_document_too(broker: Broker, straight: Straight)
 
 
 def test_an_export_takes_the_most_urgent(broker: Broker, tmp_path: Path) -> None:
-    """With --limit a person mends what has the least time left, wherever in the queue it lies."""
+    """With --limit a person edits what has the least time left, wherever in the queue it lies."""
     ages = enumerate((2, 22, 5, 21, 1))
     put(broker, INVALID, *(journey(each, hours_ago=hours) for each, hours in ages), **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--limit", "2", "--out", str(file)).returncode == 0
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["payload"]["operator_journey_id"] for line in lines] == ["j-1", "j-3"]
 
 
-def test_who_reads_at_the_same_time_is_told(broker: Broker) -> None:
-    """What another one holds is not seen: none at all must not pass for the whole truth."""
+def test_another_consumer_is_warned_about(broker: Broker) -> None:
+    """What another consumer holds is not seen: the command says so."""
     put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)
     assert typed(broker, "summary").stderr == ""
     with started(broker, "replay", "--rate", "5") as process:
@@ -297,7 +294,7 @@ def test_who_reads_at_the_same_time_is_told(broker: Broker) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert told.returncode == 0
-    assert f"'{UNAUTHORIZED}' is being read by somebody else" in told.stderr
+    assert f"'{UNAUTHORIZED}' has another consumer" in told.stderr
 
 
 def test_what_steers_a_terminal_is_not_printed(broker: Broker) -> None:
@@ -305,7 +302,13 @@ def test_what_steers_a_terminal_is_not_printed(broker: Broker) -> None:
     evil = "\x1b]0;title\x07\x1b[31m\u202e"
     payload = {**journey(1), "operator_journey_id": evil, "note\x9b31m": 1}
     put(broker, INVALID, payload, **{"x-reason": "invalid", "x-detail": evil, "mine\x1b": evil})
-    for args in (["summary"], ["list"], ["show", evil], ["show", evil, "--reveal"], ["edit", "--pipe", MEND]):
+    for args in (
+        ["summary"],
+        ["list"],
+        ["show", evil],
+        ["show", evil, "--reveal"],
+        ["edit", "--pipe", REPAIR],
+    ):
         told = typed(broker, *args)
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(told.stdout + told.stderr), args
 
@@ -323,11 +326,11 @@ def test_a_full_disk_behind_the_output_is_told_in_words(broker: Broker, args: li
     assert done.stderr == "journey-consumer: the result cannot be written: the disk is full\n"
 
 
-def test_a_line_about_nothing_is_told(broker: Broker, tmp_path: Path) -> None:
-    """Somebody else has sent it meanwhile, or the key was changed: it was for nothing, and that is said."""
+def test_a_line_without_a_dead_letter_is_reported(broker: Broker, tmp_path: Path) -> None:
+    """It was replayed meanwhile, or its key was changed."""
     put(broker, INVALID, broken(1), **BROKEN)
-    file = tmp_path / "mend.jsonl"
+    file = tmp_path / "edit.jsonl"
     file.write_text('{"key": "no such key", "payload": {}}\n')
     told = typed(broker, "edit", "--apply", str(file))
     assert told.returncode == 0
-    assert f"1 lines of {file} are about no dead letter that is there" in told.stderr
+    assert f"1 lines of {file} match no dead letter in the queues" in told.stderr

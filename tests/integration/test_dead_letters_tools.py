@@ -1,4 +1,4 @@
-"""Looking into dead letters, mending them and giving them up, on a real broker."""
+"""Reading, editing and discarding dead letters on a real broker."""
 
 import json
 import random
@@ -29,7 +29,7 @@ PHONE = "+33639981234"
 @pytest.fixture
 def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
     """A virtual host with our queues, and the environment that names it."""
-    connection = ConnectionFactory([vhost.url]).connect_to_broker("test")
+    connection = ConnectionFactory([vhost.url]).connect("test")
     try:
         ensure(connection, TOPOLOGY, declare=True)
     finally:
@@ -77,7 +77,7 @@ def ids(broker: Broker, queue: str) -> list[str]:
     return [str(message.properties["message_id"]) for message in broker.messages(queue)]
 
 
-# --- looking --------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------
 
 
 def test_a_summary_groups_and_leaves_everything_as_it_was(
@@ -89,10 +89,7 @@ def test_a_summary_groups_and_leaves_everything_as_it_was(
     assert run("summary") == 0
     text = capsys.readouterr().out
     assert "token_refused" in text
-    assert (
-        "31 dead letters of 'journeys': 30 can still be registered, 0 are beyond saving, 1 do not tell"
-        in text
-    )
+    assert "31 dead letters of 'journeys': 30 can be registered, 0 are too late, 1 have no" in text
     assert run("summary", "--json", "--status", "401") == 0
     told = json.loads(capsys.readouterr().out)
     assert told["total"]["count"] == 30
@@ -106,7 +103,7 @@ def test_a_summary_groups_and_leaves_everything_as_it_was(
     assert PHONE not in text
 
 
-def test_a_queue_that_may_give_up_messages_is_not_touched(
+def test_a_queue_that_may_drop_messages_is_not_read(
     broker: Broker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """RabbitMQ 4 drops after 20 deliveries unless told otherwise; --force looks all the same."""
@@ -218,7 +215,7 @@ def test_discarding_is_written_down(broker: Broker, tmp_path: Path) -> None:
 def test_discarding_needs_a_filter_a_reason_and_a_yes(
     broker: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Otherwise nothing is touched; nor is it when the archive can not be written."""
+    """Otherwise nothing is touched; nor is it when the archive cannot be written."""
     put(broker, INVALID, broken(1), **BROKEN)
     assert run("discard", "--why", "x", "--yes") == 2
     assert "needs a filter" in capsys.readouterr().err
@@ -233,10 +230,10 @@ def test_discarding_needs_a_filter_a_reason_and_a_yes(
 # --- edit -----------------------------------------------------------------------------------
 
 
-def test_a_mended_file_is_sent_and_the_note_names_the_path(broker: Broker, tmp_path: Path) -> None:
-    """Export, mend, apply: what is valid goes back with a note, what is not stays."""
+def test_an_edited_file_is_sent_and_the_note_names_the_path(broker: Broker, tmp_path: Path) -> None:
+    """Export, edit, apply: what is valid goes back with a note, what is not stays."""
     put(broker, INVALID, broken(1), broken(2), broken(3), **BROKEN)
-    file, audit = tmp_path / "mend.jsonl", tmp_path / "audit.jsonl"
+    file, audit = tmp_path / "edit.jsonl", tmp_path / "audit.jsonl"
     assert run("edit", "--out", str(file)) == 0
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -259,6 +256,22 @@ def test_a_mended_file_is_sent_and_the_note_names_the_path(broker: Broker, tmp_p
     )
 
 
+def test_lines_that_a_limit_left_out_are_not_called_unknown(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With more than is held at once the limit is reached before all is read."""
+    put(broker, INVALID, broken(1), broken(2), broken(3), **BROKEN)
+    file = tmp_path / "edit.jsonl"
+    assert run("edit", "--out", str(file)) == 0
+    file.write_text(file.read_text().replace('"seats": 9', '"seats": 2'))
+    monkeypatch.setattr("consumer.deadletters.sweep.MOST_HELD", 1)
+    capsys.readouterr()
+    assert run("edit", "--apply", str(file), "--limit", "1", "--audit", str(tmp_path / "audit")) == 0
+    told = capsys.readouterr()
+    assert "1  edited and sent" in told.out
+    assert "match no dead letter" not in told.err
+
+
 def test_another_journey_is_not_smuggled_in(broker: Broker) -> None:
     """The id of a journey that the Registry may know must not be given to another one."""
     put(broker, INVALID, broken(1), **BROKEN)
@@ -268,11 +281,11 @@ def test_another_journey_is_not_smuggled_in(broker: Broker) -> None:
     assert broker.depth(QUEUE).total == 0
 
 
-def test_a_command_mends_them_all(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_edits_them_all(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
     """--pipe; a command that fails touches nothing."""
     put(broker, INVALID, *(broken(number) for number in range(20)), **BROKEN)
     assert run("edit", "--pipe", "exit 3") == 1
-    assert "the command ended with 3" in capsys.readouterr().err
+    assert "the command exited with 3" in capsys.readouterr().err
     wait_until(lambda: broker.depth(INVALID) == (20, 0), 10, "all stay")
     assert run("edit", "--pipe", "echo nonsense") == 1
     assert run("edit", "--pipe", 'sed \'s/"seats": 9/"seats": 3/\'') == 0

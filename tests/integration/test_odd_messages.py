@@ -97,7 +97,9 @@ def test_unreadable_properties_cost_the_properties_only(
     assert service.value("redelivered_total") == 0
 
 
-def test_headers_that_fill_a_frame_stop_nobody(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
+def test_headers_that_fill_a_frame_are_left_out_of_copies(
+    run: Run, vhost: Broker, sandbox: LocalRegistry
+) -> None:
     """With the headers that we add they are more than a frame: they are left behind, and nothing is cut."""
     ledger = Ledger(vhost)
     ledger.declare()

@@ -10,6 +10,7 @@ import pytest
 
 from consumer.commands import cli
 from tests.broker import Broker
+from tests.sqs import SqsServer
 from tests.waiting import wait_until
 
 QUEUE = "try.journeys"
@@ -127,7 +128,7 @@ def test_an_unreachable_broker_is_named_without_its_password(
     url = "amqp://somebody:hunter2@127.0.0.1:1/x"
     assert cli.main(["publish", "--broker-url", url, "--queue", QUEUE, str(file)]) == 1
     output = capsys.readouterr().err
-    assert "amqp://127.0.0.1:1/x: nobody listens there" in output
+    assert "amqp://127.0.0.1:1/x: connection refused: no server listens on this address and port" in output
     assert "hunter2" not in output
     assert output.count("\n") == 1
 
@@ -143,12 +144,13 @@ def test_generated_journeys_are_published(vhost: Broker) -> None:
     ]
 
 
-def test_a_kombu_transport_without_amqp(tmp_path: Path) -> None:
-    """Other transports work too: the lines wait in the file system's queue."""
+def test_publish_to_sqs(sqs: SqsServer, tmp_path: Path) -> None:
+    """The lines wait in the queue, in kombu's envelope; no other queue is created."""
     (tmp_path / "lines").write_bytes(b'{"journey_id":"j-1"}\n{"journey_id":"j-2"}\n')
-    url = f"filesystem://{tmp_path}/broker"
-    assert cli.main(["publish", "--broker-url", url, "--queue", QUEUE, str(tmp_path / "lines")]) == 0
-    waiting = [json.loads(file.read_text()) for file in (tmp_path / "broker").glob("*.msg")]
+    queue = "published.journeys"
+    assert cli.main(["publish", "--broker-url", sqs.url, "--queue", queue, str(tmp_path / "lines")]) == 0
+    assert len(sqs.client.list_queues(QueueNamePrefix="published")["QueueUrls"]) == 1
+    waiting = [json.loads(body) for body in sqs.take(queue)]
     assert {message["properties"]["message_id"] for message in waiting} == {"j-1", "j-2"}
 
 

@@ -147,7 +147,7 @@ def _assembled(url: str, clock: FakeClock) -> Assembled:
         ("amqp://localhost//", AmqpConsumer, AmqpPublisher),
         ("amqps://localhost//", AmqpConsumer, AmqpPublisher),
         ("memory://", VirtualLink, VirtualLink),
-        ("redis://localhost/0", VirtualLink, VirtualLink),
+        ("sqs://?region=eu-west-3", VirtualLink, VirtualLink),
     ],
 )
 async def test_the_broker_is_the_urls(url: str, consumer: type, publisher: type, clock: FakeClock) -> None:
@@ -164,7 +164,8 @@ async def test_the_broker_is_the_urls(url: str, consumer: type, publisher: type,
 
 
 @pytest.mark.parametrize(
-    ("url", "returning"), [("amqp://localhost", True), ("redis://localhost", False), ("memory://", False)]
+    ("url", "returning"),
+    [("amqp://localhost", True), ("sqs://?region=eu-west-3", False), ("memory://", False)],
 )
 async def test_dead_letters_return_by_themselves_where_that_is_safe(
     url: str,

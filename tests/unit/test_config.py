@@ -328,16 +328,96 @@ def test_an_address_that_is_not_the_registrys_root_is_refused(url: str) -> None:
 
 def test_fail_over_addresses_are_split_and_shown_without_secrets() -> None:
     """Several brokers keep their order; logs see host, port and virtual host only."""
-    settings = load(TOKEN | {"BROKER_URL": "amqps://a:p%2F1@one:5671/v ;;amqp://two?password=x; pyamqp://"})
-    assert settings.broker_urls == ("amqps://a:p%2F1@one:5671/v", "amqp://two?password=x", "pyamqp://")
-    assert settings.broker_addresses == ("amqps://one:5671/v", "amqp://two", "pyamqp://")
+    settings = load(TOKEN | {"BROKER_URL": "amqps://a:p%2F1@one:5671/v ;;amqp://two; amqp://"})
+    assert settings.broker_urls == ("amqps://a:p%2F1@one:5671/v", "amqp://two", "amqp://")
+    assert settings.broker_addresses == ("amqps://one:5671/v", "amqp://two", "amqp://")
 
 
-@pytest.mark.parametrize("urls", ["redis://a;redis://b", "amqp://a;memory://"])
+@pytest.mark.parametrize("urls", ["sqs://a;sqs://b", "amqp://a;memory://"])
 def test_other_transports_do_not_fail_over(urls: str) -> None:
     """A second address that would never be tried is refused, not ignored."""
     (problem,) = problems(**TOKEN, BROKER_URL=urls)
     assert problem.startswith("BROKER_URL must be one address")
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        *("redis", "rediss", "kafka", "confluentkafka", "nats", "http", "https", "filesystem", "sqla+sqlite"),
+        *("gcpubsub", "azureservicebus", "pyamqp", "carrier-pigeon"),
+    ],
+)
+def test_other_brokers_are_refused_with_a_way_out(scheme: str) -> None:
+    """One sentence names what is supported and what to do, and quotes nothing of the address."""
+    (problem,) = problems(**TOKEN, BROKER_URL=f"{scheme}://user:hidden@host:1/path")
+    assert problem.startswith("BROKER_URL must be amqp://, amqps:// or sqs://")
+    assert "bridge their messages into RabbitMQ or SQS" in problem
+    assert "hidden" not in problem
+    assert scheme not in problem or scheme in "amqp"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "connection_attempts=3",
+        "cacertfile=/tmp/secret.pem",
+        "heartbeat=5",
+        "ssl=true",
+        "password=hidden",
+        "#x",
+    ],
+)
+@pytest.mark.parametrize("url", ["amqp://h/v", "amqps://h", "memory://"])
+def test_parameters_of_a_broker_address_are_refused(url: str, query: str) -> None:
+    """Each has a setting of its own; kombu ended with a traceback."""
+    (problem,) = problems(**TOKEN, BROKER_URL=f"{url}?{query}")
+    assert problem.startswith("BROKER_URL must have no '?' parameters")
+    assert query not in problem
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqs://",
+        "sqs://?region=eu-west-3",
+        "sqs://AKIA:s%2Fecret@",
+        "sqs://key:secret@localhost:4566?region=us-east-1&is_secure=false",
+        "sqs://vpce-1.sqs.eu-west-3.vpce.amazonaws.com?is_secure=true",
+    ],
+)
+def test_an_address_of_sqs(url: str) -> None:
+    """AWS itself, or an endpoint; region and TLS are its only parameters."""
+    settings = load(TOKEN | {"BROKER_URL": url})
+    assert settings.broker_urls == (url,)
+    assert "ecret" not in settings.broker_addresses[0]
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("?region=", "?region=eu/west", "?regoin=eu-west-3", "?is_secure=yes", "?is_secure=false"),
+        *("host?region=a&region=b", "host/123/q", "host#x"),
+    ],
+)
+def test_a_mistaken_address_of_sqs_is_refused(rest: str) -> None:
+    """A misspelt parameter would otherwise leave a default in force, or end with a traceback."""
+    (problem,) = problems(**TOKEN, BROKER_URL=f"sqs://{rest}")
+    assert problem.startswith("BROKER_URL must ")
+
+
+@pytest.mark.parametrize("queue", ["q" * 54, "journées", "a b", "a/b"])
+def test_a_queue_name_that_sqs_does_not_take_is_refused(queue: str) -> None:
+    """The names of our own queues must fit as well."""
+    (problem,) = problems(**TOKEN, BROKER_URL="sqs://", BROKER_QUEUE=queue)
+    assert problem.startswith("BROKER_QUEUE must be 1 to 53")
+    assert load(TOKEN | {"BROKER_QUEUE": queue}).broker_queue == queue
+
+
+def test_sqs_without_boto3_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 is not part of the plain installation."""
+    monkeypatch.setattr("consumer.config.loading.find_spec", lambda _name: None)
+    (problem,) = problems(**TOKEN, BROKER_URL="sqs://")
+    assert "pip install journey-consumer[sqs]" in problem
 
 
 @given(
@@ -410,7 +490,7 @@ def test_the_prefetch_follows_the_concurrency() -> None:
         ({"REGISTRY_RATE_PER_MINUTE": "20001"}, "REGISTRY_RATE_PER_MINUTE exceeds"),
         ({"BROKER_EXCHANGE": "x", "BROKER_DECLARE": "false"}, "BROKER_EXCHANGE has no effect"),
         ({"BROKER_CA_FILE": __file__}, "BROKER_CA_FILE has no effect"),
-        ({"EVENTS_EXCHANGE": "x", "BROKER_URL": "redis://localhost"}, "EVENTS_EXCHANGE has no effect"),
+        ({"EVENTS_EXCHANGE": "x", "BROKER_URL": "sqs://"}, "EVENTS_EXCHANGE has no effect"),
         ({"DRAIN_TIMEOUT_SECONDS": "5"}, "DRAIN_TIMEOUT_SECONDS is shorter"),
         ({"BROKER_QUEU": "x"}, "BROKER_QUEU is not a setting: did you mean BROKER_QUEUE?"),
         ({"registry_url": "x"}, "registry_url is not a setting: did you mean REGISTRY_URL?"),

@@ -7,9 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from consumer.broker.consumer import RECONNECT_CAP_SECONDS as CONSUME_CAP
-from consumer.broker.publisher import RECONNECT_CAP_SECONDS as PUBLISH_CAP
-from consumer.broker.transport_limits import _PROMISES
+from consumer.broker.connection import RECONNECT_CAP_SECONDS
+from consumer.broker.virtual import _LIMITS
 from consumer.checks.registry import SKEW_FAIL_SECONDS, SKEW_WARN_SECONDS
 from consumer.config import Settings, described
 from consumer.core.outcome import PauseCause
@@ -142,9 +141,8 @@ def test_every_promise_names_a_test() -> None:
 
 def test_every_transport_of_which_we_say_something_is_in_the_table() -> None:
     """What the service says at start and what the page says are about the same transports."""
-    schemes = {{"sqla": "sqla+...", "sqlalchemy": "sqla+..."}.get(scheme, scheme) for scheme in _PROMISES}
     rows = pages.table(GUARANTEES, "transport")
-    assert {row["transport"] for row in rows} == {f"`{scheme}://`" for scheme in schemes}
+    assert {row["transport"] for row in rows} == {f"`{scheme}://`" for scheme in _LIMITS}
 
 
 def test_the_numbers_of_the_guarantees_are_those_of_the_code() -> None:
@@ -154,7 +152,7 @@ def test_the_numbers_of_the_guarantees_are_those_of_the_code() -> None:
     delays = sum(default["RETRY_DELAYS_SECONDS"]) / 60
     for sentence in (
         f"log lines of at most the last {FLUSH_SECONDS:g} s",
-        f"at most {max(CONSUME_CAP, PUBLISH_CAP):g} s apart",
+        f"at most {RECONNECT_CAP_SECONDS:g} s apart",
         f"`BROKER_DELIVERY_LIMIT` ({default['BROKER_DELIVERY_LIMIT']})",
         f"`HOLD_LIMIT_SECONDS` ({default['HOLD_LIMIT_SECONDS']:g})",
         f"`EARLY_BOUND_SECONDS` ({default['EARLY_BOUND_SECONDS'] / 3600:g} h)",

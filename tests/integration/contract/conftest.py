@@ -1,29 +1,22 @@
-"""The brokers that the contract is asked of: the test's own, kombu's virtual ones, and a real RabbitMQ."""
+"""The brokers under contract: the tests' own, ``memory://``, an SQS over real HTTP, and a real RabbitMQ."""
 
 import asyncio
 import contextlib
-import importlib.util
-import socket
-import subprocess
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-import kombu
 import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.broker.connection import ConnectionFactory
 from consumer.broker.consumer import AmqpConsumer
 from consumer.broker.publisher import AmqpPublisher
-from consumer.broker.virtual import VirtualLink, transport_options
+from consumer.broker.virtual import VirtualLink, open_link
 from consumer.core.topology import Topology
 from consumer.metrics import Metrics
 from tests.broker import Broker
 from tests.memory_link import MemoryLink
-from tests.tools import missing, require_tool
-from tests.waiting import wait_until
 
 PREFETCH = 4
 
@@ -39,7 +32,7 @@ class Outside(Protocol):
 
 
 class Side:
-    """One broker with a fresh queue; ``link`` makes a new (intake, publisher) on it."""
+    """One broker with a fresh queue; ``link`` makes a new (consumer, publisher) on it."""
 
     def __init__(self, topology: Topology, outside: Outside, make: Callable[[], tuple[Any, Any]]) -> None:
         self.topology = topology
@@ -48,10 +41,11 @@ class Side:
         self._running: list[tuple[Any, Any, asyncio.Task[None]]] = []
 
     async def link(self, on_delivery: Callable[[Any], None], on_lost: Callable[[], None]) -> tuple[Any, Any]:
-        """Start a new intake and publisher."""
+        """Start a new consumer and publisher."""
         consumer, publisher = self._make()
         publisher.start()
-        self._running.append((consumer, publisher, asyncio.create_task(consumer.run(on_delivery, on_lost))))
+        running = asyncio.create_task(consumer.run(on_delivery, on_lost))
+        self._running.append((consumer, publisher, running))
         return consumer, publisher
 
     async def put(self, body: bytes, headers: Mapping[str, Any] | None = None, **properties: Any) -> None:
@@ -108,11 +102,7 @@ class _Virtual:
 
     @contextlib.contextmanager
     def _channel(self) -> Iterator[Any]:
-        options = transport_options(self._url)
-        with (
-            kombu.Connection(self._url, transport_options=options) as connection,
-            connection.channel() as channel,
-        ):
+        with open_link(self._url) as connection, connection.channel() as channel:
             yield channel
 
     def put(self, body: bytes, headers: Mapping[str, Any], properties: Mapping[str, Any]) -> None:
@@ -137,32 +127,8 @@ class _Virtual:
         return found
 
 
-@pytest.fixture(scope="session")
-def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A private redis-server on a port of its own."""
-    program = require_tool("redis-server")
-    if importlib.util.find_spec("redis") is None:
-        missing("the Python package redis")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("redis")
-    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
-        try:
-            wait_until(lambda: _listens(port), 10, "redis-server listens")
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            server.kill()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-@pytest.fixture(params=["fake", "memory", "filesystem", "redis", "rabbitmq"])
-async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Side]:
+@pytest.fixture(params=["fake", "memory", "sqs", "rabbitmq"])
+async def side(request: pytest.FixtureRequest) -> AsyncIterator[Side]:
     """Each broker in turn, with a queue that nobody else uses."""
     topology = Topology(f"journeys.{uuid.uuid4().hex[:8]}", delays_seconds=(60,))
     metrics = Metrics(CollectorRegistry())
@@ -185,12 +151,7 @@ async def side(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
         side = Side(topology, _Rabbit(broker, topology.queue), amqp)
     else:
-        if kind == "redis":
-            url = request.getfixturevalue("redis_url")
-        elif kind == "filesystem":
-            url = f"filesystem://{tmp_path}"
-        else:
-            url = "memory://"
+        url = request.getfixturevalue("sqs").url if kind == "sqs" else "memory://"
 
         def virtual() -> tuple[VirtualLink, VirtualLink]:
             link = VirtualLink(url=url, topology=topology, prefetch=PREFETCH, metrics=metrics)

@@ -9,7 +9,7 @@ import pytest
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Reason
 from consumer.core.outgoing import Outgoing, copy_of
-from consumer.errors import PublishError
+from consumer.errors import PublishError, PublishFailure
 from tests.integration.contract.conftest import PREFETCH, Side
 from tests.waiting import await_until
 
@@ -74,7 +74,7 @@ async def test_a_delivery_is_the_message(side: Side) -> None:
 
 
 async def test_an_empty_body_is_delivered(side: Side) -> None:
-    """It is nobody's journey, but it must be settled like one."""
+    """It is no journey, but it must be settled like one."""
     await side.put(b"")
     taker, _, _ = await started(side)
     await taker.has(1)
@@ -108,7 +108,7 @@ async def test_what_is_not_acknowledged_comes_again(side: Side) -> None:
     assert not consumer.subscribed
     again, _, _ = await started(side)
     await again.has(2)
-    # By what was taken, not by number: the file system does not keep the order of one millisecond.
+    # By what was taken, not by number: SQS does not promise the order.
     left = [delivery.body for delivery in taker.deliveries if delivery is not taker.deliveries[1]]
     assert sorted(again.bodies) == sorted(left)
 
@@ -188,7 +188,7 @@ async def test_what_is_returned_comes_again(side: Side) -> None:
 
 
 async def test_many_publishes_are_under_way_together(side: Side) -> None:
-    """Each ends once and none is lost; the order is nobody's promise (filesystem:// keeps none)."""
+    """Each ends once and none is lost; the order is not promised (SQS keeps none)."""
     _, _, publisher = await started(side, Mode.NONE)
     exchange = side.topology.dead_letter_exchange
     futures = [
@@ -201,8 +201,35 @@ async def test_many_publishes_are_under_way_together(side: Side) -> None:
 
 
 async def test_nothing_is_published_after_closing(side: Side) -> None:
-    """Whoever still waits is told."""
+    """The future ends with an error."""
     _, _, publisher = await started(side, Mode.NONE)
     await side.close()
     with pytest.raises(PublishError):
         await publisher.submit(Outgoing("", side.topology.queue, b"", {}, {}))
+
+
+async def test_an_unroutable_publish_is_returned(side: Side) -> None:
+    """A message that no queue receives is not confirmed."""
+    _, _, publisher = await started(side, Mode.NONE)
+    outgoing = Outgoing(side.topology.dead_letter_exchange, "no-such-reason", b"", {}, {})
+    with pytest.raises(PublishError) as caught:
+        await asyncio.wait_for(publisher.submit(outgoing), 10)
+    assert caught.value.kind is PublishFailure.RETURNED
+
+
+async def test_a_withdrawn_publish_is_not_sent(side: Side) -> None:
+    """Its future ends at once; a publish that is already confirmed stays confirmed."""
+    _, _, publisher = await started(side, Mode.NONE)
+    exchange = side.topology.dead_letter_exchange
+    withdrawn = publisher.submit(Outgoing(exchange, "invalid", b"0", {}, {"delivery_mode": 2}))
+    publisher.withdraw(withdrawn)
+    with pytest.raises(PublishError) as caught:
+        await withdrawn
+    assert caught.value.kind is PublishFailure.OUT_OF_DATE
+    confirmed = publisher.submit(Outgoing(exchange, "invalid", b"1", {}, {"delivery_mode": 2}))
+    await asyncio.wait_for(confirmed, 10)
+    publisher.withdraw(confirmed)
+    assert confirmed.exception() is None
+    held = [body for body, _ in await side.held(side.topology.dead_letter_queue("invalid"))]
+    assert held[-1:] == [b"1"]
+    assert len(held) <= 2  # the thread may have taken it before it was withdrawn

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from consumer.core import policy
 from consumer.core.reply import FaultKind
 from consumer.core.topology import Topology
-from consumer.deadletters.edit import changes, note_of
-from consumer.deadletters.headers import masked_content_type, masked_headers
-from consumer.deadletters.masking import is_detail, masked
+from consumer.deadletters.editing import changes, note_of
+from consumer.deadletters.masking import is_detail, masked, masked_content_type, masked_headers
 from consumer.registry import classify as rules
 from consumer.registry.jsonrpc import HTTP_ERRORS
 from schemas import field_paths, refusals

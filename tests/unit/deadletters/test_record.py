@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import schemas
 from consumer.core.delivery import Delivery
-from consumer.deadletters.overview import MOST_GROUPS, Overview
 from consumer.deadletters.record import FOREIGN_DETAIL, Record, fingerprint, payload_of, read
+from consumer.deadletters.view import MOST_GROUPS, Overview
 from consumer.publishing import samples
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -38,8 +38,8 @@ def test_a_record_knows_what_validation_knows(version: samples.Version) -> None:
     assert (record.reason, record.detail, record.status) == ("rejected", "not_json", 422)
     assert (record.attempts, record.replays) == (3, 2)
     assert record.died == NOW - timedelta(hours=1)
-    assert record.is_lost(NOW) is False
-    assert record.is_lost(journey.start + timedelta(hours=24)) is True
+    assert record.is_too_late(NOW) is False
+    assert record.is_too_late(journey.start + timedelta(hours=24)) is True
 
 
 def test_the_queue_says_the_reason() -> None:
@@ -139,29 +139,31 @@ def test_reading_never_fails(body: bytes, headers: dict[str, Any]) -> None:
     assert len(fingerprint(delivery)) == 24
     overview = Overview()
     overview.add(record, NOW)
-    assert overview.total.count == overview.total.savable + overview.total.lost + overview.total.unknown == 1
+    assert (
+        overview.total.count == overview.total.in_time + overview.total.too_late + overview.total.unknown == 1
+    )
 
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(-48, 48) | st.none()), max_size=60))
 def test_an_overview_counts_each_once(dead: list[tuple[int, int | None]]) -> None:
-    """The groups add up to the total, and the tightest of all is the tightest of the groups."""
+    """The groups add up to the total, and the shortest time left of all is the shortest of the groups."""
     overview = Overview()
     for detail, hours in dead:
         start = None if hours is None else NOW + timedelta(hours=hours - 24)
-        overview.add(Record("invalid", None, None, f"d{detail}", None, 1, 0, None, start, 2, 0), NOW)
+        overview.add(Record("invalid", None, None, f"d{detail}", None, 1, 0, None, start, 2), NOW)
     groups = list(overview.ranked())
     assert sum(group.count for group in groups) == overview.total.count == len(dead)
-    assert sum(group.lost for group in groups) == overview.total.lost
-    tightest = [group.tightest_left for group in groups if group.tightest_left is not None]
-    assert overview.total.tightest_left == min(tightest, default=None)
-    if tightest:
-        assert groups[0].tightest_left == min(tightest)
+    assert sum(group.too_late for group in groups) == overview.total.too_late
+    shortest = [group.shortest_left for group in groups if group.shortest_left is not None]
+    assert overview.total.shortest_left == min(shortest, default=None)
+    if shortest:
+        assert groups[0].shortest_left == min(shortest)
 
 
 def test_an_overview_stays_small() -> None:
     """A detail of its own for each dead letter does not cost memory without end."""
     overview = Overview()
     for number in range(3 * MOST_GROUPS):
-        overview.add(Record("invalid", None, None, f"d{number}", None, 1, 0, None, None, 2, 0), NOW)
+        overview.add(Record("invalid", None, None, f"d{number}", None, 1, 0, None, None, 2), NOW)
     assert len(overview.groups) == MOST_GROUPS + 1
     assert overview.total.count == 3 * MOST_GROUPS

@@ -11,7 +11,6 @@ from consumer.deadletters.selection import (
     Range,
     Selection,
     duration,
-    duration_text,
     range_of,
     status_of,
 )
@@ -35,7 +34,6 @@ RECORDS = st.builds(
     died=MOMENTS,
     start=MOMENTS,
     size=st.just(2),
-    delivery_count=st.just(0),
 )
 HOURS = st.integers(-72, 72).map(lambda hours: hours * 3600.0)
 
@@ -107,12 +105,6 @@ def test_zero_left_is_the_edge_of_saving(record: Record) -> None:
     )
 
 
-@given(st.integers(-10_000_000, 10_000_000))
-def test_a_time_is_read_back_as_it_is_written(seconds: int) -> None:
-    """To the second, in either direction."""
-    assert duration(duration_text(seconds)) == seconds
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90s", 90), ("1h30m", 5400), ("1.5d", 129_600), ("0", 0), ("-2h", -7200), (" 2H ", 7200)],
@@ -134,9 +126,8 @@ def test_what_is_no_time_is_refused(text: str) -> None:
     [("2h..", Range(7200, None)), ("..30m", Range(None, 1800)), ("1h..2h", Range(3600, 7200))],
 )
 def test_ranges(text: str, expected: Range) -> None:
-    """Open on either side; written back as read."""
+    """Open on either side."""
     assert range_of(text) == expected
-    assert range_of(str(expected)) == expected
 
 
 @pytest.mark.parametrize("text", ["..", "2h", "2h..1h", "1h..1h", "1h...2h"])

@@ -137,7 +137,7 @@ async def test_a_lasting_refusal_is_logged_once(
         raise BrokerError("the queue does not exist" if asked <= 20 else "not permitted")
 
     one = made(registry, refused, returning=True, look_seconds=0, round_seconds=0.001)
-    caplog.set_level("INFO", logger="journey_consumer.returner")
+    caplog.set_level("INFO", logger="journey_consumer.auto_replay")
     task = asyncio.create_task(one.run(QUIET))
     await await_until(lambda: asked > 30)
     task.cancel()
@@ -157,7 +157,7 @@ async def test_what_is_wrong_with_one_queue_hides_no_other(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that may not be read is unknown, said once; so is one that was deleted; the others are told."""
-    caplog.set_level("INFO", logger="journey_consumer.returner")
+    caplog.set_level("INFO", logger="journey_consumer.auto_replay")
     taps: Any = {"expired": Broken, "invalid": lambda: Queue(5), "rejected": lambda: Queue(7)}
     looks = 0
 

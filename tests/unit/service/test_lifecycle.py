@@ -361,3 +361,15 @@ async def test_a_dead_letter_without_a_confirm_is_still_pending() -> None:
         await passes(1900)
         assert corridor.value("oldest_pending_start_timestamp_seconds") == 0
     corridor.balance(1)
+
+
+@travelling
+async def test_lost_log_lines_are_counted() -> None:
+    """A full disk, or a pipe whose reader is gone, costs lines and stops no journey."""
+    corridor = Corridor()
+    corridor.log.close()
+    async with corridor.serving():
+        publish(corridor, 300)
+        await passes(1)
+        assert corridor.value("journeys_total", outcome="registered") == 300
+        assert corridor.value("log_lines_lost_total") == 300

@@ -1,0 +1,264 @@
+"""What a sweep does with a batch: replay to a queue, submit to the Registry, discard.
+
+1. Until its copy is confirmed, the Registry has it, or its audit line is on the disk, a dead letter is not
+   acknowledged. What was confirmed and not acknowledged is sent twice, which the Registry answers with 409.
+2. A replayed copy has the original body, properties and headers; the headers about its death are removed, and
+   ``x-replays`` counts one more.
+3. An invalid payload is never submitted: for an id that was accepted it could destroy the proof.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import schemas
+from consumer.core import outcome as outcomes
+from consumer.core.delivery import Delivery
+from consumer.core.headers import replay_headers, tracking_headers
+from consumer.core.outcome import Outcome
+from consumer.core.outgoing import Outgoing, bare, copy_of
+from consumer.core.parse import parse
+from consumer.core.protocols import Publisher
+from consumer.core.rate_limiter import RateLimiter
+from consumer.deadletters.audit import DurableJsonlFile, archive_line, audit_line
+from consumer.deadletters.record import fingerprint
+from consumer.deadletters.sweep import BATCH, BatchResult, DeadLetterMessage, Result
+from consumer.errors import PublishError, PublishFailure
+from consumer.registry.submit import Submission
+
+REPLAYED = "replayed"
+NOT_CONFIRMED = "not confirmed"
+DISCARDED = "discarded"
+#: The outcomes after which the Registry has the journey.
+IN_REGISTRY = frozenset({"registered", "already registered"})
+#: So many in a row say that the journey is not the cause.
+MOST_FAILURES_IN_A_ROW = 10
+#: A longer wait ends the command: dead letters are held meanwhile.
+MOST_WAIT_SECONDS = 90.0
+_TRIES = 3
+_POLL_SECONDS = 0.5
+_CONCERNS_ALL = (outcomes.Unauthorized, outcomes.Forbidden, outcomes.Unavailable, outcomes.Throttled)
+
+
+# --- to the main queue ------------------------------------------------------------------------
+
+
+class ReplayToQueue:
+    """Publishes dead letters to ``queue``.
+
+    ``patience_seconds`` is how long a broker that blocks publishers is waited for; None: without end.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        queue: str,
+        *,
+        patience_seconds: float | None = None,
+        on_replayed: Callable[[int], None] = lambda _count: None,
+    ) -> None:
+        self._publisher = publisher
+        self._queue = queue
+        self._patience = patience_seconds
+        self._on_replayed = on_replayed
+
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
+        """Publish all of them, many in flight; what is not confirmed stays."""
+        messages = [replay_of(dead.delivery, self._queue) for dead in batch]
+        failures = await publish_confirmed(self._publisher, messages, self._patience)
+        results = [Result(NOT_CONFIRMED if each else REPLAYED, ack=not each) for each in failures]
+        self._on_replayed(sum(result.ack for result in results))
+        return BatchResult(results, trouble_of(failures))
+
+
+async def publish_confirmed(
+    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None
+) -> list[str | None]:
+    """Publish; returns for each message why it was not confirmed, or None.
+
+    A message whose headers, with those that we add, exceed a frame is published with its small headers only.
+    """
+    failures = await _publish_each(publisher, messages, patience_seconds)
+    too_large = [index for index, failure in enumerate(failures) if failure == PublishFailure.UNENCODABLE]
+    second = await _publish_each(publisher, [bare(messages[index]) for index in too_large], patience_seconds)
+    for index, failure in zip(too_large, second, strict=True):
+        failures[index] = failure
+    return failures
+
+
+async def _publish_each(
+    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None
+) -> list[str | None]:
+    futures = [publisher.submit(message) for message in messages]
+    if patience_seconds is not None:
+        await _while_unblocked(publisher, futures, patience_seconds)
+    failures: list[str | None] = []
+    for result in await asyncio.gather(*futures, return_exceptions=True):
+        if isinstance(result, asyncio.CancelledError):
+            failures.append("the broker blocks publishers: a memory or disk alarm")
+        elif result is not None and not isinstance(result, PublishError):
+            raise result
+        else:
+            failures.append(None if result is None else result.kind)
+    return failures
+
+
+async def _while_unblocked(
+    publisher: Publisher, futures: Sequence["asyncio.Future[None]"], patience_seconds: float
+) -> None:
+    """Wait for them; cancel those that are left when the broker has blocked publishers for so long."""
+    pending, free_at = set(futures), time.monotonic()
+    try:
+        while pending:
+            pending = (await asyncio.wait(pending, timeout=_POLL_SECONDS))[1]
+            now = time.monotonic()
+            free_at = free_at if publisher.blocked else now
+            if now - free_at >= patience_seconds:
+                return
+    finally:
+        for future in futures:
+            # What was not sent yet never is; what was sent may be confirmed without our knowing.
+            if not future.cancel() and not future.cancelled():
+                future.exception()  # retrieved, also when this task was cancelled
+
+
+def trouble_of(failures: Sequence[str | None]) -> str | None:
+    """Why to stop after these; None when all were confirmed."""
+    failed = [failure for failure in failures if failure is not None]
+    if not failed:
+        return None
+    return f"publishing {len(failed)} dead letters failed ({failed[0]}); they stay in their queues"
+
+
+def replay_of(delivery: Delivery, queue: str) -> Outgoing:
+    """The message to publish so that ``delivery`` begins again in ``queue``."""
+    headers = replay_headers(delivery, tracking_headers(delivery))
+    return copy_of(delivery, exchange="", routing_key=queue, headers=headers)
+
+
+# --- to the Registry --------------------------------------------------------------------------
+
+
+class SubmitToRegistry:
+    """Submits dead letters to the Registry, past the main queue. ``now`` is an aware clock.
+
+    What concerns all journeys (a refused token, an outage, a wrong URL) ends the sweep.
+    """
+
+    def __init__(
+        self,
+        submission: Submission,
+        rate_limiter: RateLimiter,
+        *,
+        version: schemas.Version,
+        concurrency: int,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._submission = submission
+        self._rate_limiter = rate_limiter
+        self._version: schemas.Version = version
+        self._slots = asyncio.Semaphore(concurrency)
+        self._now = now
+        self._failures = 0
+        self._trouble: str | None = None
+
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
+        """Submit all of them, many at once."""
+        words = map(_word, await asyncio.gather(*map(self._one, batch)))
+        return BatchResult([Result(word, ack=word in IN_REGISTRY) for word in words], self._trouble)
+
+    async def _one(self, dead: DeadLetterMessage) -> Outcome | None:
+        ready = parse(dead.delivery, self._version)
+        if isinstance(ready, outcomes.Invalid):
+            return ready
+        if ready.journey.end > self._now():
+            return outcomes.Early(None)
+        async with self._slots:
+            outcome: Outcome | None = None
+            for _ in range(_TRIES):
+                if not await self._may_go():
+                    return outcome
+                outcome = await self._submission.submit(ready.body)
+                if not isinstance(outcome, outcomes.Throttled | outcomes.Unavailable):
+                    break
+            self._notice(outcome)
+            return outcome
+
+    async def _may_go(self) -> bool:
+        """Wait for the rate limiter; False when the sweep should end instead."""
+        while self._trouble is None:
+            held = self._rate_limiter.held_for(time.monotonic())
+            if held > MOST_WAIT_SECONDS:
+                self._trouble = f"the Registry asks to wait for {held:,.0f} s: run this again after that"
+                break
+            await asyncio.sleep(self._rate_limiter.reserve(time.monotonic()))
+            if self._rate_limiter.held_for(time.monotonic()) <= 0.0:
+                return self._trouble is None
+        return False
+
+    def _notice(self, outcome: Outcome | None) -> None:
+        """End the sweep when an outcome concerns all journeys."""
+        if isinstance(outcome, outcomes.Misconfigured):
+            self._trouble = (
+                f"the Registry does not serve this route ({outcome.detail}): is REGISTRY_URL right?"
+            )
+            return
+        self._failures = self._failures + 1 if isinstance(outcome, _CONCERNS_ALL) else 0
+        if self._failures >= MOST_FAILURES_IN_A_ROW:
+            self._trouble = (
+                f"{self._failures} journeys in a row ended as {_word(outcome)}: the others were not tried, "
+                "and all of these stay in their queues"
+            )
+
+
+def batch_size(rate_per_minute: float, concurrency: int) -> int:
+    """How many to submit at once: what five seconds of the rate, and four rounds of requests, can do.
+
+    None of a batch is acknowledged before all of it has an outcome.
+    """
+    return max(1, min(BATCH, int(rate_per_minute / 60 * 5), 4 * concurrency))
+
+
+def _word(outcome: Outcome | None) -> str:
+    match outcome:
+        case None:
+            return "not tried"
+        case outcomes.AlreadyRegistered():
+            return "already registered"
+        case outcomes.Registered():
+            return "registered"
+    return type(outcome).__name__.lower()
+
+
+# --- away -------------------------------------------------------------------------------------
+
+
+class Discard:
+    """Writes dead letters down, so that they can be removed. ``why`` is the operator's reason."""
+
+    def __init__(
+        self,
+        *,
+        why: str,
+        audit: DurableJsonlFile,
+        archive: DurableJsonlFile | None,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._why = why
+        self._audit = audit
+        self._archive = archive
+        self._now = now
+
+    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
+        """Write the archive lines, if they are wanted, and the audit lines. Raises ConsumerError."""
+        await asyncio.to_thread(self._write, batch)
+        return BatchResult([Result(DISCARDED, ack=True)] * len(batch))
+
+    def _write(self, batch: Sequence[DeadLetterMessage]) -> None:
+        if self._archive is not None:
+            self._archive.write(archive_line(dead.record, dead.delivery) for dead in batch)
+        now, more = self._now(), {"why": self._why, "archived": self._archive is not None}
+        self._audit.write(
+            audit_line(DISCARDED, dead.record, fingerprint(dead.delivery), now, **more) for dead in batch
+        )

@@ -1,0 +1,114 @@
+"""What the publisher decides without a broker: waking its thread, the size of properties, its futures."""
+
+import asyncio
+import select
+import threading
+from typing import Any
+
+import pytest
+from amqp.basic_message import Message
+from amqp.exceptions import FrameSyntaxError
+from prometheus_client import CollectorRegistry
+
+from consumer.broker.connection import ConnectionFactory
+from consumer.broker.publisher import AmqpPublisher, Wakeup, _check_size
+from consumer.core.outgoing import Outgoing
+from consumer.errors import PublishError, PublishFailure
+from consumer.metrics import Metrics
+
+OUTGOING = Outgoing("", "q", b"", {}, {})
+
+
+def readable(wakeup: Wakeup) -> bool:
+    return bool(select.select([wakeup.fileno()], [], [], 0)[0])
+
+
+def test_a_wakeup_stays_until_it_is_cleared() -> None:
+    """Also when it was set more often than a pipe holds."""
+    wakeup = Wakeup()
+    assert not readable(wakeup)
+    for _ in range(100_000):
+        wakeup.set()
+    assert readable(wakeup)
+    wakeup.clear()
+    assert not readable(wakeup)
+    wakeup.clear()
+    wakeup.close()
+
+
+def test_a_wakeup_ends_a_wait() -> None:
+    wakeup, woken = Wakeup(), threading.Event()
+
+    def wait() -> None:
+        wakeup.wait(30)
+        woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    wakeup.set()
+    assert woken.wait(10)
+    thread.join()
+    assert not readable(wakeup)
+    wakeup.wait(0.0)
+    wakeup.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "fits"),
+    [
+        ({"a": 1, "b": "text"}, True),
+        ({"a": "x" * 10_000}, True),  # more than the estimate allows, less than the frame
+        ({"a": "x" * 17_000}, False),
+        ({"a": ["x" * 17_000]}, False),
+        ({"a": ["x"]}, True),
+    ],
+)
+def test_properties_must_fit_into_one_frame(headers: dict[str, Any], *, fits: bool) -> None:
+    message = Message(b"", application_headers=headers)
+    if fits:
+        _check_size(message, 16_384)
+    else:
+        with pytest.raises(FrameSyntaxError):
+            _check_size(message, 16_384)
+
+
+@pytest.fixture
+def publisher() -> AmqpPublisher:
+    """Its thread is not started: what is submitted stays in line."""
+    return AmqpPublisher(
+        connections=ConnectionFactory(["amqp://127.0.0.1:1"]),
+        topology=None,
+        declare=False,
+        metrics=Metrics(CollectorRegistry()),
+    )
+
+
+async def test_a_withdrawn_publish_ends_at_once(publisher: AmqpPublisher) -> None:
+    """Once: withdrawing again, or after the confirm, changes nothing."""
+    publisher._loop = asyncio.get_running_loop()
+    future = publisher.submit(OUTGOING)
+    publisher.withdraw(future)
+    publisher.withdraw(future)
+    assert isinstance(error := future.exception(), PublishError)
+    assert error.kind is PublishFailure.OUT_OF_DATE
+    confirmed = publisher.submit(OUTGOING)
+    confirmed.set_result(None)
+    publisher.withdraw(confirmed)
+    assert confirmed.exception() is None
+    await publisher.close()
+
+
+async def test_closing_fails_what_was_never_sent(publisher: AmqpPublisher) -> None:
+    """Also while no broker can be reached; later submissions fail at once."""
+    publisher.start()
+    waiting = publisher.submit(OUTGOING)
+    assert not publisher.ready
+    await publisher.close()
+    for future, kind in (
+        (waiting, PublishFailure.CONNECTION),
+        (publisher.submit(OUTGOING), PublishFailure.CLOSED),
+    ):
+        with pytest.raises(PublishError) as caught:
+            await asyncio.wait_for(future, 5)
+        assert caught.value.kind is kind
+        assert str(caught.value) == kind.value
