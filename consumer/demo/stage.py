@@ -85,7 +85,7 @@ class Stage:
             self._assembled = assemble(load(self._environment(folder)), Metrics(self._collectors), output)
             self.service = asyncio.create_task(self._assembled.service.run())
             stack.push_async_callback(self._stop_service)
-            self._link = await connect_virtual(BROKER, self._topology.queue)
+            self._link = await connect_virtual(BROKER, self._topology)
             stack.push_async_callback(self._link.close)
             self._queue = VirtualQueueReader(BROKER, self._topology.queue)
             self._dead = {

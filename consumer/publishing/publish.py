@@ -98,19 +98,14 @@ async def connect(settings: Settings, target: Target) -> AmqpPublisher | Virtual
     if url.startswith("memory:"):
         raise ConfigurationError(["memory:// ends with this process: no other process can read its queues"])
     try:
-        return await connect_virtual(url, target.routing_key)
+        return await connect_virtual(url, Topology(queue=target.routing_key, dead_letter_reasons=()))
     except TimeoutError:
         raise BrokerError(f"{settings.broker_addresses[0]} cannot be reached") from None
 
 
-async def connect_virtual(url: str, queue: str) -> VirtualLink:
-    """Start a publisher on a transport without AMQP. Raises TimeoutError."""
-    link = VirtualLink(
-        url=url,
-        topology=Topology(queue=queue, dead_letter_reasons=()),
-        prefetch=1,
-        metrics=Metrics(CollectorRegistry()),
-    )
+async def connect_virtual(url: str, topology: Topology) -> VirtualLink:
+    """Start a publisher on a transport without AMQP; ``topology`` is declared. Raises TimeoutError."""
+    link = VirtualLink(url=url, topology=topology, prefetch=1, metrics=Metrics(CollectorRegistry()))
     link.start()
     try:
         async with asyncio.timeout(CONNECT_SECONDS):

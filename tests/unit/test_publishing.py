@@ -10,6 +10,7 @@ import pytest
 
 from consumer.broker.virtual import VirtualLink
 from consumer.core.outgoing import Outgoing
+from consumer.core.topology import Topology
 from consumer.errors import ConsumerError, PublishError, PublishFailure
 from consumer.publishing import publish
 from consumer.publishing.publish import Sender, Target, connect_virtual, read_lines
@@ -141,5 +142,5 @@ async def test_a_transport_that_does_not_connect_times_out(monkeypatch: pytest.M
     monkeypatch.setattr(publish, "CONNECT_SECONDS", 0.05)
     monkeypatch.setattr(VirtualLink, "connected", False)
     with pytest.raises(TimeoutError):
-        await connect_virtual("memory://", "publishing.timeout")
+        await connect_virtual("memory://", Topology(queue="publishing.timeout"))
     assert "virtual-link" not in [thread.name for thread in threading.enumerate()]
