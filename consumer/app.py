@@ -44,6 +44,10 @@ from consumer.service.lifecycle import Service
 from consumer.service.outcome_events import OutcomeEvents
 from consumer.service.settlement import Settler
 
+#: An outage is believed when ``BREAKER_THRESHOLD`` different journeys failed and none passed for so long, or
+#: two for much longer. A round of probes asks with several journeys: any of them may be a bad one.
+SETTLE_SECONDS, FEW_SECONDS = 1.0, 300.0
+PROBES_PER_ROUND, MOST_PROBES_PER_ROUND = 8, 64
 #: Requests that may leave at once after a quiet moment; small, so that the pace stays smooth.
 RATE_LIMITER_BURST = 16
 
@@ -104,12 +108,20 @@ def build_breakers(settings: Settings) -> dict[PauseCause, Breaker]:
         settings.auth_probe_seconds,
         max(settings.auth_probe_seconds, settings.breaker_probe_cap_seconds),
     )
-    probing = (settings.breaker_probe_seconds, settings.breaker_probe_cap_seconds)
+    health = BreakerPolicy(
+        max(2, settings.breaker_threshold),
+        settings.breaker_probe_seconds,
+        settings.breaker_probe_cap_seconds,
+        settle_seconds=SETTLE_SECONDS,
+        few_seconds=FEW_SECONDS,
+        probes_per_round=PROBES_PER_ROUND,
+        most_probes_per_round=MOST_PROBES_PER_ROUND,
+    )
     return {
         PauseCause.UNAUTHORIZED: Breaker(auth),
         PauseCause.FORBIDDEN: Breaker(auth),
-        PauseCause.MISCONFIGURED: Breaker(BreakerPolicy(1, *probing)),
-        PauseCause.UNAVAILABLE: Breaker(BreakerPolicy(settings.breaker_threshold, *probing)),
+        PauseCause.MISCONFIGURED: Breaker(health),
+        PauseCause.UNAVAILABLE: Breaker(health),
     }
 
 

@@ -71,10 +71,12 @@ def unavailable() -> httpx.Response:
 class Corridor:
     """Make it inside a ``travelling`` test. ``answers`` are used up in order, the last one is repeated.
 
-    ``settings`` are the service's own, by their names in ``Settings``.
+    ``settings`` are the service's own, by their names in ``Settings``. ``proven``: not at its start.
     """
 
-    def __init__(self, *answers: Answer, tokens: TokenSource | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *answers: Answer, tokens: TokenSource | None = None, proven: bool = True, **settings: Any
+    ) -> None:
         self.answers = list(answers) or [registered()]
         self.sent: list[httpx.Request] = []
         self.sent_at: list[float] = []
@@ -98,6 +100,7 @@ class Corridor:
         self.service = self.assembled.service
         self.health = self.assembled.health
         self.admission = self.assembled.admission
+        self.admission.proven = proven
         self.handler = self.assembled.handler
         self.settler = self.assembled.settler
 

@@ -42,8 +42,10 @@ class MemoryLink:
         self.queues: dict[str, deque[Stored]] = defaultdict(deque)
         self.publish_failures: deque[str] = deque()
         self.confirm_after_seconds = 0.0
+        self.full: set[str] = set()  # queues at their length limit
         self.submitted: list[Outgoing] = []
         self._unacked: dict[int, Stored] = {}
+        self._probing: set[int] = set()  # tags of the channel that takes one delivery
         self._mode = Mode.NONE
         self._generation = self._tag = 0
         self._connected = False
@@ -84,6 +86,7 @@ class MemoryLink:
         if not self.is_current(delivery):
             return False
         del self._unacked[delivery.tag]
+        self._probing.discard(delivery.tag)
         self._pump()
         return True
 
@@ -136,6 +139,8 @@ class MemoryLink:
         known = queue == self._topology.queue or queue in self._delays or queue in self._dead.values()
         if self.publish_failures:
             future.set_exception(PublishError(PublishFailure(self.publish_failures.popleft())))
+        elif queue in self.full:
+            future.set_exception(PublishError(PublishFailure.NACKED))
         elif queue is None or not known or outgoing.exchange not in ("", self._topology.dead_letter_exchange):
             future.set_exception(PublishError(PublishFailure.RETURNED))
         else:
@@ -159,14 +164,16 @@ class MemoryLink:
         for stored in reversed(self._unacked.values()):
             self.queues[self._topology.queue].appendleft(replace(stored, redelivered=True))
         self._unacked.clear()
+        self._probing.clear()
 
     def _pump(self) -> None:
         waiting = self.queues[self._topology.queue]
-        most = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}[self._mode]
-        while self._connected and waiting and len(self._unacked) < most:
+        while self._connected and waiting and self._has_room():
             stored = waiting.popleft()
             self._tag += 1
             self._unacked[self._tag] = stored
+            if self._mode is Mode.PROBE:
+                self._probing.add(self._tag)
             delivery = Delivery(
                 body=stored.body,
                 headers=dict(stored.headers),
@@ -179,6 +186,15 @@ class MemoryLink:
                 generation=self._generation,
             )
             self._loop.call_soon(self._hand_over, delivery)
+
+    def _has_room(self) -> bool:
+        """As with AMQP: one channel with the prefetch, and one that takes a single delivery."""
+        match self._mode:
+            case Mode.FLOW:
+                return len(self._unacked) - len(self._probing) < self._prefetch
+            case Mode.PROBE:
+                return not self._probing
+        return False
 
     def _hand_over(self, delivery: Delivery) -> None:
         if delivery.generation == self._generation:

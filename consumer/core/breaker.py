@@ -1,9 +1,10 @@
 """Whether one cause pauses consumption: a circuit breaker, the same for every cause.
 
 1. Everything that changes the state is in this file, and every change walks ``_TRANSITIONS``.
-2. Only failures of *different* keys in a row open it: a journey that fails alone, again and
-   again, is a failure of that journey. Any success starts the row anew.
-3. Open, it grants one probe at a time; each failed probe doubles the wait, up to the cap.
+2. Only failures of *different* keys in a row open it, never those of one journey alone: many within a short
+   time, or at least ``few`` over a long time. Any success starts the row anew.
+3. Open, it grants one probe at a time, a round of them one after the other, each with another journey. A
+   failed round doubles the wait and the size of the next, up to their bounds.
 4. A success closes it from every state, also one that was sent before the opening. A failure
    that arrives while it is open says nothing new and changes nothing.
 5. Time (monotonic seconds) and jitter are arguments. It does not know which cause it guards.
@@ -45,16 +46,25 @@ _TRANSITIONS: Mapping[tuple[BreakerState, _Event], BreakerState] = {
 
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
-    """``threshold`` distinct failures in a row open; probes wait from base to cap seconds."""
+    """When to open, and how to probe. Times are seconds.
+
+    ``threshold`` distinct failures in a row open when they span at least ``settle_seconds``, ``few`` when
+    they span ``few_seconds``. Rounds of probes wait from base to cap seconds, and grow to the larger size.
+    """
 
     threshold: int
     probe_base_seconds: float
     probe_cap_seconds: float
+    settle_seconds: float = 0.0
+    few: int = 2
+    few_seconds: float = float("inf")
+    probes_per_round: int = 1
+    most_probes_per_round: int = 1
 
     def __post_init__(self) -> None:
         """Refuse a policy that would be open at once or probe without pause (ValueError)."""
-        if self.threshold < 1:
-            raise ValueError("threshold must be at least 1")
+        if self.threshold < 1 or self.few < 2 or self.probes_per_round < 1:  # noqa: PLR2004 never one alone
+            raise ValueError("threshold and probes_per_round must be at least 1, few at least 2")
         if not 0 < self.probe_base_seconds <= self.probe_cap_seconds:
             raise ValueError("probe_base_seconds must be positive and at most probe_cap_seconds")
 
@@ -65,36 +75,59 @@ class Breaker:
     ``probe_at`` is when the next probe is due, None unless OPEN.
     """
 
-    __slots__ = ("_failed_probes", "_keys", "_policy", "_probe_requested", "probe_at", "state")
+    __slots__ = (
+        "_failed_rounds",
+        "_first_at",
+        "_keys",
+        "_policy",
+        "_probe_requested",
+        "_probes",
+        "probe_at",
+        "state",
+    )
 
     def __init__(self, policy: BreakerPolicy) -> None:
         self._policy = policy
         self._keys: set[Hashable] = set()  # never more than the threshold
-        self._failed_probes = 0
+        self._first_at = 0.0  # of the failures in _keys
+        self._failed_rounds = self._probes = 0
         self._probe_requested = False
         self.state = BreakerState.CLOSED
         self.probe_at: float | None = None
 
-    def failure(self, key: Hashable, now: float, jitter: float) -> None:
-        """Count a failure of ``key``; ``jitter`` in [0, 1) spreads the probes of many replicas."""
+    def failure(self, key: Hashable, now: float, jitter: float, retry_after: float = 0.0) -> None:
+        """Count a failure of ``key``; ``jitter`` in [0, 1) spreads the probes of many replicas.
+
+        ``retry_after`` are the seconds that the Registry asked to wait: no probe comes sooner.
+        """
         if self.state is BreakerState.CLOSED:
-            self._keys.add(key)
-            if len(self._keys) >= self._policy.threshold:
-                self._move(_Event.THRESHOLD)
-                self.probe_at = now + self._wait(jitter)
+            if not self._keys:
+                self._first_at = now
+            if len(self._keys) < self._policy.threshold:
+                self._keys.add(key)
+            if self._opens(now - self._first_at):
+                self.trip(now, jitter, retry_after)
         elif self.state is BreakerState.HALF_OPEN:
             self._move(_Event.FAILED_PROBE)
-            self._failed_probes += 1
-            self.probe_at = now + self._wait(jitter)
+            self._probes += 1
+            round_over = self._probes >= self._round_size()
+            if round_over:
+                self._failed_rounds, self._probes = self._failed_rounds + 1, 0
+            self.probe_at = now + max(self._wait(jitter) if round_over else 0.0, retry_after)
             if self._probe_requested:  # what failed was sent before the change
                 self.probe_now(now)
         # OPEN: rule 4
+
+    def trip(self, now: float, jitter: float, retry_after: float = 0.0) -> None:
+        """Open although nothing else has failed yet; only while closed."""
+        self._move(_Event.THRESHOLD)
+        self.probe_at = now + max(self._wait(jitter), retry_after)
 
     def success(self, now: float) -> None:  # noqa: ARG002 - every event has its time
         """Close, from whatever state, and forget all failures."""
         self._move(_Event.SUCCESS)
         self._keys.clear()
-        self._failed_probes = 0
+        self._failed_rounds = self._probes = 0
         self._probe_requested = False
         self.probe_at = None
 
@@ -119,16 +152,26 @@ class Breaker:
 
     def probe_now(self, now: float) -> None:
         """Probe at once, and from the base wait again: something changed, such as the token."""
-        self._failed_probes = 0
+        self._failed_rounds = self._probes = 0
         if self.state is BreakerState.OPEN:
             self.probe_at = now
         elif self.state is BreakerState.HALF_OPEN:
             self._probe_requested = True
+
+    def _round_size(self) -> int:
+        policy = self._policy
+        most = max(policy.probes_per_round, policy.most_probes_per_round)
+        return min(policy.probes_per_round << min(self._failed_rounds, 10), most)
+
+    def _opens(self, span: float) -> bool:
+        count, policy = len(self._keys), self._policy
+        many = count >= policy.threshold and span >= policy.settle_seconds
+        return many or (count >= policy.few and span >= policy.few_seconds)
 
     def _move(self, event: _Event) -> None:
         self.state = _TRANSITIONS[self.state, event]
 
     def _wait(self, jitter: float) -> float:
         policy = self._policy
-        wait = backoff_seconds(self._failed_probes, policy.probe_base_seconds, policy.probe_cap_seconds)
+        wait = backoff_seconds(self._failed_rounds, policy.probe_base_seconds, policy.probe_cap_seconds)
         return wait * (0.5 + jitter / 2)

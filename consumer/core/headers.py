@@ -115,7 +115,10 @@ def delay_headers(
     headers.pop(STATUS, None)
     if disposition.status is not None:
         headers[STATUS] = disposition.status
-    return headers | {DELAYED_RETRIES: past.delayed_retries + 1, DETAIL: disposition.detail[:_LONGEST_DETAIL]}
+    if disposition.failed:
+        headers.setdefault(FIRST_FAILURE, iso_utc(now))
+    retries = past.delayed_retries + disposition.counts
+    return headers | {DELAYED_RETRIES: retries, DETAIL: disposition.detail[:_LONGEST_DETAIL]}
 
 
 def republish_headers(

@@ -108,17 +108,19 @@ class Throttled:
 class Unavailable:
     """No usable answer: an outage, a timeout, a lost connection, a 408 or a plain 5xx.
 
-    ``status`` is None when there was no answer; ``exception`` is then the class of what the client raised.
+    Also whatever a gateway, a firewall or a portal answered in the Registry's place. ``status`` is None when
+    there was no answer; ``exception`` is then the class of what the client raised.
     """
 
     detail: str
     status: int | None = None
     exception: str | None = None
+    retry_after_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """The route or version is not served, or redirects: our configuration, not the journey."""
+    """The route or version is not served, or redirects. ``status`` 0: there is no token, nothing was sent."""
 
     status: int
     detail: str
@@ -138,6 +140,9 @@ Outcome = (
     | Misconfigured
 )
 
+
+#: The detail of a journey that ends in the future.
+IN_THE_FUTURE = "ends_in_future"
 
 # --- Decisions ------------------------------------------------------------------------
 
@@ -160,11 +165,20 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Delay:
-    """Publish to the delay queue of ``seconds``, wait for the confirm, acknowledge."""
+    """Publish to the delay queue of ``seconds``, wait for the confirm, acknowledge.
+
+    ``counts`` is False for a delay that is not the journey's own: the next one is no longer than this one.
+    """
 
     seconds: int
     detail: str
     status: int | None
+    counts: bool = True
+
+    @property
+    def failed(self) -> bool:
+        """Whether the Registry, or the way to it, failed; else the journey is only early."""
+        return self.detail != IN_THE_FUTURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +204,5 @@ class RetrySoon:
     delay_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Wait until nothing pauses consumption any more, then submit again. Costs no attempt."""
-
-
 Disposition = Acknowledge | DeadLetter | Delay | Republish | Release
-Decision = Disposition | RetrySoon | Hold
+Decision = Disposition | RetrySoon

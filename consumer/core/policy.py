@@ -3,8 +3,8 @@
 1. Pure: the clock and the jitter are in ``Situation``; nothing here sleeps, publishes or counts.
 2. Total: every outcome is decided in every situation, and a journey that always fails ends
    in a dead letter after at most ``max_attempts`` attempts.
-3. While something pauses consumption no journey is given up for what caused the pause:
-   it is held, at no cost, until the pause ends.
+3. A failure is a journey's own only while other journeys pass; it is then charged an attempt. While something
+   pauses consumption nothing is charged and nothing is dead-lettered for it: journeys leave at no cost.
 4. Knows no HTTP, no queue names, and nothing of the payload but its times.
 """
 
@@ -16,6 +16,7 @@ from typing import assert_never
 
 from consumer.core.clock import backoff_seconds
 from consumer.core.outcome import (
+    IN_THE_FUTURE,
     Acknowledge,
     AlreadyRegistered,
     DeadLetter,
@@ -24,7 +25,6 @@ from consumer.core.outcome import (
     Early,
     Expired,
     Forbidden,
-    Hold,
     Invalid,
     Misconfigured,
     Outcome,
@@ -56,6 +56,8 @@ class Policy:
     early_in_process_seconds: float = 30.0
     early_bound_seconds: float = 86_400.0
     early_margin_seconds: float = 2.0
+    give_up_seconds: float = 7_200.0  # before the deadline, for a person to act,
+    give_up_delays: int = 4  # for what has failed after so many delays
     throttled_seconds: float = 60.0  # when a 429 does not say how long: the Registry's window
 
     def __post_init__(self) -> None:
@@ -75,7 +77,8 @@ class Situation:
 
     ``attempts`` counts over all deliveries and ``attempts_here`` in this one, both with the attempt just
     made; ``delayed_retries`` counts the delay queues so far. ``deadline`` (start + 24 h) and ``ends_at`` are
-    None when the payload cannot be read. ``jitter`` is in [0, 1). ``pausing`` is what pauses consumption now.
+    None when the payload cannot be read. ``jitter`` is in [0, 1). ``pausing`` is what pauses consumption now;
+    ``others_pass``: another journey passed since this one failed first.
     """
 
     attempts: int
@@ -86,6 +89,7 @@ class Situation:
     ends_at: datetime | None = None
     jitter: float = 0.0
     pausing: PauseCause | None = None
+    others_pass: bool = False
 
 
 def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
@@ -102,43 +106,55 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
         case Expired(status, detail):
             return DeadLetter(Reason.EXPIRED, detail, status)
         case Unauthorized(status, detail):
-            return _held(situation) or DeadLetter(Reason.UNAUTHORIZED, detail, status)
+            return _put_off(detail, status, situation, policy) or DeadLetter(
+                Reason.UNAUTHORIZED, detail, status
+            )
         case Forbidden(status, detail):
-            return _held(situation) or DeadLetter(Reason.FORBIDDEN, detail, status)
-        case Misconfigured():
-            return Hold()
+            return _put_off(detail, status, situation, policy) or DeadLetter(Reason.FORBIDDEN, detail, status)
+        case Misconfigured(status, detail):
+            return _put_off(detail, status, situation, policy) or _failed(detail, status, situation, policy)
         case Throttled(seconds):
             return RetrySoon(policy.throttled_seconds if seconds is None else seconds)
         case Unavailable(detail, status, exception):
             shown = detail if exception is None else f"{detail} ({exception})"
-            return _held(situation) or _unavailable(shown, status, situation, policy)
+            return _put_off(shown, status, situation, policy) or _failed(shown, status, situation, policy)
         case Early(status):
             return _early(status, situation, policy)
         case _:
             assert_never(outcome)
 
 
-def _held(situation: Situation) -> Hold | None:
-    """Hold while anything pauses consumption."""
-    return None if situation.pausing is None else Hold()
+def _put_off(detail: str, status: int | None, situation: Situation, policy: Policy) -> Delay | None:
+    """While anything pauses consumption the journey leaves this process at no cost.
+
+    Not if it is known that the journey itself fails: then it goes on to its end.
+    """
+    if situation.pausing is None or situation.others_pass:
+        return None
+    return Delay(policy.delays_seconds[0], detail, status, counts=False)
 
 
-def _unavailable(detail: str, status: int | None, situation: Situation, policy: Policy) -> Decision:
+def _failed(detail: str, status: int | None, situation: Situation, policy: Policy) -> Decision:
+    """A failure that may be the journey's own: see ``Situation.others_pass``."""
     left = _seconds_left(situation)
-    if situation.attempts >= policy.max_attempts or left <= 0:
+    late = left <= policy.give_up_seconds and situation.delayed_retries >= policy.give_up_delays
+    if situation.attempts >= policy.max_attempts or left <= 0 or late:
         return DeadLetter(Reason.EXHAUSTED, detail, status)
-    return _again(detail, status, left, situation, policy)
+    # An answer while others pass is about this journey: it does not wait in the window.
+    at_once = situation.others_pass and status is not None and status not in _OFTEN_TRANSIENT
+    return _again(detail, status, left, situation, policy, at_once=at_once)
 
 
-_IN_THE_FUTURE = "ends_in_future"
+#: Answers of a Registry, or of a load balancer before it, that restarts: the next attempt may pass.
+_OFTEN_TRANSIENT = frozenset({408, 425, 502, 503, 504})
 
 
 def _early(status: int | None, situation: Situation, policy: Policy) -> Decision:
     wait = 0.0 if situation.ends_at is None else (situation.ends_at - situation.now).total_seconds()
     if wait > policy.early_bound_seconds:
-        return DeadLetter(Reason.INVALID, f"{_IN_THE_FUTURE} at end.datetime", status)
+        return DeadLetter(Reason.INVALID, f"{IN_THE_FUTURE} at end.datetime", status)
     if wait > policy.early_in_process_seconds:
-        return Delay(_longest_step(wait, policy.delays_seconds), _IN_THE_FUTURE, status)
+        return Delay(_longest_step(wait, policy.delays_seconds), IN_THE_FUTURE, status)
     if wait > 0:
         return RetrySoon(wait + policy.early_margin_seconds)
     # It has ended by our clock and not by the Registry's. A clock that is wrong by more than all
@@ -148,17 +164,25 @@ def _early(status: int | None, situation: Situation, policy: Policy) -> Decision
         policy.delays_seconds
     )
     if given_up or left <= 0:
-        return DeadLetter(Reason.REJECTED, _IN_THE_FUTURE, status)
-    return _again(_IN_THE_FUTURE, status, left, situation, policy)
+        return DeadLetter(Reason.REJECTED, IN_THE_FUTURE, status)
+    return _again(IN_THE_FUTURE, status, left, situation, policy)
 
 
-def _again(detail: str, status: int | None, left: float, situation: Situation, policy: Policy) -> Decision:
+def _again(
+    detail: str,
+    status: int | None,
+    left: float,
+    situation: Situation,
+    policy: Policy,
+    *,
+    at_once: bool = False,
+) -> Decision:
     """Retry in process, then come back through a delay queue, but never after the deadline."""
     backoff = backoff_seconds(
         situation.attempts_here - 1, policy.backoff_base_seconds, policy.backoff_cap_seconds
     )
     soon = RetrySoon(situation.jitter * min(backoff, left))  # full jitter
-    if situation.attempts_here < policy.attempts_per_delivery:
+    if situation.attempts_here < policy.attempts_per_delivery and not at_once:
         return soon
     steps = [step for step in policy.delays_seconds[: situation.delayed_retries + 1] if step < left]
     return Delay(steps[-1], detail, status) if steps else soon
@@ -174,14 +198,17 @@ def _seconds_left(situation: Situation) -> float:
     return (situation.deadline - situation.now).total_seconds()
 
 
-def charges_attempt(outcome: Outcome, pausing: PauseCause | None) -> bool:
+def charges_attempt(outcome: Outcome, situation: Situation) -> bool:
     """Whether ``outcome`` counts as one of the journey's attempts.
 
-    Not for a limit that concerns all journeys, for what was not sent, or while consumption is paused.
+    Never a limit that concerns all journeys, or what was not sent; in a pause only a failure that is known to
+    be the journey's own.
     """
     match outcome:
-        case Unavailable() | Early(status=int()):
-            return pausing is None
+        case Misconfigured(status=0):
+            return False
+        case Unavailable() | Misconfigured() | Early(status=int()):
+            return situation.pausing is None or situation.others_pass
         case _:
             return False
 

@@ -97,18 +97,23 @@ def is_known_path(path: str) -> bool:
 #: What our codes are made of. A test reads them out of the source.
 _CODE_WORDS = frozenset(
     """
-    access after allowed ambiguous api bad base64 batch before cloudevent cloudevents complex compressed
-    connect data deep empty end ends file format future http in integer is json key keys large long many
-    missing nested no not of other out pool protocol range read refused result short start text timeout
-    tls token too type unknown unusable utf8 value version without wrong
-    """.split()  # noqa: SIM905 - seventy words, one below the other, would only be longer
+    access after allowed ambiguous api array bad base64 batch before cloudevent cloudevents complex compressed
+    connect data deep duplicate empty encoding end ends file foreign format future http in integer invalid is
+    json key keys large long malformed many missing nested no not null of other out pool protocol range read
+    refused result short start syntax text timeout tls token too type unknown unusable utf8 value version
+    without wrong
+    """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
 )
-#: As ``classify`` and ``schemas`` write them: a code, perhaps the broken terms, perhaps the field's path.
+#: As ``classify``, ``policy`` and ``schemas`` write them: a code, perhaps broken terms, perhaps the field's
+#: path; after a fault the class of the exception.
 _DETAIL = re.compile(
     r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|"
+    r"(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}|"
     r"JsonWebTokenError|TokenExpiredError|NotBeforeError|SyntaxError|PayloadTooLargeError)"
     r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
-    r"(?: at (?P<path>[a-z0-9_.]{1,160}))?",
+    r"(?: at (?P<path>[a-z0-9_.]{1,160}))?"
+    r"(?: \([A-Z][A-Za-z]{1,40}"
+    r"(?:Error|Timeout|Protocol|Redirects|URL|Conflict|Consumed|Closed|NotRead|Exception)\))?",
     re.ASCII,
 )
 

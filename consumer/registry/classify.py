@@ -6,7 +6,7 @@ has a row or falls to its class, so every answer has an outcome.
 """
 
 from collections.abc import Callable, Mapping
-from typing import assert_never
+from typing import Any, assert_never
 
 from consumer.core.outcome import (
     AlreadyRegistered,
@@ -25,9 +25,12 @@ from consumer.core.reply import Fault, Reply
 from consumer.registry.jsonrpc import (
     HTTP_ERRORS,
     Error,
+    database_refusal,
     field_path,
     has_result,
     is_refusal,
+    is_token_error,
+    looks_cut,
     parse,
     read_error,
 )
@@ -53,7 +56,11 @@ def _misconfigured(reply: Reply, error: Error) -> Outcome:
 
 
 def _unavailable(reply: Reply, error: Error) -> Outcome:
-    return Unavailable(error.label, reply.status)
+    return Unavailable(error.label, reply.status, retry_after_seconds=_wait(reply))
+
+
+def _wait(reply: Reply) -> float | None:
+    return retry_after(reply) if "retry-after" in reply.headers else None
 
 
 def _no_result(reply: Reply, _error: Error) -> Outcome:
@@ -87,6 +94,9 @@ def _parse_error(reply: Reply, error: Error) -> Outcome:
 
 
 def _server_error(reply: Reply, error: Error) -> Outcome:
+    refusal = database_refusal(error)
+    if refusal is not None:
+        return Rejected(reply.status, refusal)
     if is_refusal(error.data):
         return _rejected(reply, error)
     if error.starts("Unknown api version"):
@@ -100,9 +110,6 @@ _Rule = Callable[[Reply, Error], Outcome]
 
 # ``error.data`` when it is the name of an exception of the 2023 server (all of them on a 500).
 _BY_DATA: Mapping[str, _Rule] = {
-    "JsonWebTokenError": _unauthorized,  # token malformed, wrongly signed, empty
-    "TokenExpiredError": _unauthorized,  # its two sisters in the same JWT library
-    "NotBeforeError": _unauthorized,
     "SyntaxError": _rejected,  # the body is not JSON
     "PayloadTooLargeError": _rejected,  # the body is over 2 MB
 }
@@ -161,6 +168,10 @@ _BY_CLASS: Mapping[int, _Rule] = {
     5: _unavailable,
 }
 
+# What only the Registry's own words may say of a journey or a token. Gateways, firewalls and captive portals
+# answer with these statuses, too, and know nothing of either.
+_REGISTRYS_OWN = (_rejected, _unauthorized, _forbidden, _already_registered, _throttled)
+
 # ``terms_violation_labels`` beside ``expired``.
 _TERMS = ("distance_too_short", "too_many_trips_by_day", "too_close_trips")
 
@@ -179,6 +190,7 @@ def classify(answer: Reply | Fault) -> Outcome:
 
 
 _SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status
+_TOO_MANY = 429
 _GENERIC_ERROR = -32000  # "Server error": JSON-RPC's word for a plain 500
 
 
@@ -187,11 +199,9 @@ def _of_reply(reply: Reply) -> Outcome:
     body = parse(reply.body)
     error = read_error(status, body)
     if error is None:
-        if status // 100 == _SUCCESS:
-            found, created_at = has_result(body)
-            if found:
-                return Registered(status, created_at)
-        error = Error(f"http_{status}")
+        return _without_error(reply, body)
+    if is_token_error(error.data):
+        return Unauthorized(status, error.data)
     if isinstance(error.data, str) and error.data in _BY_DATA:
         return _BY_DATA[error.data](reply, Error(error.data))
     code = error.code
@@ -200,5 +210,27 @@ def _of_reply(reply: Reply) -> Outcome:
             return _BY_CODE[code](reply, error)
         if status // 100 in (_SUCCESS, _SERVER_ERROR):  # a 4xx says more than a generic code inside it
             status = 500 if code == _GENERIC_ERROR else code if code in HTTP_ERRORS else status
-    rule = _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, _unavailable)
-    return rule(reply, error)
+    return _rule(status)(reply, error)
+
+
+def _without_error(reply: Reply, body: Any) -> Outcome:
+    """Classify an answer that has not the shape of one of the Registry's errors."""
+    status = reply.status
+    if status // 100 == _SUCCESS:
+        found, created_at = has_result(body)
+        if found:
+            return Registered(status, created_at)
+    rule = _rule(status)
+    if rule in _REGISTRYS_OWN and not _is_registrys(reply, body):
+        return Unavailable(f"foreign_{status}", status, retry_after_seconds=_wait(reply))
+    return rule(reply, Error(f"http_{status}"))
+
+
+def _is_registrys(reply: Reply, body: Any) -> bool:
+    """Whether it is the Registry's all the same: its rate limiter's plain text, or cut off."""
+    limited = reply.status == _TOO_MANY and any("ratelimit-" in name for name in reply.headers)
+    return limited or (body is None and looks_cut(reply.body))
+
+
+def _rule(status: int) -> _Rule:
+    return _BY_STATUS.get(status) or _BY_CLASS.get(status // 100, _unavailable)

@@ -33,19 +33,29 @@ def parse(body: bytes) -> Any:
         return None
 
 
+def looks_cut(body: bytes) -> bool:
+    """Whether ``body`` begins like one of the Registry's errors, and was cut off."""
+    start = body.lstrip()[:_CUT_BYTES]
+    return start.startswith(b"{") and any(word in start for word in (b'"jsonrpc"', b'"error"', b'"code"'))
+
+
+_CUT_BYTES = 512
 _SHOWN_CODES = range(-32999, -31999)
 HTTP_ERRORS = range(400, 600)
 
 
 def read_error(status: int, body: Any) -> Error | None:
-    """Read ``{"error": {"code", "data", "message"}}``, or the plain ``{"code": 401, "error": "..."}``."""
+    """Read ``{"error": {"code", "data", "message"}}``, or the plain ``{"code": 401, "error": "..."}``.
+
+    None when ``body`` has neither shape: then it is not the Registry that answered.
+    """
     if not isinstance(body, dict):
         return None
     error = body.get("error")
     if isinstance(error, dict):
         code, data, message = error.get("code"), error.get("data"), error.get("message")
-    elif isinstance(error, str):
-        code, data, message = body.get("code"), None, error
+    elif isinstance(error, str) and isinstance(body.get("code"), int):
+        code, data, message = body["code"], None, error
     else:
         return None
     if not isinstance(code, int):
@@ -80,6 +90,48 @@ def is_refusal(data: Any) -> bool:
     """Whether ``error.data`` is the validator's text: sending the same again cannot help."""
     text = first_text(data)
     return text.startswith(("data/", "data must ")) or "violates not-null constraint" in text
+
+
+# What PostgreSQL says of a value that it cannot store, and our code for it. The server passes the text on as
+# ``error.message``, without code and data; sending the same again cannot help.
+_DATABASE_REFUSALS = {
+    "value too long for type": "value_too_long",
+    "invalid input syntax for type": "invalid_syntax",
+    "invalid byte sequence for encoding": "invalid_encoding",
+    "duplicate key value violates unique constraint": "duplicate_key",
+    "malformed array literal": "malformed_array",
+    "malformed range literal": "malformed_range",
+    "null value in column": "null_value",
+    "unsupported Unicode escape sequence": "invalid_encoding",
+}
+_DATABASE_REFUSAL = re.compile(
+    r"date/time field value out of range|(?:integer|numeric field|value .{1,60}) (?:overflow|out of range)"
+    r"|violates (?:check|foreign key|not-null) constraint",
+)
+
+
+def database_refusal(error: Error) -> str | None:
+    """Return our code for a value that the Registry's database cannot store; None for any other error."""
+    if error.code is not None or error.data is not None:
+        return None
+    for text, code in _DATABASE_REFUSALS.items():
+        if error.message.startswith(text):
+            return code
+    return "value_refused" if _DATABASE_REFUSAL.search(error.message[:500]) else None
+
+
+_JOSE = re.compile(r"(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}")
+
+
+def is_token_error(data: Any) -> bool:
+    """Whether ``error.data`` names an error of a JWT library: ``jose`` (2025), ``jsonwebtoken`` (2023).
+
+    ``JWKSTimeout`` is none: the identity provider did not answer, the token was not judged.
+    """
+    if not isinstance(data, str):
+        return False
+    jsonwebtoken = data in {"JsonWebTokenError", "TokenExpiredError", "NotBeforeError"}
+    return jsonwebtoken or (_JOSE.fullmatch(data) is not None and data != "JWKSTimeout")
 
 
 # Words that may stand in a field path: the keys of every version's payload and nothing else.

@@ -15,7 +15,7 @@ from consumer.registry.jsonrpc import parse
 
 _TOO_MANY_REQUESTS = 429
 
-# A longer wait is not believed: the Registry counts by the minute.
+# A longer wait is cut to this: the Registry counts by the minute.
 _LONGEST_WAIT_SECONDS = 3600.0
 _SHORTEST_WAIT_SECONDS = 1.0
 _HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
@@ -53,9 +53,7 @@ def retry_after(reply: Reply) -> float | None:
             seconds = then - server_now
         else:
             seconds = _reset_in(reply, server_now)
-    if seconds is None or seconds > _LONGEST_WAIT_SECONDS:
-        return None
-    return max(seconds, _SHORTEST_WAIT_SECONDS)
+    return None if seconds is None else min(max(seconds, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
 
 
 def _reset_in(reply: Reply, now_epoch: float | None) -> float | None:

@@ -1,8 +1,10 @@
 """Who may submit now: breakers and rate limiter, asked in one place.
 
 1. Closed breakers and a free slot of the rate limiter: go. This is the hot path and awaits nothing.
-2. An open breaker: all wait but one, the probe, when it is due.
-3. A wait ends early when something changed: a breaker closed, a new token, the drain, a lost connection.
+2. An open breaker: all wait but one, the probe, when it is due. A journey that waits longer than a moment
+   gives up, so that each probe is another journey.
+3. The first submission of a process goes alone, and its token is believed or not by that one answer.
+4. A wait ends early when something changed: a breaker closed, a new token, the drain, a lost connection.
    ``notifier`` wakes those who wait for admission, ``pause_changed`` whoever follows the pauses.
 """
 
@@ -13,10 +15,20 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from consumer.core.breaker import Breaker, BreakerState
-from consumer.core.outcome import AlreadyRegistered, Outcome, PauseCause, Registered
+from consumer.core.outcome import (
+    AlreadyRegistered,
+    Misconfigured,
+    Outcome,
+    PauseCause,
+    Registered,
+    Unavailable,
+)
 from consumer.core.policy import verdict
 from consumer.core.rate_limiter import RateLimiter
 from consumer.metrics import Metrics
+
+#: How long a journey waits in this process for the end of a pause.
+PAUSE_HOLD_SECONDS = 10.0
 
 log = logging.getLogger("journey_consumer.service")
 
@@ -67,6 +79,8 @@ class Admission:
         self._clock = clock
         self._open: dict[PauseCause, Breaker] = {}
         self._all_clear = False
+        self._passed_at = float("-inf")  # when a journey passed last
+        self.proven = False  # whether any submission of this process has ended
         self.notifier = Notifier()
         self.pause_changed = Notifier()
 
@@ -80,8 +94,23 @@ class Admission:
         """Whether all wait because of a 429 or a spent rate limit."""
         return self._rate_limiter.held_for(self._clock()) > 0.0
 
+    @property
+    def probe_due(self) -> bool:
+        """Whether another journey may be taken to probe with, or is being probed with."""
+        now = self._clock()
+        waits = (b.probe_at - now for b in self._open.values() if b.probe_at is not None)
+        return not self.throttled and max(waits, default=0.0) <= 0.0
+
+    def passed_since(self, moment: float) -> bool:
+        """Whether a journey passed since ``moment``: registered, or refused in the Registry's own words."""
+        return self._passed_at >= moment
+
     async def acquire(self, *, give_up: Callable[[], bool], until: float) -> Permit | None:
-        """Wait for permission to submit; None when ``give_up`` says so or ``until`` has passed."""
+        """Wait for permission to submit; None when ``give_up`` says so or ``until`` has passed.
+
+        During a pause the wait ends after ``PAUSE_HOLD_SECONDS`` at most.
+        """
+        paused_since: float | None = None
         while True:
             now = self._clock()
             if not self._open:
@@ -100,8 +129,10 @@ class Admission:
             )
             if wait <= 0.0:
                 return self._probe(now)
-            await self.notifier.wait(min(wait, max(0.0, until - now)))
-            if give_up() or self._clock() >= until:
+            paused_since = now if paused_since is None else paused_since
+            ends = min(until, paused_since + PAUSE_HOLD_SECONDS)
+            await self.notifier.wait(min(wait, max(0.0, ends - now)))
+            if give_up() or self._clock() >= ends:
                 return None
 
     async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> None:
@@ -122,14 +153,24 @@ class Admission:
                 self._note(cause, breaker)
         return Permit(tuple(claimed))
 
-    def record(self, permit: Permit, outcome: Outcome, key: Hashable) -> None:
-        """Note an outcome. ``key`` identifies the journey: one bad journey is no outage."""
-        if self._all_clear and isinstance(outcome, Registered | AlreadyRegistered):
-            return  # the hot path: nothing changes
+    def record(  # noqa: C901 one branch for each thing that an outcome may say
+        self, permit: Permit, outcome: Outcome, key: Hashable, *, evidence: bool = True
+    ) -> None:
+        """Note an outcome. ``key`` identifies the journey: one bad journey is no outage.
+
+        A failure is no ``evidence`` of an outage when others pass while this journey fails.
+        """
+        now = self._clock()
+        if isinstance(outcome, Registered | AlreadyRegistered):
+            self._passed_at = now
+            if self._all_clear:
+                return  # the hot path: nothing changes
         if PauseCause.UNAUTHORIZED in (said := verdict(outcome)):
             self._metrics.token_accepted.set(said[PauseCause.UNAUTHORIZED])
-        now = self._clock()
+            if all(said.values()):
+                self._passed_at = now
         self._all_clear = isinstance(outcome, Registered | AlreadyRegistered)
+        first, self.proven = not self.proven, True
         for cause, breaker in self._breakers.items():
             works = said.get(cause)
             if works is None:
@@ -138,8 +179,14 @@ class Admission:
             elif works:
                 breaker.success(now)
             else:
-                breaker.failure(key, now, random.random())  # noqa: S311 jitter
+                of_the_token = cause in _OF_THE_TOKEN
+                if breaker.state is BreakerState.CLOSED and ((first and of_the_token) or _not_sent(outcome)):
+                    breaker.trip(now, random.random())  # noqa: S311 jitter
+                elif breaker.state is not BreakerState.CLOSED or evidence or of_the_token:
+                    breaker.failure(key, now, random.random(), _retry_after(outcome))  # noqa: S311 jitter
             self._note(cause, breaker)
+        if first:
+            self.pause_changed.notify_all()
 
     def release(self, permit: Permit) -> None:
         """Give a permit back unused; a probe that was not made is due again."""
@@ -173,3 +220,15 @@ class Admission:
             return
         self.pause_changed.notify_all()
         self.notifier.notify_all()
+
+
+_OF_THE_TOKEN = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN)
+
+
+def _not_sent(outcome: Outcome) -> bool:
+    """Whether there was no token to send: that concerns every journey."""
+    return isinstance(outcome, Misconfigured) and outcome.status == 0
+
+
+def _retry_after(outcome: Outcome) -> float:
+    return (outcome.retry_after_seconds or 0.0) if isinstance(outcome, Unavailable) else 0.0

@@ -11,6 +11,7 @@ Knows no broker and no HTTP library; acknowledges nothing. Whatever a payload ho
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -19,13 +20,13 @@ from consumer.core.outcome import (
     DeadLetter,
     Delay,
     Early,
-    Hold,
     Invalid,
     Outcome,
     PauseCause,
     Release,
     Republish,
     RetrySoon,
+    Throttled,
     Unavailable,
 )
 from consumer.core.parse import Ready
@@ -36,6 +37,20 @@ from consumer.registry.submit import Submission
 from consumer.service.admission import Admission
 from consumer.service.inflight import Entry, HandlingResult, State
 from schemas import Journey
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """The outcome of one attempt, and what is known beside it.
+
+    ``pausing`` is what paused consumption before the outcome was known; ``others_pass``: another journey
+    passed since this one failed first.
+    """
+
+    outcome: Outcome
+    sent: bool
+    pausing: PauseCause | None = None
+    others_pass: bool = False
 
 
 class Handler:
@@ -78,24 +93,29 @@ class Handler:
         if not isinstance(ready, Ready):
             return self._without_submission(entry, ready or Invalid("not_read"), attempts)
         while True:
-            outcome, pausing = await self._attempt(entry, ready)
-            if isinstance(outcome, Republish | Release):
-                return HandlingResult(outcome, attempts)
-            charged = charges_attempt(outcome, pausing)
-            attempts, attempts_here = attempts + charged, attempts_here + charged
-            situation = self._situation(entry, ready.journey, attempts, attempts_here, pausing)
+            attempt = await self._attempt(entry, ready)
+            if isinstance(attempt, Republish | Release):
+                return HandlingResult(attempt, attempts)
+            outcome = attempt.outcome
+            attempts_here += attempt.sent and not isinstance(outcome, Throttled)
+            situation = self._situation(entry, ready.journey, attempts, attempts_here, attempt)
+            charged = charges_attempt(outcome, situation)
+            if charged:
+                attempts += 1
+                situation = replace(situation, attempts=attempts)
             decision = decide(outcome, situation, self._policy)
             match decision:
                 case Acknowledge() | DeadLetter() | Delay() | Republish() | Release():
-                    uncharged = not charged and not isinstance(outcome, Early)  # the attempt just made
-                    return HandlingResult(decision, attempts + uncharged)
+                    if isinstance(decision, Delay) and not decision.counts:
+                        return HandlingResult(decision, entry.tracking.attempts)  # the outage's, not its own
+                    # An answer that ends the journey is an attempt, too.
+                    final = isinstance(decision, Acknowledge | DeadLetter) and not isinstance(outcome, Early)
+                    return HandlingResult(decision, attempts + (final and not charged))
                 case RetrySoon(delay_seconds=seconds):
                     self._metrics.retry(outcome)
                     stop = await self._wait(entry, seconds, type(outcome).__name__.lower())
                     if stop is not None:
                         return HandlingResult(stop, attempts)
-                case Hold():
-                    pass  # admission keeps it until the cause is gone
                 case _ as unreachable:
                     assert_never(unreachable)
 
@@ -107,38 +127,44 @@ class Handler:
     def _without_submission(self, entry: Entry, outcome: Outcome, attempts: int) -> HandlingResult:
         situation = self._situation(entry, None, attempts, self._policy.attempts_per_delivery)
         decision = decide(outcome, situation, self._policy)
-        if isinstance(decision, RetrySoon | Hold):
+        if isinstance(decision, RetrySoon):
             raise TypeError(f"the last attempt of a delivery ends in {type(decision).__name__}")
         return HandlingResult(decision, attempts)
 
-    async def _attempt(
-        self, entry: Entry, ready: Ready
-    ) -> tuple[Outcome | Republish | Release, PauseCause | None]:
-        """One attempt: the outcome, and what paused consumption before it was known."""
+    async def _attempt(self, entry: Entry, ready: Ready) -> _Attempt | Republish | Release:
+        """One attempt, or the reason why there is none."""
         if ready.journey.end > self._now():
-            return Early(None), None
+            return _Attempt(Early(None), sent=False)
         entry.waits_for = "rate limit"
         permit = await self._admission.acquire(
             give_up=lambda: self._stop(entry) is not None,
             until=entry.delivery.received_at + self._hold_limit,
         )
         if permit is None:
-            return self._stop(entry) or self._held_too_long(entry), None
+            return self._stop(entry) or self._held_too_long(entry)
         try:
             async with self._slots:
                 if (stop := self._stop(entry)) is not None:
                     self._admission.release(permit)
-                    return stop, None
+                    return stop
                 entry.state = State.SUBMITTING
+                failing_since = self._failing_since(entry)
                 outcome = await self._submission.submit(ready.body)
         except BaseException:
             self._admission.release(permit)  # a probe without a result would block all others
             raise
         finally:
             entry.state = State.WAITING
-        pausing = self._admission.pausing
-        self._admission.record(permit, outcome, ready.journey.journey_id)
-        return outcome, pausing
+        pausing, others_pass = self._admission.pausing, self._admission.passed_since(failing_since)
+        self._admission.record(permit, outcome, ready.journey.journey_id, evidence=not others_pass)
+        return _Attempt(outcome, sent=True, pausing=pausing, others_pass=others_pass)
+
+    def _failing_since(self, entry: Entry) -> float:
+        """Since when this journey fails, if it fails now: monotonic seconds."""
+        first, now = entry.tracking.first_failure, self._clock()
+        if first is None:
+            return now
+        return min(now, now - (self._now() - datetime.fromisoformat(first)).total_seconds())
 
     def _stop(self, entry: Entry) -> Republish | Release | None:
         """Why ``entry`` should wait no longer in this process, if there is a reason."""
@@ -170,7 +196,7 @@ class Handler:
         journey: Journey | None,
         attempts: int,
         attempts_here: int,
-        pausing: PauseCause | None = None,
+        attempt: _Attempt | None = None,
     ) -> Situation:
         return Situation(
             attempts=attempts,
@@ -180,5 +206,6 @@ class Handler:
             deadline=journey.start + self._deadline if journey is not None else None,
             ends_at=journey.end if journey is not None else None,
             jitter=random.random(),  # noqa: S311 jitter
-            pausing=pausing,
+            pausing=attempt.pausing if attempt is not None else None,
+            others_pass=attempt is not None and attempt.others_pass,
         )

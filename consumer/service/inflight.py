@@ -89,6 +89,11 @@ class InFlight:
         return sum(entry.state is State.WAITING for entry in self._entries)
 
     @property
+    def handling(self) -> int:
+        """How many are not settled and not being settled."""
+        return len(self._entries) - self.publishing
+
+    @property
     def publishing(self) -> int:
         """How many wait for a publisher confirm."""
         return sum(entry.state is State.PUBLISHING for entry in self._entries)

@@ -217,9 +217,11 @@ class Service:
         if self._stopping.is_set():
             mode = Mode.NONE
         elif self._admission.pausing is None:
-            mode = Mode.FLOW
+            mode = Mode.FLOW if self._admission.proven else Mode.PROBE
+        elif self._in_flight.handling or not self._admission.probe_due:
+            mode = Mode.NONE  # those that are here probe first
         else:
-            mode = Mode.NONE if self._in_flight else Mode.PROBE
+            mode = Mode.PROBE
         self._consumer.want(mode)
 
     def _update_gauges(self) -> None:

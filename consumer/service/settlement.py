@@ -73,6 +73,7 @@ class Settler:
             case Acknowledge():
                 return self._acknowledge(entry, result)
             case DeadLetter() | Delay() | Republish() as disposition:
+                entry.state = State.PUBLISHING
                 outgoing = await self._outgoing(entry, disposition, result.attempts)
                 return await self._publish(entry, outgoing) and self._acknowledge(entry, result)
             case Release():
@@ -122,7 +123,6 @@ class Settler:
     async def _publish(self, entry: Entry, outgoing: Outgoing) -> bool:
         """Publish until confirmed; False once the delivery is no longer current."""
         failures = 0
-        entry.state = State.PUBLISHING
         while self._consumer.is_current(entry.delivery):
             entry.publish = self._publisher.submit(outgoing)
             try:

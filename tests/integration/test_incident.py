@@ -115,6 +115,7 @@ def test_the_incident(vhost: Broker, run: Run, sandbox: LocalRegistry, tmp_path:
     summary, listing, log, replay, show, ending = blocks()
     token_file = tmp_path / "mounted-token"
     token_file.write_text("an-old-one")
+    sandbox.accept("an-old-one")
     refused = [made(number, 20 - number) for number in range(12)]
     service = run(
         vhost,
@@ -124,6 +125,9 @@ def test_the_incident(vhost: Broker, run: Run, sandbox: LocalRegistry, tmp_path:
         auth_pause_after="12",
         dead_letters_return_unauthorized="true",
     )
+    ledger.publish([made(200, 1)])
+    wait_until(lambda: sandbox.requests_by_status.get(201) == 1, 20, "it works")
+    sandbox.revoke("an-old-one")
     ledger.publish([made(100 + number, 12, seats=9) for number in range(3)] + refused)
     wait_until(
         lambda: (vhost.depth(UNAUTHORIZED).ready, vhost.depth(INVALID).ready) == (12, 3),
@@ -134,7 +138,7 @@ def test_the_incident(vhost: Broker, run: Run, sandbox: LocalRegistry, tmp_path:
     terminal.play(listing)
 
     token_file.write_text(TOKEN)
-    wait_until(lambda: sandbox.requests_by_status.get(201) == 12, 60, "they return")
+    wait_until(lambda: sandbox.requests_by_status.get(201) == 13, 60, "they return")
     wait_until(lambda: vhost.depth(UNAUTHORIZED).total == 0, 10, "their dead letters are gone")
     expected = alike(log).splitlines()
 

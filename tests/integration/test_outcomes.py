@@ -285,12 +285,13 @@ def test_rejected_by_the_validator(  # noqa: PLR0917 - fixtures and the columns 
 def test_rejected_by_other_statuses(
     serve: Run, ledger: Ledger, vhost: Broker, sandbox: LocalRegistry
 ) -> None:
-    """413 from a proxy, 422 for a reason nobody knows, the terms of use: refusals of this journey."""
+    """The terms of use, and what a proxy answers instead of the Registry: only the first judges a journey."""
     serve(vhost, registry_concurrency="1")
     for status in (413, 422):
         sandbox.faults.for_next(1, error_rate=1, error_status=status)
-        ledger.publish(1)
+        (journey_id,) = ledger.publish(1)
         ledger.await_settled()
+        assert sandbox.journeys[journey_id].times_seen == 1, "tried again, and registered"
     sandbox.faults.for_next(1, terms_violation_labels=["too_close_trips"])
     ledger.publish(1)
     ledger.await_settled()
@@ -298,7 +299,7 @@ def test_rejected_by_other_statuses(
         (letter.headers["x-status"], letter.headers["x-detail"])
         for letter in dead(ledger, "rejected").values()
     }
-    assert told == {(413, "http_413"), (422, "http_422"), (422, "-32422 too_close_trips")}
+    assert told == {(422, "-32422 too_close_trips")}
     ledger.balance(sandbox)
 
 
@@ -328,7 +329,7 @@ def test_a_bad_token_pauses_and_a_new_one_resumes(
     tmp_path: Path,
     bad_token: tuple[LocalRegistry, str, str, int],
 ) -> None:
-    """Some dead letters, then the backlog stays in the queue until the token file changes."""
+    """One dead letter, then the backlog stays in the queue until the token file changes."""
     registry, reason, details, status = bad_token
     ids = ledger.publish(150)
     service = serve(
@@ -342,13 +343,13 @@ def test_a_bad_token_pauses_and_a_new_one_resumes(
     wait_until(paused(service, reason), 20, "consumption pauses")
     wait_until(lambda: vhost.depth(QUEUE).unacked <= 1, 20, "what was taken is given back", interval=0.1)
     letters = dead(ledger, reason)
-    assert PAUSE_AFTER <= len(letters) <= PAUSE_AFTER + 4
+    assert len(letters) == 1, "the first submission goes alone"
     assert {letter.headers["x-status"] for letter in letters.values()} == {status}
     assert {letter.headers["x-detail"] for letter in letters.values()} <= set(details.split("|"))
     asked = len(registry.requests)
     wait_until(lambda: len(registry.requests) >= asked + 3, 20, "it probes")
     assert service.ready, "a pause is not the process's fault"
-    assert ledger.waiting() == 150 - len(letters)
+    wait_until(lambda: ledger.waiting() == 150 - len(letters), 10, "a copy comes before its original goes")
     assert len(dead(ledger, reason)) == len(letters), "probes cost no journey"
 
     registry.accept("the-second-token")
@@ -579,7 +580,9 @@ def test_misconfigured(serve: Run, vhost: Broker, fault: str) -> None:
         wait_until(paused(service, "misconfigured"), 20, "consumption pauses")
         asked = len(registry.requests)
         wait_until(lambda: len(registry.requests) >= asked + 3, 20, "it probes")
-        assert journeys.waiting() == 40
+        wait_until(
+            lambda: journeys.waiting() == 40, 10, "all wait; a copy is there before its original is gone"
+        )
         assert not elsewhere.requests
         assert any(line.get("cause") == "misconfigured" for line in service.log_lines())
         if fault == "version":

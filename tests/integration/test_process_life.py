@@ -96,10 +96,12 @@ def test_sigterm_under_load(run: Run, vhost: Broker, sandbox: LocalRegistry) -> 
 
 def test_sigterm_while_the_registry_hangs(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
     """After the drain timeout what could not finish is given back untouched, and the exit is still 0."""
-    sandbox.faults.latency_seconds = 60
     service = run(vhost, drain_timeout_seconds="1", registry_timeout_seconds="60")
     service.await_ready()
     ledger = Ledger(vhost)
+    ledger.publish(1)  # goes alone
+    ledger.await_settled()
+    sandbox.faults.latency_seconds = 60
     ledger.publish(20)
     wait_until(lambda: service.value("in_flight") == 20, 10, "all hang")
     started = time.monotonic()
@@ -111,7 +113,7 @@ def test_sigterm_while_the_registry_hangs(run: Run, vhost: Broker, sandbox: Loca
     sandbox.faults.clear()
     service.start()
     ledger.await_settled()
-    assert len(ledger.balance(sandbox).registered) == 20
+    assert len(ledger.balance(sandbox).registered) == 21
 
 
 def test_sigterm_while_dead_letters_are_published(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
@@ -147,10 +149,12 @@ def test_interrupt_while_paused(run: Run, vhost: Broker, sandbox: LocalRegistry)
 
 def test_second_sigterm_ends_at_once(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
     """Whoever signals twice does not want to wait; what was in flight comes again."""
-    sandbox.faults.latency_seconds = 60
     service = run(vhost, registry_timeout_seconds="60")
     service.await_ready()
     ledger = Ledger(vhost)
+    ledger.publish(1)  # goes alone
+    ledger.await_settled()
+    sandbox.faults.latency_seconds = 60
     ledger.publish(20)
     wait_until(lambda: service.value("in_flight") == 20, 10, "all hang")
     service.signal(signal.SIGTERM)
@@ -161,7 +165,7 @@ def test_second_sigterm_ends_at_once(run: Run, vhost: Broker, sandbox: LocalRegi
     sandbox.faults.clear()
     service.start()
     ledger.await_settled()
-    assert len(ledger.balance(sandbox).registered) == 20
+    assert len(ledger.balance(sandbox).registered) == 21
 
 
 def test_broker_away_at_the_start_and_later(

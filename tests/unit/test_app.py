@@ -78,16 +78,16 @@ def test_policy_is_what_the_settings_say() -> None:
     [
         (PauseCause.UNAUTHORIZED, 4),
         (PauseCause.FORBIDDEN, 4),
-        (PauseCause.MISCONFIGURED, 1),
+        (PauseCause.MISCONFIGURED, 6),
         (PauseCause.UNAVAILABLE, 6),
     ],
 )
 def test_each_breaker_opens_at_its_own_threshold(cause: PauseCause, threshold: int) -> None:
-    """`AUTH_PAUSE_AFTER` for the token, `BREAKER_THRESHOLD` for an outage, the first 404 for the route."""
+    """`AUTH_PAUSE_AFTER` for the token, `BREAKER_THRESHOLD` for an outage or a wrong route."""
     breaker = build_breakers(settings(auth_pause_after=4, breaker_threshold=6))[cause]
     for number in range(threshold):
         assert breaker.state is BreakerState.CLOSED
-        breaker.failure(number, 0.0, 0.0)
+        breaker.failure(number, float(number), 0.0)
     assert breaker.state is BreakerState.OPEN
 
 

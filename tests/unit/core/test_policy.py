@@ -17,7 +17,6 @@ from consumer.core.outcome import (
     Early,
     Expired,
     Forbidden,
-    Hold,
     Invalid,
     Misconfigured,
     Outcome,
@@ -59,7 +58,7 @@ ALONE: list[tuple[Outcome, Decision]] = [
     (Expired(422, "-32422 expired"), DeadLetter(Reason.EXPIRED, "-32422 expired", 422)),
     (Unauthorized(401, "401"), DeadLetter(Reason.UNAUTHORIZED, "401", 401)),
     (Forbidden(403, "-32503"), DeadLetter(Reason.FORBIDDEN, "-32503", 403)),
-    (Misconfigured(404, "http_404"), Hold()),
+    (Misconfigured(404, "http_404"), RetrySoon(0.25)),
     (Throttled(12.0), RetrySoon(12.0)),
     (Throttled(None), RetrySoon(60.0)),
     (DOWN, RetrySoon(0.25)),
@@ -73,16 +72,17 @@ def test_first_attempt(outcome: Outcome, expected: Decision) -> None:
     assert decide(outcome, FIRST, POLICY) == expected
 
 
-HELD = (Unauthorized, Forbidden, Unavailable)
+PUT_OFF = (Unauthorized, Forbidden, Unavailable, Misconfigured)
 
 
 @pytest.mark.parametrize("cause", PauseCause)
 @pytest.mark.parametrize(("outcome", "alone"), ALONE)
 def test_while_paused(outcome: Outcome, alone: Decision, cause: PauseCause) -> None:
-    """During a pause nothing is given up for its cause: it waits for what really pauses."""
-    decision = decide(outcome, replace(LAST_HERE, attempts=99, attempts_here=1, pausing=cause), POLICY)
-    if isinstance(outcome, HELD):
-        assert decision == Hold()
+    """During a pause nothing is dead-lettered for its cause: journeys leave the process at no cost."""
+    late = replace(LAST_HERE, attempts=99, attempts_here=1, pausing=cause, deadline=NOW, delayed_retries=9)
+    decision = decide(outcome, late, POLICY)
+    if isinstance(outcome, PUT_OFF):
+        assert decision == Delay(60, outcome.detail, outcome.status, counts=False)
     elif not isinstance(outcome, Early):  # decided by its time, in a pause as without one
         assert decision == alone
 
@@ -99,18 +99,35 @@ def test_while_paused(outcome: Outcome, alone: Decision, cause: PauseCause) -> N
         (replace(LAST_HERE, delayed_retries=3), Delay(3600, "http_503", 503)),
         (replace(LAST_HERE, delayed_retries=30), Delay(3600, "http_503", 503)),
         (replace(LAST_HERE, delayed_retries=30, deadline=None), Delay(3600, "http_503", 503)),
-        (deadline_in(3600, attempts_here=3, delayed_retries=9), Delay(900, "http_503", 503)),
-        (deadline_in(60, attempts_here=30, delayed_retries=9), RetrySoon(5.0)),
-        (deadline_in(4, attempts_here=30, delayed_retries=9), RetrySoon(2.0)),
+        (deadline_in(3600, attempts_here=3, delayed_retries=3), Delay(900, "http_503", 503)),
+        (deadline_in(60, attempts_here=30, delayed_retries=3), RetrySoon(5.0)),
+        (deadline_in(4, attempts_here=30, delayed_retries=3), RetrySoon(2.0)),
         (deadline_in(0), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
         (deadline_in(-5), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
         (replace(FIRST, attempts=74), RetrySoon(0.25)),
         (replace(FIRST, attempts=75), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
+        (replace(FIRST, others_pass=True), RetrySoon(0.25)),  # a 503 is often over in a moment
+        (deadline_in(7200, delayed_retries=4), DeadLetter(Reason.EXHAUSTED, "http_503", 503)),
+        (deadline_in(7200, delayed_retries=3), RetrySoon(0.25)),
+        (deadline_in(7201, delayed_retries=4), RetrySoon(0.25)),
     ],
 )
 def test_unavailable(situation: Situation, expected: Decision) -> None:
     """Soon at first, then through longer and longer delays, never past the deadline."""
     assert decide(DOWN, situation, POLICY) == expected
+
+
+@pytest.mark.parametrize("outcome", [Unavailable("500", 500), Misconfigured(406, "http_406")])
+def test_an_answer_about_this_journey_alone_leaves_at_once(outcome: Outcome) -> None:
+    """While others pass it takes no place in the window; while nothing is known it is retried first."""
+    assert decide(outcome, replace(FIRST, others_pass=True), POLICY) == Delay(
+        60,
+        outcome.detail,  # type: ignore[union-attr]
+        outcome.status,  # type: ignore[union-attr]
+    )
+    assert decide(outcome, FIRST, POLICY) == RetrySoon(0.25)
+    fault = replace(FIRST, others_pass=True)
+    assert decide(Unavailable("read"), fault, POLICY) == RetrySoon(0.25), "a lost connection is nobody's"
 
 
 @pytest.mark.parametrize(
@@ -145,6 +162,7 @@ def test_early(status: int | None, situation: Situation, expected: Decision) -> 
     wait=st.none() | st.floats(-1e6, 1e6),
     jitter=st.floats(0, 1, exclude_max=True),
     pausing=st.none() | st.sampled_from(PauseCause),
+    others_pass=st.booleans(),
 )
 def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each thing that varies
     outcome: Outcome,
@@ -155,6 +173,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
     wait: float | None,
     jitter: float,
     pausing: PauseCause | None,
+    others_pass: bool,  # noqa: FBT001
 ) -> None:
     """In any situation: waits are finite and not negative, delays have a queue and end in time."""
     decision = decide(
@@ -168,6 +187,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
             ends_at=None if wait is None else NOW + timedelta(seconds=wait),
             jitter=jitter,
             pausing=pausing,
+            others_pass=others_pass,
         ),
         POLICY,
     )
@@ -175,7 +195,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
         assert 0 <= decision.delay_seconds <= 60
     if isinstance(decision, Delay):
         assert decision.seconds in POLICY.delays_seconds
-        if isinstance(outcome, Unavailable) and left is not None:
+        if isinstance(outcome, Unavailable) and left is not None and decision.counts:
             assert decision.seconds < left
     if isinstance(decision, DeadLetter):
         assert isinstance(outcome, Early) or decision.detail == getattr(outcome, "detail", None)
@@ -247,16 +267,19 @@ def test_a_policy_that_could_loop_is_refused(wrong: dict[str, object]) -> None:
         Policy(**wrong)  # type: ignore[arg-type]
 
 
-CHARGED = {Unavailable("read"), DOWN, Early(422)}
+CHARGED = {Unavailable("read"), DOWN, Misconfigured(404, "http_404"), Early(422)}
 
 
 @pytest.mark.parametrize(
     "outcome", [*(outcome for outcome, _ in ALONE), Unavailable("read"), Early(None)], ids=repr
 )
 def test_what_costs_an_attempt(outcome: Outcome) -> None:
-    """Only what the journey met alone is charged, and nothing during a pause."""
-    assert charges_attempt(outcome, None) is (outcome in CHARGED)
-    assert not charges_attempt(outcome, PauseCause.UNAVAILABLE)
+    """Failures are charged; during a pause only those of a journey that is known to be the cause."""
+    assert charges_attempt(outcome, FIRST) is (outcome in CHARGED)
+    paused = replace(FIRST, pausing=PauseCause.UNAVAILABLE)
+    assert not charges_attempt(outcome, paused)
+    assert charges_attempt(outcome, replace(paused, others_pass=True)) is (outcome in CHARGED)
+    assert not charges_attempt(Misconfigured(0, "token_file_empty"), FIRST), "nothing was sent"
 
 
 U, F, M, A = PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED, PauseCause.UNAVAILABLE

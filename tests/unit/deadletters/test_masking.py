@@ -16,6 +16,8 @@ from consumer.core.topology import Topology
 from consumer.deadletters.editing import changes, note_of
 from consumer.deadletters.masking import is_detail, masked, masked_content_type, masked_headers
 from consumer.registry import classify as rules
+from consumer.registry import jsonrpc
+from consumer.registry.client import FAULTS
 from consumer.registry.jsonrpc import HTTP_ERRORS
 from schemas import field_paths, refusals
 from tests.pages import ROOT
@@ -210,6 +212,9 @@ def test_details_are_told_from_anything_else() -> None:
         "cloudevent_bad_base64",
         "SyntaxError",
         "-32422 expired",
+        "JWSSignatureVerificationFailed",
+        "read (ReadError)",
+        "timeout (ReadTimeout)",
     ):
         assert is_detail(detail)
     for other in (
@@ -220,6 +225,8 @@ def test_details_are_told_from_anything_else() -> None:
         "ok at driver.0639981234",
         "id39981234",
         "1\n",
+        "read (Solene)",
+        "JWSolene",
     ):
         assert not is_detail(other)
 
@@ -259,8 +266,12 @@ def test_every_code_of_ours_is_told() -> None:
         if re.fullmatch(r"[a-z0-9_]+", code)
     }
     assert {"not_json", "cloudevent_bad_base64", "start_after_end", "no_result"} <= codes
+    codes |= set(jsonrpc._DATABASE_REFUSALS.values()) | {"value_refused"}
+    codes |= {f"{kind} ({cls.__name__})" for cls, kind in FAULTS.items()}
     codes |= (
-        {code for code, _ in refusals._WORDS.values()} | set(FaultKind) | {policy._IN_THE_FUTURE, "http_503"}
+        {code for code, _ in refusals._WORDS.values()}
+        | set(FaultKind)
+        | {policy.IN_THE_FUTURE, "http_503", "foreign_406"}
     )
     codes |= (
         set(rules._BY_DATA) | {str(code) for code in rules._BY_CODE} | {str(code) for code in HTTP_ERRORS}

@@ -37,7 +37,7 @@ MEANING: dict[str, Outcome] = {
     "accepted-without-time/201": Registered(201, None),
     "again-2023/409": AlreadyRegistered(409),
     "again-2025/409": AlreadyRegistered(409),
-    "again-without-body/409": AlreadyRegistered(409),
+    "again-without-body/409": Unavailable("foreign_409", 409),
     "conflict-inside-200/200": AlreadyRegistered(200),
     "invalid-2023/500": Rejected(500, "-32000 at operator_class"),
     "invalid-2023-phone/500": Rejected(500, "-32000 at driver.identity.phone"),
@@ -47,7 +47,7 @@ MEANING: dict[str, Outcome] = {
     "invalid-2025-root/400": Rejected(400, "-32602"),
     "no-journey-id-2023/500": Rejected(500, "-32000 at journey_id"),
     "no-phone-2025/400": Rejected(400, "-32600"),
-    "bad-request-without-body/400": Rejected(400, "http_400"),
+    "bad-request-without-body/400": Unavailable("foreign_400", 400),
     "early-2023/422": Early(422),
     "early-2025/422": Early(422),
     "parse-error/422": Rejected(422, "-32700"),
@@ -67,12 +67,12 @@ MEANING: dict[str, Outcome] = {
     "token-wrongly-signed-2023/500": Unauthorized(500, "JsonWebTokenError"),
     "malformed-json-2023/500": Rejected(500, "SyntaxError"),
     "too-large-2023/500": Rejected(500, "PayloadTooLargeError"),
-    "too-large-proxy/413": Rejected(413, "http_413"),
+    "too-large-proxy/413": Unavailable("foreign_413", 413),
     "throttled-2023/429": Throttled(60.0),
     "throttled-2023-body-only/429": Throttled(40.0),
     "throttled-2025/429": Throttled(27.0),
-    "throttled-with-date/429": Throttled(30.0),
-    "throttled-without-headers/429": Throttled(None),
+    "throttled-with-date/429": Unavailable("foreign_429", 429, retry_after_seconds=30.0),
+    "throttled-without-headers/429": Unavailable("foreign_429", 429),
     "maintenance/503": Unavailable("503", 503),
     "timeout-2023/408": Unavailable("-32408", 408),
     "internal-error/500": Unavailable("-32603", 500),
@@ -134,23 +134,15 @@ MISCONFIGURED_STATUSES = {
 
 @pytest.mark.parametrize("status", range(600))
 def test_bare_status(status: int) -> None:
-    """Every status without a body has one meaning, also those that no row names."""
+    """Every status without a body has one meaning, and none of them judges a journey or a token."""
     outcome = classify(Reply(status))
     match status:
-        case 401:
-            expected: Outcome = Unauthorized(401, "http_401")
-        case 403:
-            expected = Forbidden(403, "http_403")
-        case 409:
-            expected = AlreadyRegistered(409)
-        case 429:
-            expected = Throttled(None)
         case 408 | 423 | 424 | 425:
-            expected = Unavailable(f"http_{status}", status)
+            expected: Outcome = Unavailable(f"http_{status}", status)
         case _ if status in MISCONFIGURED_STATUSES or 300 <= status < 400:
             expected = Misconfigured(status, f"http_{status}")
         case _ if 400 <= status < 500:
-            expected = Rejected(status, f"http_{status}")
+            expected = Unavailable(f"foreign_{status}", status)
         case _ if 200 <= status < 300:
             expected = Unavailable("no_result", status)
         case _:
@@ -185,6 +177,83 @@ def test_bare_status(status: int) -> None:
 def test_unusual_answer(reply: Reply, expected: Outcome) -> None:
     """Codes inside other statuses, wrong types, paths that hold a value, bodies that are no JSON."""
     assert classify(reply) == expected
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 409, 413, 418, 422, 429, 460, 494])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><head><title>No</title></head></html>",
+        b"Blocked by policy",
+        b'{"message": "Forbidden"}',
+        b'{"error": "Not Found", "path": "/v2/journeys"}',
+        b'["error"]',
+    ],
+)
+def test_what_a_gateway_answers_judges_nothing(status: int, body: bytes) -> None:
+    """Neither the journey nor the token: the answer has none of the Registry's shapes."""
+    assert classify(Reply(status, {}, body)) == Unavailable(f"foreign_{status}", status)
+
+
+@pytest.mark.parametrize(
+    ("case", "cut"),
+    [
+        ("token-revoked-2023/401", 40),
+        ("again-2025/409", 30),
+        ("throttled-2023/429", 25),
+        ("invalid-2025/400", 60),
+    ],
+)
+def test_a_cut_answer_keeps_the_meaning_of_its_status(case: str, cut: int) -> None:
+    """The body ended too soon; what it began with is the Registry's."""
+    whole = recorded(case)
+    assert type(classify(Reply(whole.status, whole.headers, whole.body[:cut]))) is type(MEANING[case])
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ('invalid input syntax for type integer: "99.5"', "invalid_syntax"),
+        ("invalid input syntax for type json", "invalid_syntax"),
+        ('duplicate key value violates unique constraint "x_idx"', "duplicate_key"),
+        ("value too long for type character varying(32)", "value_too_long"),
+        ("value too long for type character varying(1000)", "value_too_long"),
+        ('invalid byte sequence for encoding "UTF8": 0x00', "invalid_encoding"),
+        ('malformed array literal: "{}"', "malformed_array"),
+        ('value "99999999999" is out of range for type integer', "value_refused"),
+        ("integer out of range", "value_refused"),
+        ("numeric field overflow", "value_refused"),
+        ('new row for relation "x" violates check constraint "y"', "value_refused"),
+    ],
+)
+def test_what_the_database_cannot_store_is_rejected(message: str, code: str) -> None:
+    """A 500 without code and data, for ever: the text of PostgreSQL says that this journey is the cause."""
+    assert classify(error(500, message=message)) == Rejected(500, code)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "connection terminated unexpectedly",
+        "remaining connection slots are reserved",
+        "deadlock detected",
+        "",
+    ],
+)
+def test_other_errors_of_the_database_are_no_refusals(message: str) -> None:
+    """They say nothing about the journey."""
+    assert classify(error(500, message=message)) == Unavailable("http_500", 500)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["JWSInvalid", "JWSSignatureVerificationFailed", "JWKSNoMatchingKey", "JWTExpired", "JOSENotSupported"],
+)
+def test_jose_names_its_errors(name: str) -> None:
+    """The 2025 server passes the class of the library's error on; the family counts, not a list."""
+    assert classify(error(500, code=500, data=name)) == Unauthorized(500, name)
+    assert classify(error(500, code=500, data="JWKSTimeout")) == Unavailable("500", 500)
 
 
 def test_the_tables_reach_no_status_twice() -> None:
@@ -279,7 +348,8 @@ headers = st.dictionaries(
 replies = st.builds(Reply, st.integers(-5, 1000) | st.just(429), headers, bodies)
 
 SAFE_DETAIL = re.compile(
-    r"(-32[0-9]{3}|[45][0-9]{2}|http_-?[0-9]{1,4}|no_result|unknown_api_version"
+    r"(-32[0-9]{3}|[45][0-9]{2}|(http|foreign)_-?[0-9]{1,4}|no_result|unknown_api_version"
+    r"|value_too_long|invalid_syntax|invalid_encoding|duplicate_key|malformed_array|value_refused|null_value"
     r"|JsonWebTokenError|SyntaxError|PayloadTooLargeError|TokenExpiredError|NotBeforeError)"
     r"( at [a-z_0-9]+(\.([a-z_0-9]+))*| expired"
     r"| (distance_too_short|too_many_trips_by_day|too_close_trips)(,[a-z_]+)*)?"
@@ -315,7 +385,8 @@ def test_any_rate_limit(reply: Reply, now: float) -> None:
     [
         ({"retry-after": "0"}, 1.0),
         ({"retry-after": "7.5"}, 7.5),
-        ({"retry-after": "86400000"}, None),
+        ({"retry-after": "3601"}, 3600.0),  # never sooner than a shorter wait
+        ({"retry-after": "86400000"}, 3600.0),
         ({"retry-after": "soon", "ratelimit-reset": "12"}, 12.0),
         ({"retry-after": "Mon, 23 Nov 2026 15:58:03 GMT"}, None),
         ({"retry-after": "Xxx, 99 Foo 2026 15:58:03 GMT", "date": "Mon, 23 Nov 2026 15:57:33 GMT"}, None),
@@ -326,7 +397,7 @@ def test_any_rate_limit(reply: Reply, now: float) -> None:
 )
 def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
     """Seconds, a date or a reset, read against the answer's own clock; absurd ones are not told."""
-    assert classify(Reply(429, headers)) == Throttled(expected)
+    assert classify(Reply(429, headers, b'{"error": {"code": 429}}')) == Throttled(expected)
 
 
 @pytest.mark.parametrize(

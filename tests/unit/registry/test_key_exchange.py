@@ -232,16 +232,16 @@ async def test_keys_that_can_not_be_read_are_our_mistake(
     ("answer", "outcome"),
     [
         (REFUSED, Unauthorized(401, "access_keys_refused")),
-        (Reply(403), Unauthorized(403, "access_keys_refused")),
-        (Reply(429, {"retry-after": "7"}), Throttled(7.0)),
+        (Reply(403, body=b'{"code": 403, "error": "Forbidden"}'), Unauthorized(403, "access_keys_refused")),
+        (Reply(429, {"retry-after": "7", "ratelimit-limit": "5"}), Throttled(7.0)),
         (Reply(201, body=b"{}"), Unavailable("access_token_missing", 201)),
         (
             Reply(201, body=b'{"access_token": "a b"}'),
             Unavailable("access_token_missing", 201),
         ),
-        (Reply(400, body=b"{}"), Misconfigured(400, "access_token_refused")),
-        (Reply(409), Misconfigured(409, "access_token_refused")),
-        (Reply(422), Misconfigured(422, "access_token_refused")),
+        (Reply(400, body=b'{"error": {"code": -32602}}'), Misconfigured(400, "access_token_refused")),
+        (Reply(409, body=b'{"error": {"code": -32509}}'), Misconfigured(409, "access_token_refused")),
+        (Reply(422, body=b"<html>"), Unavailable("foreign_422", 422)),
     ],
 )
 async def test_what_an_exchange_without_a_token_means(

@@ -130,7 +130,7 @@ async def test_a_refused_token_is_looked_at_once_more(
 
 @pytest.mark.parametrize(
     ("answer", "seconds"),
-    [(refused(429, 429, Retry_After="30"), 30.0), (httpx.Response(429), THROTTLED_SECONDS)],
+    [(refused(429, 429, Retry_After="30"), 30.0), (refused(429, 429), THROTTLED_SECONDS)],
     ids=["with Retry-After", "without"],
 )
 async def test_a_429_holds_the_rate_limiter(answer: httpx.Response, seconds: float, clock: FakeClock) -> None:

@@ -27,9 +27,12 @@ from consumer.core.outcome import (
 )
 from consumer.publishing import samples
 from consumer.registry.secret import LoadedToken
+from consumer.service.admission import Permit
 from tests.corridor import PROBE_SECONDS, THRESHOLD, Corridor, passes, refused, registered, unavailable
 from tests.travel import loop, travelling
 
+#: A first failure before any test journey passes.
+EARLIER = "2026-11-23T10:00:00+00:00"
 CLOUDEVENT = "application/cloudevents+json"
 
 
@@ -67,7 +70,6 @@ class Rotating:
             refused(400, -32602, ["/driver/revenue: must be integer"]),
             DeadLetter(Reason.REJECTED, "-32602 at driver.revenue", 400),
         ),
-        (httpx.Response(413), DeadLetter(Reason.REJECTED, "http_413", 413)),
         (refused(401, -32501), DeadLetter(Reason.UNAUTHORIZED, "-32501", 401)),
         (
             refused(500, 500, "JsonWebTokenError"),
@@ -177,7 +179,7 @@ async def test_a_lost_answer_is_sent_again_and_found_registered() -> None:
 
 @travelling
 async def test_after_some_attempts_the_journey_comes_back_later() -> None:
-    """The visit ends in the first delay queue; the next visit's in the second, then for ever in it."""
+    """The first delivery ends in the first delay queue, the next in the second, which is the last."""
     corridor = Corridor(unavailable(), retry_attempts_per_visit=2)
     result = await corridor.handle()
     assert (result.disposition, result.attempts) == (Delay(60, "503", 503), 2)
@@ -188,10 +190,30 @@ async def test_after_some_attempts_the_journey_comes_back_later() -> None:
 
 @travelling
 async def test_the_last_attempt_exhausts_the_journey() -> None:
-    """No more than the bound, over all visits."""
+    """No more than the bound, over all deliveries, counted while others pass."""
     corridor = Corridor(unavailable(), retry_max_attempts=7)
-    result = await corridor.handle(headers={"x-attempts": 5, "x-visits": 2})
+    async with corridor.open():
+        entry = corridor.entry(headers={"x-attempts": 5, "x-visits": 2, "x-first-failure": EARLIER})
+        corridor.admission.record(Permit(), Registered(201), "another")
+        result = await corridor.handler.handle(entry)
     assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 7)
+
+
+@travelling
+async def test_an_answer_about_one_journey_leaves_at_once_while_others_pass() -> None:
+    """A firewall's 406, a gateway's 413, a 500 of no known kind: one request, one attempt, a delay queue."""
+    for answer, detail in (
+        (httpx.Response(406, text="<html>blocked</html>"), "http_406"),
+        (httpx.Response(413, text="<html>too large</html>"), "foreign_413"),
+        (httpx.Response(500, json={"jsonrpc": "2.0", "id": 1, "error": {"message": "?"}}), "http_500"),
+    ):
+        corridor = Corridor(answer)
+        async with corridor.open():
+            entry = corridor.entry(headers={"x-first-failure": EARLIER})
+            corridor.admission.record(Permit(), Registered(201), "another")
+            result = await corridor.handler.handle(entry)
+        assert (result.disposition, result.attempts) == (Delay(60, detail, answer.status_code), 1)
+        assert len(corridor.sent) == 1
 
 
 @travelling
@@ -243,7 +265,7 @@ async def test_early_by_the_registrys_clock_only() -> None:
 
 @pytest.mark.parametrize(
     ("answer", "seconds"),
-    [(refused(429, 429, Retry_After="30"), 30.0), (httpx.Response(429), 60.0)],
+    [(refused(429, 429, Retry_After="30"), 30.0), (refused(429, 429), 60.0)],
     ids=["told", "not told"],
 )
 @travelling
@@ -283,40 +305,33 @@ async def test_a_token_that_stays_refused_is_believed() -> None:
 
 
 @travelling
-async def test_without_a_token_nothing_is_sent_and_nothing_dies() -> None:
-    """It is ours to mend: consumption pauses until there is a token."""
-    tokens = Rotating(Misconfigured(0, "token_file_empty"))
-    corridor = Corridor(tokens=tokens, hold_limit_seconds=1700)
+async def test_without_a_token_nothing_is_sent_and_nothing_is_dead_lettered() -> None:
+    """That concerns every journey: consumption pauses at once, and the journey goes back to the queue."""
+    corridor = Corridor(tokens=Rotating(Misconfigured(0, "token_file_empty")))
     async with corridor.open():
-        handled = asyncio.create_task(corridor.handler.handle(corridor.entry()))
-        await passes(1500)
-        assert corridor.sent == []
-        assert corridor.admission.pausing is PauseCause.MISCONFIGURED
-        tokens.tokens = ["found"]
-        result = await asyncio.wait_for(handled, 101)
-    assert isinstance(result.disposition, Acknowledge)
-    assert (result.attempts, len(corridor.sent)) == (1, 1)
+        result = await corridor.handler.handle(corridor.entry())
+    assert corridor.admission.pausing is PauseCause.MISCONFIGURED
+    assert (result.disposition, result.attempts) == (Delay(60, "token_file_empty", 0, counts=False), 0)
+    assert corridor.sent == []
 
 
 @travelling
-async def test_what_pauses_costs_no_attempts() -> None:
-    """Different journeys fail: the breaker opens, and from then on failing is nobody's fault."""
-    corridor = Corridor(unavailable(), hold_limit_seconds=1700)
+async def test_what_pauses_costs_no_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Different journeys fail and none passes: an outage, and from then on nothing of it is charged."""
+    monkeypatch.setattr("random.random", lambda: 0.99)
+    corridor = Corridor(unavailable())
     async with corridor.open():
-        handled = [
-            asyncio.create_task(
-                corridor.handler.handle(corridor.entry(samples.encode(corridor.payload(number))))
-            )
-            for number in range(THRESHOLD + 2)
+        entries = [
+            corridor.entry(samples.encode(corridor.payload(number))) for number in range(THRESHOLD + 2)
         ]
-        await passes(1500)
+        results = await asyncio.gather(*map(corridor.handler.handle, entries))
         assert corridor.admission.pausing is PauseCause.UNAVAILABLE
-        probes = len(corridor.sent)
-        assert probes < 1500 / PROBE_SECONDS, "one at a time, at growing distances"
-        corridor.answers = [registered()]
-        results = await asyncio.gather(*handled)
-    assert all(isinstance(result.disposition, Acknowledge) for result in results)
-    assert max(result.attempts for result in results) <= 3
+        late = corridor.entry(samples.encode(corridor.payload(99)))
+        corridor.admission._open[PauseCause.UNAVAILABLE].probe_now(loop().time())
+        results.append(await corridor.handler.handle(late))
+    assert all(isinstance(result.disposition, Delay | Republish) for result in results)
+    assert max(result.attempts for result in results) <= 3, "until it is known"
+    assert (results[-1].disposition, results[-1].attempts) == (Delay(60, "503", 503, counts=False), 0)
 
 
 @travelling
@@ -358,7 +373,6 @@ async def _too_long(_: Corridor) -> None:
     [
         ("throttled", "throttled"),
         ("early", "early"),
-        ("paused", "misconfigured"),
         ("paced", "rate limit"),
         ("retry", "unavailable"),
     ],
@@ -376,8 +390,6 @@ async def test_waiting_ends(
             answers = [refused(429, 429, Retry_After="3000")]
         case "early":
             ends_in_seconds = 29.0
-        case "paused":
-            answers = [refused(404, -32601)]
         case "paced":
             settings |= {"registry_rate_per_minute": 1}
         case _:

@@ -1,7 +1,9 @@
 """The life of the process, from the first delivery to the drain, with nothing lost on the way."""
 
 import asyncio
+import json
 import logging
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -37,19 +39,125 @@ async def test_journeys_flow() -> None:
     assert not corridor.link.queues[QUEUE]
 
 
+async def _poisoned(request: httpx.Request) -> httpx.Response:
+    """Fail journey 0, register all others."""
+    return unavailable() if b'"journey-0"' in request.content else registered()
+
+
 @travelling
-async def test_delayed_journeys_come_back_and_end() -> None:
-    """An outage of one journey: short retries, the delay queues, and the dead letter in the end."""
-    corridor = Corridor(unavailable(), retry_max_attempts=8)
+async def test_a_journey_that_fails_while_others_pass_ends() -> None:
+    """Charged, through the delay queues, and dead-lettered in the end; the others are not held up."""
+    corridor = Corridor(_poisoned, retry_max_attempts=8)
+    async with corridor.serving():
+        publish(corridor, 1)
+        for number in range(1, 200):
+            publish(corridor, 1, first=number)
+            await passes(60)
+    (letter,) = corridor.dead("exhausted")
+    assert letter.headers["x-attempts"] == 8
+    assert corridor.value("journeys_total", outcome="registered") == 199
+    assert corridor.value("breaker_transitions_total", cause="unavailable", to="open") == 0
+    corridor.balance(200)
+
+
+@travelling
+async def test_a_journey_that_is_alone_ends_before_its_deadline() -> None:
+    """Nothing can be compared with it: never a pause, and dead-lettered with two hours left."""
+    corridor = Corridor(unavailable(), retry_delays_seconds=(60, 300, 900, 3600))
+    async with corridor.serving():
+        publish(corridor, 1)
+        await passes(24 * 3600)
+    (letter,) = corridor.dead("exhausted")
+    failed = datetime.fromisoformat(letter.headers["x-last-failure"])
+    start = datetime.fromisoformat(corridor.payload(0)["start"]["datetime"]) - timedelta(days=1)
+    assert timedelta(hours=21) < failed - start < timedelta(hours=23)
+    assert corridor.value("breaker_transitions_total", cause="unavailable", to="open") == 0
+    assert len(corridor.sent) <= 75
+
+
+@travelling
+async def test_two_journeys_are_an_outage_after_minutes() -> None:
+    """At one journey an hour: the second that fails, and none that passes, pauses consumption."""
+    corridor = Corridor(unavailable())
     async with corridor.serving():
         publish(corridor, 1)
         await passes(3600)
-    (letter,) = corridor.dead("exhausted")
-    assert letter.headers["x-attempts"] == 8
-    assert letter.headers["x-visits"] == 2
-    assert len(corridor.sent) == 8
-    corridor.balance(1)
-    assert corridor.value("returned_total", kind="delayed") == 2
+        assert corridor.admission.pausing is None
+        publish(corridor, 1, first=1)
+        await passes(900)
+        assert corridor.admission.pausing is PauseCause.UNAVAILABLE
+        corridor.answers = [registered()]
+        await passes(3700)
+    assert corridor.value("journeys_total", outcome="registered") == 2
+
+
+@travelling
+async def test_a_dead_token_costs_one_dead_letter_at_a_start() -> None:
+    """The first journey goes alone; its refusal is believed before the prefetch is taken."""
+    corridor = Corridor(refused(401, -32501), proven=False)
+    async with corridor.serving():
+        publish(corridor, 200)
+        await passes(5)
+        assert corridor.admission.pausing is PauseCause.UNAUTHORIZED
+        assert len(corridor.dead("unauthorized")) == 1
+        assert len(corridor.link.queues[QUEUE]) >= 198
+
+
+@travelling
+async def test_a_pause_ends_though_a_dead_letter_cannot_be_confirmed() -> None:
+    """What waits for a confirm holds up no probe."""
+    corridor = Corridor(_poisoned)
+    corridor.link.confirm_after_seconds = 1e6
+    async with corridor.serving():
+        corridor.link.put(b"no journey")
+        await passes(1)
+        corridor.link.confirm_after_seconds = 0.0
+        corridor.answers = [unavailable()]
+        publish(corridor, 30, first=1)
+        await passes(1200)
+        assert corridor.admission.pausing is PauseCause.UNAVAILABLE
+        assert corridor.value("in_flight") >= 1
+        corridor.answers = [registered()]
+        await passes(200)
+        assert corridor.admission.pausing is None
+        assert corridor.value("journeys_total", outcome="registered") == 30
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(500, json={"jsonrpc": "2.0", "id": 1, "error": {"message": "no known text"}}),
+        httpx.Response(406, text="<html>blocked</html>"),
+        httpx.Response(400, text="<html>400 The plain HTTP request was sent to HTTPS port</html>"),
+        httpx.Response(302, headers={"location": "/elsewhere"}),
+        httpx.Response(200, json={"status": "ok"}),
+        refused(404, -32601),
+    ],
+    ids=["500", "406", "400", "302", "200", "404"],
+)
+@pytest.mark.parametrize(("bad", "good"), [(1, 40), (12, 30), (150, 30)])
+@travelling
+async def test_bad_journeys_in_front_hold_up_no_good_one(answer: httpx.Response, bad: int, good: int) -> None:
+    """Whatever answers them, and however many there are: the good ones are registered within two minutes."""
+
+    async def registry(request: httpx.Request) -> httpx.Response:
+        number = int(json.loads(request.content)["operator_journey_id"].removeprefix("journey-"))
+        await asyncio.sleep(0.02)
+        return answer if number < bad else registered()
+
+    corridor = Corridor(registry, proven=False, registry_concurrency=64)
+    corridor.link._prefetch = 128
+    async with corridor.serving():
+        publish(corridor, bad + good)
+        await passes(120)
+        assert corridor.value("journeys_total", outcome="registered") == good
+        publish(corridor, 1, first=bad + good)  # bad ones alone cannot be told from an outage
+        await passes(300)
+        assert corridor.value("journeys_total", outcome="registered") == good + 1
+        assert {name for name, held in corridor.link.queues.items() if held} <= {
+            *map(corridor.topology.delay_queue, (60, 300)),
+            QUEUE,
+        }
 
 
 @travelling
@@ -108,11 +216,12 @@ async def test_paused_it_takes_one_and_holds_few() -> None:
     async with corridor.serving():
         publish(corridor, 50)
         await passes(250)
-        assert corridor.link._mode in (Mode.PROBE, Mode.NONE)
-        assert len(corridor.link._unacked) <= 1
-        await passes(250)
-        assert len(corridor.link._unacked) <= 1
-        assert len(corridor.link.queues[QUEUE]) >= 49
+        for _ in range(10):
+            assert corridor.link._mode in (Mode.PROBE, Mode.NONE)
+            assert len(corridor.link._unacked) <= 1
+            waiting = corridor.link.queues
+            assert len(waiting[QUEUE]) + len(waiting["journeys.retry.60s"]) >= 49
+            await passes(25)
 
 
 @travelling
