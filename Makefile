@@ -11,7 +11,7 @@ ARGS   ?=
 RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check generate format coverage bench lock clean
+.PHONY: help demo test test-rabbitmq4 check generate format coverage simulate bench lock clean
 
 help: ## List what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## Format the code and fix what ruff can fix
 
 coverage: $(VENV)/.dev ## Run all tests and report the lines that they did not reach
 	@$(BIN)/pytest --cov --cov-report=term --cov-fail-under=90 $(ARGS)
+
+simulate: $(VENV)/.dev ## Run SEEDS simulated days with faults of every kind (default 1000)
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) $(ARGS)
 
 bench: $(VENV)/.dev ## Measure speed and size against a real broker
 	@$(BIN)/python -m tests.bench $(ARGS)
