@@ -148,7 +148,7 @@ async def test_a_pause_and_its_end(cause: PauseCause) -> None:
     await asyncio.sleep(BASE)
     probes = [task for task in waiting if task.done()]
     assert len(probes) == 1
-    assert BASE / 2 <= loop().time() - began <= BASE
+    assert BASE / 2 <= loop().time() - began <= BASE + 0.01
     assert b.value("breaker_state", cause=cause) == 1
     permit = probes[0].result()
     assert permit == Permit((cause,))
@@ -184,7 +184,7 @@ async def test_a_probe_given_back_is_made_by_another() -> None:
     b.admission.release(permit)
     began = loop().time()
     assert await b.next_permit() == Permit((PauseCause.UNAVAILABLE,))
-    assert loop().time() - began <= BASE
+    assert loop().time() - began <= BASE + 0.01
 
 
 @pytest.mark.parametrize("outcome", [Invalid("x"), Early(None), Throttled(1.0)])
@@ -344,6 +344,6 @@ async def test_a_pulse_wakes_everybody_once() -> None:
     notifier.notify_all()
     began = loop().time()
     await asyncio.gather(*waiting)
-    assert loop().time() == began
+    assert loop().time() == pytest.approx(began)
     await notifier.wait(5)
-    assert loop().time() == began + 5
+    assert loop().time() == pytest.approx(began + 5)
