@@ -146,10 +146,6 @@ class _Channel(pyamqp.Channel):
 class _Connection(pyamqp.Connection):
     Channel = _Channel
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.frame_handler_cls = _tolerant_frame_handler
-
     def Transport(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 py-amqp's name
         transport = super().Transport(*args, **kwargs)
         read = transport._read  # noqa: SLF001
@@ -203,8 +199,7 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
 class LogOnce:
     """Logs each reason as a warning once until ``reset``; repetitions are logged as debug."""
 
-    def __init__(self, logger: logging.Logger, event: str) -> None:
-        self._logger = logger
+    def __init__(self, event: str) -> None:
         self._event = event
         self._logged: set[str] = set()
 
@@ -213,7 +208,7 @@ class LogOnce:
         reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
         level = logging.DEBUG if reason in self._logged else logging.WARNING
         self._logged.add(reason)
-        self._logger.log(level, self._event, extra={"reason": reason})
+        log.log(level, self._event, extra={"reason": reason})
 
     def reset(self) -> None:
         self._logged.clear()
@@ -253,13 +248,7 @@ class ConnectionFactory:
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
 
-    def connect(
-        self,
-        purpose: str,
-        *,
-        on_blocked: Callable[[str], None] | None = None,
-        on_unblocked: Callable[[], None] | None = None,
-    ) -> Any:
+    def connect(self, purpose: str) -> Any:
         """``purpose`` names the connection in the broker's management views."""
         url = next(self._urls)
         parts = urlsplit(url)
@@ -270,8 +259,7 @@ class ConnectionFactory:
                 "connection_name": f"journey-consumer {purpose} {socket.gethostname()}",
             },
             "write_timeout": WRITE_TIMEOUT_SECONDS,
-            "on_blocked": on_blocked,
-            "on_unblocked": on_unblocked,
+            "frame_handler": _tolerant_frame_handler,
         }
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             options["socket_settings"] = {socket.TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS}

@@ -146,7 +146,7 @@ class AmqpConsumer:
         """
         self._loop = asyncio.get_running_loop()
         self._on_delivery, self._on_lost = on_delivery, on_lost
-        unreachable, delay = LogOnce(log, "broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
+        unreachable, delay = LogOnce("broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while True:
             lived = 0.0
             try:
