@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from consumer.checks.finding import Finding, fail, ok, warn
+from consumer.checks import Finding, fail, ok, warn
 from consumer.config import Settings
 from consumer.registry.secret import UnusableSecretError, read_secret
 from consumer.registry.tokens import StaticToken
