@@ -196,9 +196,9 @@ class Stage:
             published=len(self.published),
             registered=self._outcome("registered"),
             already_registered=self._outcome("already_registered"),
-            dead={reason: reader.waiting() for reason, reader in self._dead.items()},
+            dead={reason: reader.open() for reason, reader in self._dead.items()},
             replayed=self.replayed.total(),
-            waiting=self._queue.waiting(),
+            waiting=self._queue.open(),
             in_flight=int(self._metric("in_flight")),
             paused=None if cause is None else cause.value,
             oldest_start=datetime.fromtimestamp(oldest, UTC) if oldest else None,
@@ -216,7 +216,7 @@ class Stage:
         """Stop the service, empty the queues and collect what both sides know."""
         await self._stop_service()
         queued, *dead = (
-            [delivery.message_id or "" for delivery in reader.take_all()]
+            [delivery.message_id or "" for delivery in reader.take(reader.open())]
             for reader in (self._queue, *self._dead.values())
         )
         return Evidence(
