@@ -225,7 +225,7 @@ class ReconnectDelay:
         if lived_seconds > SHORT_LIFE_SECONDS:
             self._failures = 0
         delay = backoff_seconds(self._failures, self._base, RECONNECT_CAP_SECONDS)
-        self._failures = min(self._failures + 1, 10)
+        self._failures += 1
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
 
@@ -252,6 +252,7 @@ class ConnectionFactory:
         """``purpose`` names the connection in the broker's management views."""
         url = next(self._urls)
         parts = urlsplit(url)
+        tls = parts.scheme == "amqps"
         options: dict[str, Any] = {
             "client_properties": {
                 "product": "journey-consumer",
@@ -269,7 +270,7 @@ class ConnectionFactory:
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             transport_options=options,
         )
-        if parts.scheme == "amqps":
+        if tls:
             # The host name is checked only when it is given (py-amqp).
             client.ssl = {
                 "ca_certs": self._ca_file,
@@ -277,8 +278,7 @@ class ConnectionFactory:
                 "server_hostname": parts.hostname,
                 "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
             }
-        port = 5671 if parts.scheme == "amqps" else 5672
-        return _Transport(client, default_port=port).establish_connection()
+        return _Transport(client, default_port=5671 if tls else 5672).establish_connection()
 
 
 def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:

@@ -121,7 +121,7 @@ class AmqpPublisher:
         self._confirm_timeout = confirm_timeout_seconds
         self._requests: deque[Request] = deque()
         self._unconfirmed = Unconfirmed()
-        self._blocked = False
+        self.blocked = False
         self._returned = False
         self._open_channel = False
         self._closing = False
@@ -137,11 +137,7 @@ class AmqpPublisher:
 
     @property
     def ready(self) -> bool:
-        return self._open_channel and not self._blocked
-
-    @property
-    def blocked(self) -> bool:
-        return self._blocked
+        return self._open_channel and not self.blocked
 
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
@@ -233,7 +229,7 @@ class AmqpPublisher:
 
     def _send_waiting(self, channel: Any) -> None:
         requests = self._requests
-        while requests and not self._blocked and len(self._unconfirmed) < WINDOW:
+        while requests and not self.blocked and len(self._unconfirmed) < WINDOW:
             request = requests.popleft()
             if request.future.done():
                 continue  # withdrawn or cancelled
@@ -255,7 +251,7 @@ class AmqpPublisher:
 
     def _check_confirms(self, now: float) -> None:
         """A confirm that is overdue ends the connection, unless the broker blocks publishers."""
-        if self._blocked or not self._unconfirmed:
+        if self.blocked or not self._unconfirmed:
             return
         if now - self._unconfirmed.oldest_sent_at > self._confirm_timeout:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
@@ -281,13 +277,13 @@ class AmqpPublisher:
         self._unconfirmed.returned(exchange, routing_key, message.body or b"")
 
     def _on_blocked(self, _reason: str) -> None:
-        self._blocked = True
+        self.blocked = True
         self._metrics.broker_blocked.set(1)
         log.warning("broker blocks publishers: memory or disk alarm")
 
     def _on_unblocked(self) -> None:
-        if self._blocked:
-            self._blocked = False
+        if self.blocked:
+            self.blocked = False
             self._metrics.broker_blocked.set(0)
             log.info("broker no longer blocks publishers")
 

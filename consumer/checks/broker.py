@@ -81,10 +81,9 @@ def _virtual(settings: Settings) -> Iterator[Finding]:
         yield ok("queues", f"{name!r} holds {facts.messages} messages")
     hidden = facts.visibility_timeout_seconds
     if hidden is not None and hidden < settings.hold_limit_seconds:
+        longest = f"(HOLD_LIMIT_SECONDS: up to {settings.hold_limit_seconds:.0f} s) is delivered again"
         yield warn(
-            "queues",
-            f"the visibility timeout of {name!r} is {hidden} s: what is held longer "
-            f"(HOLD_LIMIT_SECONDS: up to {settings.hold_limit_seconds:.0f} s) is delivered again",
+            "queues", f"the visibility timeout of {name!r} is {hidden} s: what is held longer {longest}"
         )
     yield warn("broker", transport_limits(url))
 
