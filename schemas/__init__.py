@@ -3,21 +3,18 @@
     validate("v2", body) -> Journey | Refusal
 
 1. It never refuses what the Registry's own validator accepts. Beyond the models: ``judge`` (rules across
-   fields), ``unreadable`` (what is JSON) and ``phone`` (numbering plans).
+   fields), ``refusals`` (what is JSON) and ``phone`` (numbering plans).
 2. It takes the raw bytes and changes nothing: the body is sent to the Registry as it was received.
 3. It imports pydantic and phonenumbers only; it knows no clock, no queue, no HTTP.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import is_typeddict
+from pydantic import ValidationError
 
 from schemas import v2, v3
-from schemas.unreadable import diagnose, has_only_json_numbers, is_too_complex, repaired
+from schemas.refusals import diagnose, has_only_json_numbers, is_too_complex, paths, refusal, repaired, whole
 from schemas.verdict import MAX_VIOLATIONS, Journey, Refusal, Violation, ends_in_future
-from schemas.violations import refusal, whole
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -37,6 +34,7 @@ Version = Literal["v2", "v3"]
 MAX_BODY_BYTES = 2 * 1024 * 1024
 """The Registry's body limit ("2mb")."""
 
+_RULES = {"v2": v2, "v3": v3}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -59,12 +57,9 @@ def validate(version: Version, body: bytes) -> Journey | Refusal:
 
 def _judge(version: Version, body: bytes) -> Journey | Refusal | str:
     """Return the verdict, or the parser's message when it could not read the body."""
-    verdict: Journey | Refusal
+    rules = _RULES[version]
     try:
-        if version == "v2":
-            verdict = v2.judge(v2.ADAPTER.validate_json(body))
-        else:
-            verdict = v3.judge(v3.ADAPTER.validate_json(body))
+        verdict: Journey | Refusal = rules.judge(rules.ADAPTER.validate_json(body))
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
         return details[0]["msg"] if details[0]["type"] == "json_invalid" else refusal(details)
@@ -79,16 +74,7 @@ def field_paths(version: Version) -> tuple[str, ...]:
 
     Containers are included (``driver.identity``): a part may be missing as a whole.
     """
-    return tuple(sorted(_paths(v2.Payload if version == "v2" else v3.Payload)))
-
-
-def _paths(model: type[Any], prefix: str = "") -> Iterator[str]:
-    for name, kind in get_type_hints(model).items():  # without Annotated, NotRequired
-        path = f"{prefix}{name}"
-        yield path
-        for inner in (kind, *get_args(kind)):
-            if is_typeddict(inner):
-                yield from _paths(inner, f"{path}.")
+    return tuple(sorted(paths(_RULES[version].Payload)))
 
 
 def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
@@ -98,9 +84,5 @@ def json_schema(version: Version, *, ref_template: str = "#/$defs/{model}") -> d
     plans, nor that a start comes before an end; where the Registry accepts nonsense (``identity_key``) it
     says what a publisher should send.
     """
-    adapter: TypeAdapter[Any] = v2.ADAPTER if version == "v2" else v3.ADAPTER
-    return {
-        "$schema": _DIALECT,
-        **adapter.json_schema(ref_template=ref_template),
-        "title": f"Journey, API {version}",
-    }
+    schema = _RULES[version].ADAPTER.json_schema(ref_template=ref_template)
+    return {"$schema": _DIALECT, **schema, "title": f"Journey, API {version}"}

@@ -7,12 +7,14 @@ r"""The field types that both API versions share: texts, numbers, SIRET, e-mail,
    which is any Unicode digit in Rust, and no case-insensitive flag, which folds beyond ASCII there.
 """
 
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
 from pydantic import ConfigDict, FailFast, Field, GetPydanticSchema, StringConstraints, with_config
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict
+
+ROLES: Final = ("driver", "passenger")
 
 # ``cache_strings``: the parser's string cache lives as long as the process, and values are people's data.
 OBJECT = ConfigDict(extra="forbid", strict=True, cache_strings="keys", hide_input_in_errors=True)
@@ -134,10 +136,8 @@ class Payment(TypedDict):
 
 # ``FailFast``: a list of a million wrong items must not become a million errors.
 Incentives = Annotated[list[Incentive], Field(max_length=20), FailFast()]
-"""At most 20; none and repeated indexes pass. Source: the validator."""
-
 Payments = Annotated[list[Payment], Field(max_length=20), FailFast()]
-"""At most 20. Source: the validator."""
+"""At most 20 of each; none and repeated indexes pass. Source: the validator."""
 
 
 @with_config(OBJECT)

@@ -12,7 +12,6 @@
 
 import re
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import phonenumbers
@@ -24,11 +23,10 @@ from pydantic_core import CoreSchema, core_schema
 _RULES = Literal["2023", "2025"]
 
 _FRANCE, _REUNION_AND_MAYOTTE = 33, 262
+# Calling codes where the type decides, not the general pattern; in 2025 the one that countries share.
 _EXACT = {
     "2023": frozenset({_FRANCE, _REUNION_AND_MAYOTTE, 508, 590, 594, 596, 681, 687, 689}),
-    "2025": frozenset(
-        {_REUNION_AND_MAYOTTE}
-    ),  # shared by countries: the type decides, not the general pattern
+    "2025": frozenset({_REUNION_AND_MAYOTTE}),
 }
 # Ranges that were French in 2023 (overseas landlines and the first 070 mobiles) and have left the plan since.
 _FRENCH_IN_2023 = re.compile(r"(?:262|59[04]|700)[0-9]{6}")
@@ -87,12 +85,6 @@ def _fits_a_plan(calling_code: int, national: str) -> bool:
     return False
 
 
-def _judge(text: str, *, rules: _RULES, missing_digits: str) -> str:
-    if is_valid_phone(text + missing_digits, rules):
-        return text
-    raise ValueError
-
-
 @dataclass(frozen=True, slots=True)
 class Telephone:
     """A telephone number; ``missing_digits`` completes a truncated one before it is validated.
@@ -111,15 +103,19 @@ class Telephone:
         prefix, digits = _PLAIN_FRENCH[self.rules]
         return f"^(?:\\+33|0){prefix}[0-9]{{{digits - len(self.missing_digits)}}}$"
 
+    def _check(self, text: str) -> str:
+        if is_valid_phone(text + self.missing_digits, self.rules):
+            return text
+        raise ValueError
+
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
-        slow = partial(_judge, rules=self.rules, missing_digits=self.missing_digits)
         return core_schema.chain_schema(
             [
                 core_schema.str_schema(strict=True, min_length=self.minimum_length, max_length=20),
                 core_schema.union_schema(
                     [
                         core_schema.str_schema(pattern=self.plain_french),
-                        core_schema.no_info_plain_validator_function(slow),
+                        core_schema.no_info_plain_validator_function(self._check),
                     ],
                     mode="left_to_right",
                     custom_error_type="bad_format",

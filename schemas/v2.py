@@ -7,7 +7,7 @@
 3. Nothing here reads a clock: a journey may end in the future.
 """
 
-from typing import Literal, NotRequired, TypeAlias
+from typing import NotRequired
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict
@@ -17,8 +17,6 @@ from schemas.dates import DateTimeV2, instant, wall_clock
 from schemas.phone import PhoneTruncV2, PhoneV2
 from schemas.verdict import Journey, Refusal, Violation
 
-_Role: TypeAlias = Literal["driver", "passenger"]
-_ROLES: tuple[_Role, ...] = ("driver", "passenger")
 _TOGETHER = {"lat": "lon", "lon": "lat", "literal": "country", "country": "literal"}
 
 
@@ -90,10 +88,9 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are valid."""
     violations: list[Violation] = []
     instants = []
-    for role in _ROLES:
+    for role in fields.ROLES:
         person = payload[role]
         identity, start, end = person["identity"], person["start"], person["end"]
         if "phone" not in identity and not ("phone_trunc" in identity and "operator_user_id" in identity):
@@ -127,13 +124,6 @@ def judge(payload: Payload) -> Journey | Refusal:
 
 def _incomplete(path: str, position: Position) -> list[Violation]:
     """Find a position with its date only, or with half of a pair."""
-    has_point, has_literal = "lat" in position, "literal" in position
-    if (
-        (has_point or has_literal or "insee" in position)
-        and has_point == ("lon" in position)
-        and has_literal == ("country" in position)
-    ):
-        return []
     if len(position) == 1:
         return [Violation(path, "missing", "needs lat and lon, insee, or literal and country")]
     return [

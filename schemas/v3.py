@@ -7,7 +7,7 @@
 3. Nothing here reads a clock: a journey may end in the future.
 """
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias
+from typing import Annotated, Any, NotRequired
 
 from pydantic import TypeAdapter, with_config
 from pydantic_core import core_schema
@@ -18,8 +18,6 @@ from schemas.dates import DateTimeV3, instant
 from schemas.phone import PhoneTruncV3, PhoneV3
 from schemas.verdict import Journey, Refusal, Violation
 
-_Role: TypeAlias = Literal["driver", "passenger"]
-_ROLES: tuple[_Role, ...] = ("driver", "passenger")
 _DIGEST = r"^[a-f0-9]{64}$"
 
 
@@ -107,10 +105,9 @@ ADAPTER = TypeAdapter(Payload)
 
 
 def judge(payload: Payload) -> Journey | Refusal:
-    """Apply the rules across fields to a payload whose fields are valid."""
     violations = [
         Violation(f"{role}.identity", "missing", "needs phone or phone_trunc")  # CreateJourneyAction
-        for role in _ROLES
+        for role in fields.ROLES
         if "phone" not in payload[role]["identity"] and "phone_trunc" not in payload[role]["identity"]
     ]
     start, end = instant(payload["start"]["datetime"]), instant(payload["end"]["datetime"])

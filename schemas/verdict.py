@@ -47,9 +47,5 @@ class Refusal:
 
 
 def ends_in_future(journey: Journey, now: datetime) -> bool:
-    """Return whether the journey ends after ``now`` (aware).
-
-    The Registry's rule "Journeys cannot happen in the future"; apart from validation, because an early
-    journey is held, not refused.
-    """
+    """Return whether the journey ends after ``now`` (aware): the service holds it, and does not refuse it."""
     return journey.end > now

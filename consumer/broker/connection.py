@@ -31,7 +31,7 @@ from kombu.transport import pyamqp
 from consumer import __version__
 from consumer.broker.frames import check_frame_size
 from consumer.config import Settings
-from consumer.config.addresses import AMQP_SCHEMES
+from consumer.config.settings import AMQP_SCHEMES
 from consumer.core.clock import backoff_seconds
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError

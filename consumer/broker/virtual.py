@@ -22,7 +22,7 @@ from kombu.transport import virtual
 from consumer.broker.confirms import resolve
 from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import BATCH_BYTES
-from consumer.config.addresses import is_loopback
+from consumer.config.settings import is_loopback
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology

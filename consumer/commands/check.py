@@ -28,8 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_args: argparse.Namespace) -> int:
-    settings = load(os.environ)
-    return asyncio.run(_print(_findings(settings)))
+    return asyncio.run(_print(_findings(load(os.environ))))
 
 
 async def _findings(settings: Settings) -> AsyncIterator[Finding]:
@@ -50,9 +49,6 @@ async def _print(findings: AsyncIterator[Finding]) -> int:
     failed = False
     async for finding in findings:
         failed |= finding.level is Level.FAIL
-        console.print(
-            Text.assemble(
-                (f"{finding.level:<6}", _STYLES[finding.level]), f"{finding.subject:<15}", finding.text
-            )
-        )
+        level = (f"{finding.level:<6}", _STYLES[finding.level])
+        console.print(Text.assemble(level, f"{finding.subject:<15}", finding.text))
     return 1 if failed else 0

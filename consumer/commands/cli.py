@@ -1,7 +1,8 @@
 """The command line: one table of commands, each in its own module.
 
-Only the chosen command's module is imported, so that `run` has neither the sandbox's
-web server nor the terminal view in its memory.
+A command's module has ``configure``, which adds its arguments, and ``run``, which returns the exit code.
+Only the chosen one is imported, so that `run` has neither the sandbox's web server nor the terminal view in
+its memory.
 """
 
 import argparse
@@ -12,12 +13,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from datetime import UTC, datetime
 
 from consumer import __version__
 from consumer.errors import ConfigurationError, ConsumerError
 
-EXIT_OK, EXIT_FAILED, EXIT_UNUSABLE = 0, 1, 2
+EXIT_FAILED, EXIT_UNUSABLE = 1, 2
 
 COMMANDS: dict[str, str] = {
     "run": "Run the service: consume journeys from the queue and register them.",
@@ -33,14 +34,13 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class Command(Protocol):
-    """The interface of a module in ``consumer.commands``."""
-
-    def configure(self, parser: argparse.ArgumentParser) -> None:
-        """Add the command's arguments."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Run the command and return the exit code."""
+def iso_datetime(text: str) -> datetime:
+    """The type of ``--now``; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(["--now is not an ISO 8601 date and time"]) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -62,15 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     _prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = _overview().parse_args(arguments[:1]).command
-    module = cast("Command", importlib.import_module(f"consumer.commands.{name.replace('-', '_')}"))
+    module = importlib.import_module(f"consumer.commands.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"journey-consumer {name}",
-        description=getattr(module, "__doc__", None),
+        description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.configure(parser)
     try:
-        code = module.run(parser.parse_args(arguments[1:]))
+        code: int = module.run(parser.parse_args(arguments[1:]))
         sys.stdout.flush()
         return code  # noqa: TRY300
     except ConfigurationError as error:

@@ -44,7 +44,7 @@ from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
 from consumer.deadletters.view import Meter, printable, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
-from consumer.publishing import Target, connect
+from consumer.publishing.publish import Target, connect
 from consumer.registry.submit import Submission
 
 MOST_REPLAYS = 5

@@ -60,7 +60,7 @@ async def _play(args: argparse.Namespace) -> int:
     live = Live(console=console, screen=True, auto_refresh=False) if is_live else None
     async with stage.Stage(args.api_version, speed=args.speed) as parts:
         with live or nullcontext():
-            demo = script.Demo(parts, view.View(console, live).show, speed=args.speed)
+            demo = script.Demo(parts, view.View(console, live).show)
             account = await demo.run()
     if is_live:
         view.print_events(console, demo.events)

@@ -9,12 +9,13 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from consumer.config import Settings, load
 from consumer.errors import ConfigurationError
-from consumer.publishing import Progress, Sender, Target, connect, generated_lines, read_lines
+from consumer.publishing.publish import Sender, Target, connect, generated_lines, read_lines, show_progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,18 +52,20 @@ def run(args: argparse.Namespace) -> int:
 async def _publish(args: argparse.Namespace, settings: Settings, target: Target) -> int:
     size, lines = _source(args)
     link = await connect(settings, target)
+    sender, started = Sender(link, target), time.monotonic()
+    progress = asyncio.create_task(
+        show_progress(sender, lambda: link.blocked, total_bytes=size, total_lines=args.generate)
+    )
     try:
-        with Progress(target=str(target), total_bytes=size, total_lines=args.generate) as progress:
-            sender = Sender(link, target, progress.confirmed)
-            watch = asyncio.create_task(progress.watch(lambda: link.blocked))
-            try:
-                async for line in lines:
-                    await sender.send(line)
-                await sender.finish()
-            finally:
-                watch.cancel()
+        async for line in lines:
+            await sender.send(line)
+        await sender.finish()
     finally:
+        progress.cancel()
+        await asyncio.wait([progress])  # it removes the bar
         await link.close()
+    count, seconds = sender.confirmed_lines, max(time.monotonic() - started, 0.001)
+    print(f"{count} confirmed, published to {target} in {seconds:.1f} s ({count / seconds:,.0f}/s)")  # noqa: T201
     return 0
 
 

@@ -14,9 +14,10 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from consumer.commands.cli import iso_datetime
 from consumer.core.clock import utc_now
 from consumer.errors import ConfigurationError, ConsumerError
 
@@ -47,56 +48,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
     add("--tls-key", metavar="FILE", help="its private key, when not in the same file")
     add("--quiet", action="store_true", help="log no requests")
-    _add_registry(parser.add_argument_group("the Registry").add_argument)
-    faults = parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them")
-    faults.add_argument("--latency-seconds", type=float, default=0.0)
-    faults.add_argument("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
-    faults.add_argument("--maintenance", action="store_true", help="answer 503 to everything")
-
-
-def _add_registry(add: Callable[..., object]) -> None:
-    add(
-        "--token",
-        action="append",
-        default=[],
-        help="token to accept; repeatable (default: a new one, printed)",
-    )
+    add = parser.add_argument_group("the Registry").add_argument
+    add("--token", action="append", help="token to accept; repeatable (default: a new one, printed)")
     add("--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable")
     add("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
     add("--secret-key")
     add("--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)")
     add("--operator-id", type=int, default=1, help="operator of these tokens (default: 1)")
-    add("--rate-limit", type=_positive, default=20_000, help="requests a minute and address (default: 20000)")
-    add(
-        "--terms",
-        choices=["v3", "all", "off"],
-        default="v3",
-        help="which versions the terms of use apply to (default: v3; not with --profile 2023)",
-    )
-    add(
-        "--remember-violations", action="store_true", help="409 to an id that the terms of use refused before"
-    )
-    add(
-        "--now",
-        type=_clock,
-        default=utc_now,
-        metavar="ISO-8601",
-        help="time at the start; it goes on from there",
-    )
+    add("--rate-limit", type=int, default=20_000, help="requests a minute and address (default: 20000)")
+    terms = "which versions the terms of use apply to (default: v3; not with --profile 2023)"
+    add("--terms", choices=["v3", "all", "off"], default="v3", help=terms)
+    remembers = "409 to an id that the terms of use refused before"
+    add("--remember-violations", action="store_true", help=remembers)
+    now = "time at the start; it goes on from there"
+    add("--now", type=iso_datetime, metavar="ISO-8601", help=now)
+    add = parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them").add_argument
+    add("--latency-seconds", type=float, default=0.0)
+    add("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
+    add("--maintenance", action="store_true", help="answer 503 to everything")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number, 1 or more")
-    return number
-
-
-def _clock(text: str) -> Callable[[], datetime]:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError("must be an ISO 8601 date and time") from None
-    first = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+def _clock_from(first: datetime) -> Callable[[], datetime]:
     started = time.monotonic()
     return lambda: first + timedelta(seconds=time.monotonic() - started)
 
@@ -118,14 +90,21 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.access_key is None) != (args.secret_key is None):
         raise ConfigurationError(["--access-key and --secret-key go together"])
+    if args.rate_limit < 1:
+        raise ConfigurationError(["--rate-limit must be at least 1"])
     generated = [] if args.token else [secrets.token_urlsafe(24)]
-    same = ("operator_id", "rate_limit", "access_key", "secret_key", "access_token_lifetime_seconds")
     sandbox = Sandbox(
         tokens=args.token or generated,
         profile=Profile(args.profile),
         claimless=args.claimless_token,
-        clock=args.now,
-        **{name: getattr(args, name) for name in (*same, "terms", "remember_violations")},
+        clock=utc_now if args.now is None else _clock_from(args.now),
+        access_key=args.access_key,
+        secret_key=args.secret_key,
+        access_token_lifetime_seconds=args.access_token_lifetime_seconds,
+        operator_id=args.operator_id,
+        rate_limit=args.rate_limit,
+        terms=args.terms,
+        remember_violations=args.remember_violations,
     )
     try:
         faults = ("latency_seconds", "error_rate", "maintenance")

@@ -11,11 +11,13 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
 import schemas
+from consumer.commands.cli import iso_datetime
 from consumer.commands.schema import add_api_version, schema_version
 from consumer.core.clock import utc_now
 from consumer.errors import ConfigurationError
@@ -25,22 +27,20 @@ _LINE_BYTES = schemas.MAX_BODY_BYTES + len(b"\r\n")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_api_version(parser)
-    parser.add_argument(
-        "--now", metavar="ISO-8601", help="the current time (default: now); a journey must have ended by then"
-    )
+    now = "the current time (default: now); a journey must have ended by then"
+    parser.add_argument("--now", type=iso_datetime, default=utc_now(), metavar="ISO-8601", help=now)
     parser.add_argument("files", nargs="*", metavar="FILE", help="JSON Lines; - or no file: standard input")
 
 
 def run(args: argparse.Namespace) -> int:
     """Validate line by line; memory does not grow with the input."""
-    now = _instant(args.now)
     version = schema_version(args.api_version)
     failed = 0
     for name in args.files or ["-"]:
         try:
             with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as stream:
                 for body in _payloads(stream):
-                    errors = _errors(version, body, now)
+                    errors = _errors(version, body, args.now)
                     failed += bool(errors)
                     print(json.dumps({"valid": False, "errors": errors} if errors else {"valid": True}))  # noqa: T201
         except BrokenPipeError:
@@ -65,20 +65,7 @@ def _payloads(stream: BinaryIO) -> Iterator[bytes]:
 def _errors(version: schemas.Version, body: bytes, now: datetime) -> list[dict[str, str]]:
     verdict = schemas.validate(version, body)
     if isinstance(verdict, schemas.Refusal):
-        return [
-            {"path": violation.path, "code": violation.code, "message": violation.message}
-            for violation in verdict.violations
-        ]
+        return [asdict(violation) for violation in verdict.violations]
     if schemas.ends_in_future(verdict, now):
         return [{"path": verdict.end_path, "code": "ends_in_future", "message": "is in the future"}]
     return []
-
-
-def _instant(text: str | None) -> datetime:
-    if text is None:
-        return utc_now()
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigurationError(["--now is not an ISO 8601 date and time"]) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -15,8 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from consumer.config import addresses
-from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE, Settings, allowed
+from consumer.config.settings import AMQP_SCHEMES, REGISTRY_LIMIT_PER_MINUTE, Settings, allowed, is_loopback
 from consumer.errors import ConfigurationError
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets/journey-consumer")
@@ -59,7 +58,8 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
     problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
     if problems:
         raise ConfigurationError(problems)
-    return settings.with_warnings(*warnings, *_oddities(settings), *_near_misses(environ))
+    settings._warnings = (*warnings, *_oddities(settings), *_near_misses(environ))  # noqa: SLF001
+    return settings
 
 
 def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, str]]:
@@ -120,7 +120,6 @@ def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
-    """Find settings that cannot be used together."""
     s = settings
     if _is_plain_http(s) and not s.registry_allow_http:
         yield (
@@ -152,7 +151,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 def _is_plain_http(settings: Settings) -> bool:
     url = settings.registry_url
-    return urlsplit(url).scheme == "http" and not addresses.is_loopback(url)
+    return urlsplit(url).scheme == "http" and not is_loopback(url)
 
 
 def _sqs(settings: Settings) -> Iterator[str]:
@@ -178,9 +177,9 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield f"REGISTRY_RATE_PER_MINUTE exceeds what the Registry allows ({REGISTRY_LIMIT_PER_MINUTE})"
     if _is_plain_http(s):
         yield "REGISTRY_URL is plain http: token and journeys travel in the clear"
-    if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
+    if s.events_exchange and urlsplit(s.broker_urls[0]).scheme not in AMQP_SCHEMES:
         yield "EVENTS_EXCHANGE has no effect: outcome events need AMQP"
-    if not s.broker_declare and urlsplit(s.broker_urls[0]).scheme not in addresses.AMQP_SCHEMES:
+    if not s.broker_declare and urlsplit(s.broker_urls[0]).scheme not in AMQP_SCHEMES:
         yield "BROKER_DECLARE=false has no effect: only AMQP brokers can verify queues without creating them"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"

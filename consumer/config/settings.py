@@ -3,20 +3,39 @@
 1. Each value is checked by itself here; combinations are checked in ``loading``.
 2. Nothing is read from the environment: ``Settings(...)`` takes arguments only.
 3. No message, ``repr`` or ``summary`` shows a value that could be a secret; wrong values are
-   never quoted, because a secret is easily put into the wrong variable.
+   never quoted, because a secret is easily put into the wrong variable, and an address may hold a password.
+4. A check raises ValueError with the end of a sentence ("must be ...").
 """
 
 import re
 import textwrap
 from collections.abc import Iterator
+from ipaddress import ip_address
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr
 from pydantic.fields import FieldInfo
 
-from consumer.config import addresses
+AMQP_SCHEMES = frozenset({"amqp", "amqps"})
+_BROKER = "must be one or more addresses like amqps://user:password@host:5671/vhost, separated by ';'"
+_SCHEMES = (
+    "must be amqp://, amqps:// or sqs:// (memory:// for tests): other brokers can lose or repeat messages "
+    "without end, so bridge their messages into RabbitMQ or SQS"
+)
+_NO_PARAMETERS = (
+    "must have no '?' parameters: TLS, heartbeat and timeouts are settings (BROKER_CA_FILE, "
+    "BROKER_HEARTBEAT_SECONDS, BROKER_CONFIRM_TIMEOUT_SECONDS)"
+)
+_SQS = "must be like sqs://?region=eu-west-3 or, for an endpoint, sqs://key:secret@host:port?region=eu-west-3"
+_SQS_PARAMETERS = {"region": re.compile(r"[a-z0-9-]+"), "is_secure": re.compile("true|false")}
+_REGISTRY = "must be an address like https://api.demo.covoiturage.beta.gouv.fr"
+_PROXY = "must be an address like http://proxy.example:3128"
+_ENCODE = "; a '/', '?', '#', '@' or ':' in a user name or password must be percent-encoded"
+_UNSAFE = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
+_ROUTE = re.compile(r"/v\d[\d.]*(/.*)?$|/journeys$")
 
 REGISTRY_LIMIT_PER_MINUTE = 20_000  # documented by the Registry; counted per client address
 _MOST_DELAYS, _DAY = 10, 86_400
@@ -64,12 +83,91 @@ def _queue_name(value: str) -> str:
     return value
 
 
+def _split(text: str, complaint: str) -> SplitResult:
+    """Split, or raise ValueError(complaint); urllib's own errors quote the text, hence `from None`."""
+    if _UNSAFE.search(text):
+        raise ValueError(complaint)
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - reading the port checks it
+    except ValueError:
+        raise ValueError(complaint + _ENCODE) from None
+    if not parts.scheme or "://" not in text:
+        raise ValueError(complaint)
+    # An unencoded '/', '?' or '#' in a password ends the authority early: a part of the password would
+    # be taken for the host name, looked up in DNS and shown in logs.
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError(complaint + _ENCODE)
+    return parts
+
+
+def split_urls(text: str) -> tuple[str, ...]:
+    """Split fail-over addresses at ';' and check each: its scheme and its query parameters."""
+    urls = tuple(part.strip() for part in text.split(";") if part.strip())
+    if not urls:
+        raise ValueError(_BROKER)
+    parts = [_split(url, _BROKER) for url in urls]
+    schemes = {part.scheme for part in parts}
+    if not schemes <= AMQP_SCHEMES | {"memory", "sqs"}:
+        raise ValueError(_SCHEMES)
+    if len(urls) > 1 and not schemes <= AMQP_SCHEMES:
+        raise ValueError("must be one address: several are tried in turn with amqp:// and amqps:// only")
+    if schemes == {"sqs"}:
+        _check_sqs(parts[0])
+    elif any(part.query or part.fragment for part in parts):
+        raise ValueError(_NO_PARAMETERS)
+    return urls
+
+
+def _check_sqs(parts: SplitResult) -> None:
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    known = all(
+        name in _SQS_PARAMETERS and _SQS_PARAMETERS[name].fullmatch(value) for name, value in parameters
+    )
+    if not known or len(dict(parameters)) < len(parameters) or parts.path.strip("/") or parts.fragment:
+        raise ValueError(_SQS)
+    if not parts.hostname and "is_secure" in dict(parameters):
+        raise ValueError("must have a host for is_secure: AWS is always reached over TLS")
+
+
+def _registry_url(text: str) -> str:
+    """Check the Registry's address: http(s), a host, no credentials, no route; no slash at the end."""
+    parts = _split(text, _REGISTRY)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(_REGISTRY)
+    if "@" in parts.netloc:
+        raise ValueError(f"{_REGISTRY}, without user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{_REGISTRY}, without '?' or '#'")
+    if _ROUTE.search(parts.path.rstrip("/")):
+        raise ValueError(f"{_REGISTRY}, without version and route (they follow REGISTRY_API_VERSION)")
+    return text.rstrip("/")
+
+
 def _proxy_url(value: SecretStr | None) -> SecretStr | None:
-    return value and SecretStr(addresses.proxy_url(value.get_secret_value().strip()))
+    """Check a proxy's address: http(s) and a host; user and password are allowed."""
+    text = value.get_secret_value().strip() if value else ""
+    parts = _split(text, _PROXY) if text else None
+    if parts is not None and (parts.scheme not in {"http", "https"} or not parts.hostname):
+        raise ValueError(_PROXY)
+    return SecretStr(text) if text else None
 
 
-def _broker_url(value: SecretStr) -> SecretStr:
-    return SecretStr(";".join(addresses.broker_urls(value.get_secret_value())))
+def is_loopback(url: str) -> bool:
+    """Whether the host of a checked URL can only be this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):  # RFC 6761, 6.3
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def without_secrets(url: str) -> str:
+    """Return scheme, host, port and path of a checked URL: no user, password or parameter."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _delays(value: Any) -> Any:
@@ -86,13 +184,11 @@ def _growing(value: tuple[int, ...]) -> tuple[int, ...]:
 _lower = BeforeValidator(lambda value: value.strip().lower() if isinstance(value, str) else value)
 _upper = BeforeValidator(lambda value: value.strip().upper() if isinstance(value, str) else value)
 
-_RegistryUrl = Annotated[
-    str, AfterValidator(addresses.registry_url), _Allowed("an address without version and route")
-]
+_RegistryUrl = Annotated[str, AfterValidator(_registry_url), _Allowed("an address without version and route")]
 _ProxyUrl = Annotated[SecretStr | None, AfterValidator(_proxy_url), _Allowed("an http(s) address")]
 _BrokerUrl = Annotated[
     SecretStr,
-    AfterValidator(_broker_url),
+    AfterValidator(lambda value: SecretStr(";".join(split_urls(value.get_secret_value())))),
     _Allowed("addresses like amqps://user:password@host:5671/vhost, or sqs://?region=eu-west-3"),
 ]
 _Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
@@ -118,10 +214,6 @@ def _setting(default: Any, meaning: str) -> Any:
 
 def _number(default: float, least: float, most: float, meaning: str) -> Any:
     return Field(default, ge=least, le=most, description=meaning)
-
-
-def _switch(meaning: str, *, default: bool) -> Any:
-    return Field(default, description=meaning)
 
 
 class Settings(BaseModel):
@@ -162,8 +254,9 @@ class Settings(BaseModel):
     registry_timeout_seconds: float = _number(10.0, 0.1, 120, "Deadline of one request, connecting included.")
     registry_ca_file: _File = _setting(None, "CA certificates (PEM) for the Registry, if not the system's.")
     registry_proxy_url: _ProxyUrl = _setting(None, "HTTP proxy for the Registry. HTTPS_PROXY is not read.")
-    registry_allow_http: bool = _switch(
-        "Allow plain http:// to another machine: token and journeys travel in the clear.", default=False
+    registry_allow_http: bool = _setting(
+        default=False,
+        meaning="Allow plain http:// to another machine: token and journeys travel in the clear.",
     )
 
     broker_url: _BrokerUrl = _setting(
@@ -175,8 +268,8 @@ class Settings(BaseModel):
     )
     broker_exchange: _Exchange = _setting(None, "The operator's exchange to bind the queue to.")
     broker_routing_key: _RoutingKey = _setting(None, "Routing key of that binding.")
-    broker_declare: bool = _switch(
-        "Declare the missing queues; false: only verify that they exist.", default=True
+    broker_declare: bool = _setting(
+        default=True, meaning="Declare the missing queues; false: only verify that they exist."
     )
     broker_prefetch: int = Field(
         default_factory=lambda valid: 2 * int(valid["registry_concurrency"]),
@@ -227,8 +320,8 @@ class Settings(BaseModel):
         25.0, 0, 3600, "Longest time to settle the deliveries in flight after SIGTERM."
     )
 
-    dead_letters_return_unauthorized: bool = _switch(
-        "Replay unauthorized dead letters once a new token was accepted.", default=True
+    dead_letters_return_unauthorized: bool = _setting(
+        default=True, meaning="Replay unauthorized dead letters once a new token was accepted."
     )
     dead_letters_return_per_second: float = _number(
         10.0, 0.1, 10_000, "Maximum replays per second; other journeys come first."
@@ -236,9 +329,9 @@ class Settings(BaseModel):
     dead_letters_look_seconds: float = _number(
         300.0, 0, 86_400, "Interval of reading the dead letters for their nearest deadline; 0: never."
     )
-    dead_letters_unverified: bool = _switch(
-        "Read dead-letter queues whose delivery limit cannot be verified: `declare` created them.",
+    dead_letters_unverified: bool = _setting(
         default=False,
+        meaning="Read dead-letter queues whose delivery limit cannot be verified: `declare` created them.",
     )
     events_exchange: _Exchange = _setting(None, "Exchange for a CloudEvents message per final outcome.")
 
@@ -255,33 +348,25 @@ class Settings(BaseModel):
         """Sentences about what is allowed but probably a mistake; for the log at start."""
         return self._warnings
 
-    def with_warnings(self, *sentences: str) -> "Settings":
-        settings = self.model_copy()
-        settings._warnings = sentences  # noqa: SLF001 - our own copy
-        return settings
-
     @property
     def broker_urls(self) -> tuple[str, ...]:
         """The broker's addresses, passwords included, in the order to try them."""
-        return addresses.broker_urls(self.broker_url.get_secret_value())
+        return split_urls(self.broker_url.get_secret_value())
 
     @property
     def broker_addresses(self) -> tuple[str, ...]:
         """The broker's addresses without user, password and parameters, fit for logs."""
-        return tuple(addresses.shown(url) for url in self.broker_urls)
+        return tuple(without_secrets(url) for url in self.broker_urls)
 
     def summary(self) -> dict[str, str | int | float | bool]:
         """Return what is set, for the log at start; a secret appears as ``"set"``."""
         shown: dict[str, str | int | float | bool] = {}
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            if name == "broker_url":
-                shown[name] = ";".join(self.broker_addresses)
-            elif isinstance(value, SecretStr):
+        for name, value in self:
+            if isinstance(value, SecretStr):
                 shown[name] = "set"
             elif value is not None:
                 shown[name] = value if isinstance(value, str | int | float) else _as_variable(value)
-        return shown
+        return shown | {"broker_url": ";".join(self.broker_addresses)}
 
 
 def _as_variable(value: Any) -> str:

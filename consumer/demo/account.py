@@ -63,7 +63,6 @@ class Account:
 
 
 def account(evidence: Evidence) -> Account:
-    """Compare both sides."""
     places = Counter([*evidence.queued, *(each for ids in evidence.dead.values() for each in ids)])
     gone = {name: journey for name, journey in evidence.published.items() if name not in places}
     missing = [name for name, journey in gone.items() if journey not in evidence.times_seen]
@@ -76,33 +75,23 @@ def account(evidence: Evidence) -> Account:
         *(f"message {name} is missing" for name in missing),
         *(f"the Registry has journey {name}, which was never published" for name in unknown),
     ]
-    answered = [
-        Row("registered", registered, evidence.outcomes["registered"], "in the Registry's memory"),
-        Row(
-            "already registered",
-            len(gone) - len(missing) - registered,
-            evidence.outcomes["already_registered"],
-            "answered 409",
-        ),
-    ]
     # A journey whose answer was lost is answered 409 when it is sent again: only the sum must agree.
-    found, counted = len(gone) - len(missing), sum(evidence.outcomes.values())
+    outcomes, found, counted = evidence.outcomes, len(gone) - len(missing), sum(evidence.outcomes.values())
+    rows = [
+        Row("registered", registered, outcomes["registered"], "in the Registry's memory"),
+        Row("already registered", found - registered, outcomes["already_registered"], "answered 409"),
+    ]
     if found != counted:
         problems.append(f"{found} messages reached the Registry, and the service counted {counted}")
     if (seen := sum(evidence.times_seen.values())) < counted:
         problems.append(f"the Registry saw {seen} valid journeys, fewer than the {counted} counted")
-    dead = []
     for reason, ids in evidence.dead.items():
         dead_lettered, replayed = evidence.dead_lettered[reason], evidence.replayed.get(reason, 0)
+        left = dead_lettered - replayed
+        if len(ids) != left:
+            problems.append(f"{len(ids)} dead letters {reason} were found, and the service counted {left}")
         if ids or dead_lettered:
-            note = (
-                f"{dead_lettered} came, {replayed} were replayed" if replayed else "in its dead-letter queue"
-            )
-            dead.append(Row(reason, len(ids), dead_lettered - replayed, note))
-    problems += [
-        f"{row.found} dead letters {row.name} were found, and the service counted {row.counted}"
-        for row in dead
-        if row.found != row.counted
-    ]
-    queued = Row("still queued", len(evidence.queued), None, "in the main queue")
-    return Account(len(evidence.published), (*answered, *dead, queued), tuple(problems))
+            moved = f"{dead_lettered} came, {replayed} were replayed"
+            rows.append(Row(reason, len(ids), left, moved if replayed else "in its dead-letter queue"))
+    rows.append(Row("still queued", len(evidence.queued), None, "in the main queue"))
+    return Account(len(evidence.published), tuple(rows), tuple(problems))

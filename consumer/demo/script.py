@@ -7,9 +7,9 @@ a problem of the account. Knows the stage; what it shows goes to a function as a
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from consumer.demo.account import Account, account
 from consumer.demo.stage import Kind, Now, Stage
@@ -101,7 +101,7 @@ ACTS = (
         8,
         "A few quick retries, then consumption pauses. Waiting costs no journey an attempt.",
         {"valid": 25},
-        ("the Registry goes down", Stage.stop_registry),
+        ("the Registry goes down", lambda stage: stage.registry.stop()),
         _pauses("unavailable"),
     ),
     Act(
@@ -109,7 +109,7 @@ ACTS = (
         5,
         "One journey probes, then the others follow. Requests that were cut off are sent again, safely.",
         {"valid": 12},
-        ("the Registry is back", Stage.start_registry),
+        ("the Registry is back", lambda stage: stage.registry.start()),
         _RESUMES,
     ),
     Act(
@@ -143,8 +143,6 @@ class Scene:
 
 
 class _Listener(logging.Handler):
-    """Passes on what the service logs about pauses, tokens and problems."""
-
     def __init__(self, on_event: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
         self._on_event = on_event
@@ -157,22 +155,16 @@ class _Listener(logging.Handler):
             self._on_event(f"service: {text}")
 
 
-@dataclass(slots=True)
 class Demo:
-    """Plays the acts on a stage and shows them. ``speed`` shortens the acts and raises the rates."""
+    """Plays the acts on a stage and shows them. The stage's speed shortens the acts and raises the rates."""
 
-    stage: Stage
-    show: Callable[[Scene], None]
-    speed: float = 1.0
-    patience_seconds: float = PATIENCE_SECONDS
-    events: list[tuple[float, str]] = field(default_factory=list)
-    _act: int = 0
-    _started: float = field(default_factory=time.monotonic)
-    _published_at: float = field(default_factory=time.monotonic)
-    _due: dict[Kind, float] = field(default_factory=dict)
-    _measured: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
-    _rates: deque[float] = field(default_factory=lambda: deque([0.0] * RATE_SAMPLES, maxlen=RATE_SAMPLES))
-    _problems: list[str] = field(default_factory=list)
+    def __init__(self, stage: Stage, show: Callable[[Scene], None]) -> None:
+        self.events: list[tuple[float, str]] = []
+        self._stage, self._show = stage, show
+        self._started = self._published_at = self._measured_at = time.monotonic()
+        self._measured = 0
+        self._due: defaultdict[Kind, float] = defaultdict(float)
+        self._rates = deque([0.0] * RATE_SAMPLES, maxlen=RATE_SAMPLES)
 
     async def run(self) -> Account:
         """Play everything; an act that failed is among the problems of the account."""
@@ -182,48 +174,46 @@ class Demo:
         logger.setLevel(logging.INFO)
         self._note("the service takes journeys from the queue")
         try:
-            for number, act in enumerate(ACTS):
-                self._act = number
-                await self._play(act)
+            failed = [act for number, act in enumerate(ACTS) if not await self._play(number, act)]
         finally:
             logger.removeHandler(listener)
             logger.setLevel(level)
-        result = account(await self.stage.finish())
-        return replace(result, problems=(*self._problems, *result.problems))
+        result = account(await self._stage.finish())
+        problems = [f"act '{act.title}' timed out waiting until {act.until[0]}" for act in failed]
+        return replace(result, problems=(*problems, *result.problems))
 
-    async def _play(self, act: Act) -> None:
-        self._show()
+    async def _play(self, number: int, act: Act) -> bool:
+        """Play one act; False when its condition does not hold in time."""
+        self._show(self._scene(number))
         if act.begin is not None:
             event, begin = act.begin
-            self._note(event.format(await begin(self.stage)))
-        started, seconds = time.monotonic(), act.seconds / self.speed
-        awaited, condition = act.until
-        while (elapsed := time.monotonic() - started) < seconds or not condition(self.stage):
-            if self.stage.service.done() or elapsed > max(seconds, self.patience_seconds):
-                self._problems.append(f"act '{act.title}' timed out waiting until {awaited}")
-                return
+            self._note(event.format(await begin(self._stage)))
+        started, seconds = time.monotonic(), act.seconds / self._stage.speed
+        _, condition = act.until
+        while (elapsed := time.monotonic() - started) < seconds or not condition(self._stage):
+            if self._stage.service.done() or elapsed > max(seconds, PATIENCE_SECONDS):
+                return False
             await asyncio.sleep(TICK_SECONDS)
             await self._publish(act)
-            self._show()
+            self._show(self._scene(number))
+        return True
 
     async def _publish(self, act: Act) -> None:
         now = time.monotonic()
         seconds, self._published_at = now - self._published_at, now
         for kind, rate in act.rates.items():
-            due = self._due.get(kind, 0.0) + rate * seconds * self.speed
-            self._due[kind] = due % 1
-            for _ in range(int(due)):
-                await self.stage.publish(kind)
+            self._due[kind] += rate * seconds * self._stage.speed
+            while self._due[kind] >= 1:
+                self._due[kind] -= 1
+                await self._stage.publish(kind)
 
-    def _show(self) -> None:
-        moment, now = time.monotonic(), self.stage.now()
-        measured_at, measured = self._measured
-        if moment - measured_at >= RATE_SECONDS:
+    def _scene(self, number: int) -> Scene:
+        moment, now = time.monotonic(), self._stage.now()
+        if (seconds := moment - self._measured_at) >= RATE_SECONDS:
             registered = now.registered + now.already_registered
-            self._rates.append((registered - measured) / (moment - measured_at))
-            self._measured = moment, registered
-        elapsed = moment - self._started
-        self.show(Scene(self._act, elapsed, now, tuple(self._rates), tuple(self.events)))
+            self._rates.append((registered - self._measured) / seconds)
+            self._measured_at, self._measured = moment, registered
+        return Scene(number, moment - self._started, now, tuple(self._rates), tuple(self.events))
 
     def _note(self, text: str) -> None:
         self.events.append((time.monotonic() - self._started, text))

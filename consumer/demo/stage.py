@@ -23,7 +23,6 @@ from consumer.app import assemble
 from consumer.broker.virtual import VirtualQueueReader
 from consumer.config import load
 from consumer.core.clock import utc_now
-from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.topology import Topology
 from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.selection import Selection
@@ -32,12 +31,12 @@ from consumer.demo.account import Evidence
 from consumer.errors import ConsumerError
 from consumer.logs import Output
 from consumer.metrics import Metrics
-from consumer.metrics.catalogue import PREFIX
-from consumer.publishing import connect_virtual, samples
+from consumer.metrics.catalogue import OUTCOMES, PREFIX
+from consumer.publishing import samples
+from consumer.publishing.publish import Target, connect_virtual, outgoing
 from consumer.sandbox import Sandbox
 
 BROKER = "memory://"
-QUEUE = "journeys.completed"
 LATENCY_SECONDS = 0.12
 
 Kind = Literal["valid", "invalid", "again"]
@@ -63,15 +62,16 @@ class Now:
 class Stage:
     """The parts, as an async context manager. ``speed`` shortens the service's waits."""
 
-    def __init__(self, version: samples.Version, *, speed: float = 1.0, queue: str | None = None) -> None:
+    def __init__(self, version: samples.Version, *, speed: float) -> None:
         self.published: dict[str, str | None] = {}
         self.replayed: Counter[str] = Counter()
-        self._topology = Topology(queue=queue or QUEUE)
+        # memory:// is one broker for the whole process, tests included.
+        self._topology = Topology(queue=f"journeys.completed.{uuid.uuid4()}")
         self._version = version
-        self._speed = speed
+        self.speed = speed
         self._rng = random.Random()  # noqa: S311 - invented journeys
-        self._sandbox = Sandbox(rate_limit=1_000_000)
-        self._metrics = CollectorRegistry()
+        self.registry = Sandbox(rate_limit=1_000_000)
+        self._collectors = CollectorRegistry()
         self._sent: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Self:
@@ -79,30 +79,27 @@ class Stage:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="journey-consumer-demo-")))
             self._token_file = folder / "token"
             await self.rotate_token()
-            await stack.enter_async_context(self._sandbox)
-            self._sandbox.faults.latency_seconds = LATENCY_SECONDS / self._speed
+            await stack.enter_async_context(self.registry)
+            self.registry.faults.latency_seconds = LATENCY_SECONDS / self.speed
             output = Output(io.StringIO())  # the demo shows its own events
-            self._assembled = assemble(load(self._environment(folder)), Metrics(self._metrics), output)
+            self._assembled = assemble(load(self._environment(folder)), Metrics(self._collectors), output)
             self.service = asyncio.create_task(self._assembled.service.run())
             stack.push_async_callback(self._stop_service)
-            self._link = await connect_virtual(BROKER, self._topology.queue)
+            self._link = await connect_virtual(BROKER, self._topology)
             stack.push_async_callback(self._link.close)
-            self._queue = self._open(self._topology.queue, stack)
+            self._queue = VirtualQueueReader(BROKER, self._topology.queue)
             self._dead = {
-                reason: self._open(self._topology.dead_letter_queue(reason), stack)
+                reason: VirtualQueueReader(BROKER, self._topology.dead_letter_queue(reason))
                 for reason in self._topology.dead_letter_reasons
             }
+            for reader in (self._queue, *self._dead.values()):
+                reader.open()
+                stack.callback(reader.close)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_error: object) -> None:
         await self._stack.aclose()
-
-    def _open(self, queue: str, stack: AsyncExitStack) -> VirtualQueueReader:
-        reader = VirtualQueueReader(BROKER, queue)
-        reader.open()
-        stack.callback(reader.close)
-        return reader
 
     async def _stop_service(self) -> None:
         """Drain it, as SIGTERM would. Raises what ended it, if it had ended by itself."""
@@ -113,12 +110,12 @@ class Stage:
         """What an operator would set, with waits that fit into a minute."""
 
         def seconds(usual: float) -> str:
-            return f"{max(0.1, usual / self._speed):.3f}"
+            return f"{max(0.1, usual / self.speed):.3f}"
 
         return {
             "BROKER_URL": BROKER,
             "BROKER_QUEUE": self._topology.queue,
-            "REGISTRY_URL": self._sandbox.url,
+            "REGISTRY_URL": self.registry.url,
             "REGISTRY_API_VERSION": self._version,
             "REGISTRY_TOKEN_FILE": str(self._token_file),
             "REGISTRY_CONCURRENCY": "16",
@@ -144,33 +141,20 @@ class Stage:
             payload = self._sent[-1] if kind == "valid" else self._rng.choice(self._sent)
             body, journey_id = samples.encode(payload), samples.journey_id(payload)
         message_id = str(uuid.uuid4())
-        properties = {
-            "delivery_mode": PERSISTENT,
-            "content_type": "application/json",
-            "message_id": message_id,
-        }
-        await self._link.submit(Outgoing("", self._topology.queue, body, {}, properties))
+        await self._link.submit(outgoing(Target("", self._topology.queue), body, message_id))
         self.published[message_id] = journey_id
 
     async def revoke_token(self) -> None:
-        self._sandbox.revoke(self._token)
+        self.registry.revoke(self._token)
 
     async def rotate_token(self) -> None:
         """Let the Registry accept a new token, and write it to the token file."""
         self._token = secrets.token_urlsafe(24)
-        self._sandbox.accept(self._token)
+        self.registry.accept(self._token)
         fresh = self._token_file.with_suffix(".new")
         fresh.touch(mode=0o600)
         fresh.write_text(self._token)
         fresh.replace(self._token_file)
-
-    async def stop_registry(self) -> None:
-        """Close its socket and its connections; its memory stays."""
-        await self._sandbox.stop()
-
-    async def start_registry(self) -> None:
-        """Listen again on the same port."""
-        await self._sandbox.start()
 
     async def replay_unauthorized(self) -> int:
         """Replay the dead letters `unauthorized`, as `dead-letters replay` does; returns how many."""
@@ -187,7 +171,6 @@ class Stage:
         return tally.acted
 
     def now(self) -> Now:
-        """Read queues and metrics."""
         oldest = self._metric("oldest_pending_start_timestamp_seconds")
         registrations = self._metric("journey_age_at_registration_seconds_count")
         ages = self._metric("journey_age_at_registration_seconds_sum")
@@ -203,38 +186,35 @@ class Stage:
             paused=None if cause is None else cause.value,
             oldest_start=datetime.fromtimestamp(oldest, UTC) if oldest else None,
             mean_age_seconds=ages / registrations if registrations else None,
-            registry_up=self._sandbox.is_running,
+            registry_up=self.registry.is_running,
         )
 
     def is_settled(self) -> bool:
         """Whether every message that was published or replayed is registered or a dead letter."""
-        settled = self._outcome("registered") + self._outcome("already_registered")
-        settled += sum(map(self._dead_lettered, self._dead))
-        return settled == len(self.published) + self.replayed.total()
+        return sum(map(self._outcome, OUTCOMES)) == len(self.published) + self.replayed.total()
 
     async def finish(self) -> Evidence:
         """Stop the service, empty the queues and collect what both sides know."""
         await self._stop_service()
-        queued, *dead = (
-            [delivery.message_id or "" for delivery in reader.take(reader.open())]
-            for reader in (self._queue, *self._dead.values())
-        )
         return Evidence(
             published=self.published,
-            queued=queued,
-            dead=dict(zip(self._dead, dead, strict=True)),
-            times_seen={name: journey.times_seen for name, journey in self._sandbox.journeys.items()},
+            queued=_take_ids(self._queue),
+            dead={reason: _take_ids(reader) for reason, reader in self._dead.items()},
+            times_seen={name: journey.times_seen for name, journey in self.registry.journeys.items()},
             outcomes={name: self._outcome(name) for name in ("registered", "already_registered")},
-            dead_lettered={reason: self._dead_lettered(reason) for reason in self._dead},
+            dead_lettered={
+                each: int(self._metric("dead_lettered_total", reason=each)) for each in self._dead
+            },
             replayed=self.replayed,
         )
 
     def _outcome(self, name: str) -> int:
         return int(self._metric("journeys_total", outcome=name))
 
-    def _dead_lettered(self, reason: str) -> int:
-        return int(self._metric("dead_lettered_total", reason=reason))
-
     def _metric(self, name: str, **labels: str) -> float:
         """A metric as /metrics would show it; 0 for a label that it does not have."""
-        return self._metrics.get_sample_value(PREFIX + name, labels) or 0.0
+        return self._collectors.get_sample_value(PREFIX + name, labels) or 0.0
+
+
+def _take_ids(reader: VirtualQueueReader) -> list[str]:
+    return [delivery.message_id or "" for delivery in reader.take(reader.open())]

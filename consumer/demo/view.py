@@ -163,15 +163,10 @@ def print_events(console: Console, events: Iterable[tuple[float, str]]) -> None:
 
 
 def print_account(console: Console, account: Account) -> None:
-    """Print both sides, and whether they agree."""
-    numbers = (Column("found", justify="right"), Column("counted", justify="right"))
-    table = Table(
-        Column("The account", no_wrap=True),
-        *numbers,
-        Column(style="dim"),
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(Column("The account", no_wrap=True), box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("found", justify="right")
+    table.add_column("counted", justify="right")
+    table.add_column(style="dim")
     for row in account.rows:
         counted = "" if row.counted is None else f"{row.counted:,}"
         table.add_row(row.name, f"{row.found:,}", counted, row.note)
@@ -182,11 +177,10 @@ def print_account(console: Console, account: Account) -> None:
     console.print(table)
     console.print("found: in the queues and in the Registry's memory; counted: by the service", style="dim")
     if account.balances:
-        console.print(
-            "[bold green]The account balances:[/] nothing lost, nothing counted twice, on both sides."
-        )
-        return
-    console.print("[bold red]The account does not balance:[/]")
+        verdict = "[bold green]The account balances:[/] nothing lost, nothing counted twice, on both sides."
+    else:
+        verdict = "[bold red]The account does not balance:[/]"
+    console.print(verdict)
     for problem in account.problems[:_MOST_PROBLEMS]:
         console.print(f"  - {problem}", highlight=False, markup=False)
     if len(account.problems) > _MOST_PROBLEMS:

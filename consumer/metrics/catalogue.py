@@ -1,9 +1,9 @@
 """Every metric of the service: name, type, labels with all their values, meaning, and what to do.
 
-Data only: the instruments are built from it (``instruments``), docs/metrics.md is generated from it,
-and alert rules and dashboards are checked against it. Names carry the prefix ``journey_consumer_``,
-base units, ``_total`` on counters. A timestamp is given instead of an age: the age is ``time() - x``,
-which stays right when the process hangs.
+The instruments are built from it (``instruments``), docs/metrics.md is generated from it, and alert rules
+and dashboards are checked against it. Names carry the prefix ``journey_consumer_``, base units, ``_total``
+on counters. A timestamp is given instead of an age: the age is ``time() - x``, which stays right when the
+process hangs. Labels have closed sets of values: a text from outside never becomes one.
 """
 
 from collections.abc import Mapping
@@ -12,18 +12,33 @@ from math import nan
 from typing import Literal
 
 from consumer.core.breaker import BreakerState
-from consumer.core.outcome import Reason
-from consumer.metrics.labels import (
-    CODES,
-    CONNECTIONS,
-    OUTCOMES,
-    PAUSE_CAUSES,
-    REASONS,
-    REFUSED_FIELDS,
-    RETRY_REASONS,
-)
+from consumer.core.outcome import Outcome, PauseCause, Reason, Unavailable
+from consumer.core.reply import FaultKind
+from schemas import field_paths
 
 PREFIX = "journey_consumer_"
+
+FAULTS = tuple(kind.value for kind in FaultKind)
+REASONS = tuple(reason.value for reason in Reason)
+OUTCOMES = ("registered", "already_registered", *REASONS)
+PAUSE_CAUSES = tuple(cause.value for cause in PauseCause)
+CONNECTIONS = ("consume", "publish")
+RETRY_REASONS = (
+    *(*FAULTS, "408", "5xx", "no_result"),
+    *("throttled", "early", "unauthorized", "forbidden", "misconfigured"),
+)
+
+_EXACT_STATUSES = (200, 201, 400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 502, 503, 504)
+CODES = (*map(str, _EXACT_STATUSES), "2xx", "3xx", "4xx", "5xx", *FAULTS)
+
+# Counted with the place or travel pass that they are parts of; apart they would be a third of all series.
+_PARTS = frozenset({"lat", "lon", "insee", "literal", "country", "name", "user_id"})
+_PATHS = frozenset(
+    path for path in (*field_paths("v2"), *field_paths("v3")) if path.rpartition(".")[2] not in _PARTS
+)
+# payload: the refusal has no path (not JSON, too large, an error of the Registry that names no field).
+# other: the path starts with no field of the models.
+REFUSED_FIELDS = (*sorted(_PATHS), "payload", "other")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,3 +294,38 @@ CATALOGUE: tuple[Instrument, ...] = (
         python=(),
     ),
 )
+
+
+def status_code(status: int) -> str:
+    """Return the status itself when it has a meaning of its own, else its class; "other" if not HTTP."""
+    if status in _EXACT_STATUSES:
+        return str(status)
+    return f"{status // 100}xx" if 2 <= status // 100 <= 5 else FaultKind.OTHER  # noqa: PLR2004
+
+
+def retry_reason(outcome: Outcome) -> str:
+    """Return the member of ``RETRY_REASONS``. Raises ValueError for an outcome that is never retried."""
+    match outcome:
+        case Unavailable(status=None, detail=detail):
+            return detail if detail in FAULTS else FaultKind.OTHER
+        case Unavailable(status=408):
+            return "408"
+        case Unavailable(status=int(status)):
+            return {2: "no_result", 5: "5xx"}.get(status // 100, FaultKind.OTHER)
+    reason = type(outcome).__name__.lower()
+    if reason not in RETRY_REASONS:
+        raise ValueError(f"{reason} is final: it is never retried")
+    return reason
+
+
+def refused_field(detail: str) -> str:
+    """Return the member of ``REFUSED_FIELDS`` that ``code at field.path`` names.
+
+    Indexes do not count; a path that goes deeper than the set is counted as its nearest parent in the set.
+    """
+    path = ".".join(part for part in detail.partition(" at ")[2].split(".") if not part.isdigit())
+    if not path:
+        return "payload"
+    while path and path not in _PATHS:
+        path = path.rpartition(".")[0]
+    return path or "other"

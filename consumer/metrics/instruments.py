@@ -16,8 +16,7 @@ from consumer import __version__
 from consumer.core.breaker import BreakerState
 from consumer.core.outcome import Outcome, PauseCause, Reason
 from consumer.core.reply import Fault, Reply
-from consumer.metrics.catalogue import CATALOGUE, PREFIX
-from consumer.metrics.labels import refused_field, retry_reason, status_code
+from consumer.metrics.catalogue import CATALOGUE, PREFIX, refused_field, retry_reason, status_code
 
 _STATES = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 _M = TypeVar("_M", bound=MetricWrapperBase)
@@ -107,13 +106,11 @@ class Metrics:
         self._breakers = dict.fromkeys(PauseCause, BreakerState.CLOSED)
 
     def request(self, answer: Reply | Fault, seconds: float) -> None:
-        """Count one submission and its duration."""
         self.registry_request_duration.observe(seconds)
         code = status_code(answer.status) if isinstance(answer, Reply) else answer.kind
         self.registry_requests[code].inc()
 
     def retry(self, outcome: Outcome) -> None:
-        """Count that a journey is retried in this process because of ``outcome``."""
         self.retries[retry_reason(outcome)].inc()
 
     def dead_letter(self, reason: Reason, detail: str) -> None:

@@ -131,22 +131,11 @@ def _kilometres(one: _Town, other: _Town) -> float:
     return _DEGREE_KM * math.hypot(lat2 - lat1, (lon2 - lon1) * shrink)
 
 
-def _changed(*path: str, value: Any) -> Callable[[dict[str, Any]], bytes]:
-    def change(payload: dict[str, Any]) -> bytes:
-        inner = payload
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = value
-        return encode(payload)
-
-    return change
-
-
 MISTAKES: tuple[Callable[[dict[str, Any]], bytes], ...] = (
     lambda payload: encode({key: value for key, value in payload.items() if key != "passenger"}),
     lambda payload: encode(payload)[:200],
-    _changed("operator_class", value="D"),
-    _changed("driver", "identity", "phone", value="+33 6 39 98"),
-    _changed("driver", "revenue", value="1250"),
-    _changed("passenger", "seats", value=9),
+    lambda payload: encode(payload | {"operator_class": "D"}),
+    lambda payload: encode(payload | {"driver": payload["driver"] | {"identity": {"phone": "+33 6 39 98"}}}),
+    lambda payload: encode(payload | {"driver": payload["driver"] | {"revenue": "1250"}}),
+    lambda payload: encode(payload | {"passenger": payload["passenger"] | {"seats": 9}}),
 )

@@ -21,8 +21,6 @@ EMPTY = ""
 
 
 class Profile(StrEnum):
-    """Which Registry the sandbox imitates."""
-
     Y2023 = "2023"
     Y2025 = "2025"
 
@@ -58,8 +56,6 @@ class Case(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, ready to be sent."""
-
     status: int
     body: bytes = b""
     content_type: str = JSON
@@ -76,9 +72,12 @@ def _error(code: int, message: str, data: Any = None) -> dict[str, Any]:
     return {"id": 1, "error": {**optional, "code": code, "message": message}, "jsonrpc": "2.0"}
 
 
+def _result(result: dict[str, Any]) -> dict[str, Any]:
+    return {"id": 1, "result": result, "jsonrpc": "2.0"}
+
+
 def _accepted_2023(id_key: str) -> dict[str, Any]:
-    data = {id_key: "$journey_id", "created_at": "$created_at"}
-    return {"id": 1, "result": {"meta": None, "data": data}, "jsonrpc": "2.0"}
+    return _result({"meta": None, "data": {id_key: "$journey_id", "created_at": "$created_at"}})
 
 
 _TOO_MANY: Body = {
@@ -91,24 +90,32 @@ _TOO_MANY: Body = {
         "resetTime": "$reset_time",
     }
 }
-_MAINTENANCE: Body = {"code": 503, "error": "Service Unavailable"}
-_FUTURE = _error(-32700, "Parse error", "Journeys cannot happen in the future")
 _FORBIDDEN = _error(-32503, "Forbidden Error", "Invalid permissions")
 _UNAUTHORIZED = _error(-32501, "Unauthorized Error", "Unauthorized application")
-_TERMS = _error(-32422, "Unprocessable Request", {"terms_violation_labels": "$labels"})
 _NULL_ID = 'null value in column "journey_id" of relation "acquisitions" violates not-null constraint'
 _NOT_FOUND_PAGE = (
     '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Error</title>\n</head>\n'
     "<body>\n<pre>Not Found</pre>\n</body>\n</html>\n"
 )
 
+_ALWAYS: Table = {
+    Case.FUTURE: (422, _error(-32700, "Parse error", "Journeys cannot happen in the future")),
+    Case.TERMS_VIOLATED: (
+        422,
+        _error(-32422, "Unprocessable Request", {"terms_violation_labels": "$labels"}),
+    ),
+    Case.TOO_MANY_REQUESTS: (429, _TOO_MANY),
+    Case.MAINTENANCE: (503, {"code": 503, "error": "Service Unavailable"}),
+    Case.TIMEOUT: (408, _error(-32408, "Timeout")),
+    Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
+}
+
 _Y2023_V2: Table = {
+    **_ALWAYS,  # the terms only on demand: this server had none yet
     Case.ACCEPTED: (200, _accepted_2023("journey_id")),
     Case.ALREADY_REGISTERED: (409, _error(-32509, "Conflict", "Journey already registered")),
     Case.INVALID: (500, _error(-32000, "Server error", "$detail")),
     Case.NO_JOURNEY_ID: (500, _error(-32000, "Server error", _NULL_ID)),
-    Case.FUTURE: (422, _FUTURE),
-    Case.TERMS_VIOLATED: (422, _TERMS),  # only on demand: this server had no terms yet
     Case.TOKEN_MISSING: (403, _FORBIDDEN),
     Case.TOKEN_REVOKED: (401, _error(401, "Unauthorized Error", "Error")),
     Case.TOKEN_UNUSABLE: (500, _error(500, "$detail", "JsonWebTokenError")),
@@ -116,32 +123,20 @@ _Y2023_V2: Table = {
     Case.OPERATOR_MISMATCH: (403, _FORBIDDEN),
     Case.MALFORMED_JSON: (500, _error(500, "Unexpected token in JSON", "SyntaxError")),
     Case.TOO_LARGE: (500, _error(500, "request entity too large", "PayloadTooLargeError")),
-    Case.TOO_MANY_REQUESTS: (429, _TOO_MANY),
-    Case.MAINTENANCE: (503, _MAINTENANCE),
-    Case.TIMEOUT: (408, _error(-32408, "Timeout")),
     Case.UNKNOWN_ROUTE: (404, _NOT_FOUND_PAGE),
     Case.UNKNOWN_VERSION: (500, _error(500, "$detail", "Error")),
     Case.NOT_A_VERSION: (422, _error(422, "Unprocessable Entity")),
-    Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
 }
 
 _Y2023_V3: Table = {**_Y2023_V2, Case.ACCEPTED: (200, _accepted_2023("operator_journey_id"))}
 
 _Y2025_V3: Table = {
-    Case.ACCEPTED: (
-        201,
-        {
-            "id": 1,
-            "jsonrpc": "2.0",
-            "result": {"operator_journey_id": "$journey_id", "created_at": "$created_at"},
-        },
-    ),
+    **_ALWAYS,
+    Case.ACCEPTED: (201, _result({"operator_journey_id": "$journey_id", "created_at": "$created_at"})),
     Case.ALREADY_REGISTERED: (409, _error(-32509, "$detail")),
     Case.INVALID: (400, _error(-32602, "Invalid params", "$detail")),
     Case.NO_JOURNEY_ID: (400, _error(-32602, "Invalid params", "$detail")),
     Case.NO_PHONE: (400, _error(-32600, "Invalid Request")),
-    Case.FUTURE: (422, _FUTURE),
-    Case.TERMS_VIOLATED: (422, _TERMS),
     Case.TOKEN_MISSING: (401, _UNAUTHORIZED),
     Case.TOKEN_REVOKED: (401, _UNAUTHORIZED),
     Case.TOKEN_UNUSABLE: (401, _UNAUTHORIZED),
@@ -149,16 +144,12 @@ _Y2025_V3: Table = {
     Case.OPERATOR_MISMATCH: (403, _FORBIDDEN),
     Case.MALFORMED_JSON: (400, _error(400, "Unexpected token in JSON", "SyntaxError")),
     Case.TOO_LARGE: (413, _error(413, "request entity too large", "PayloadTooLargeError")),
-    Case.TOO_MANY_REQUESTS: (429, _TOO_MANY),
-    Case.MAINTENANCE: (503, _MAINTENANCE),
-    Case.TIMEOUT: (408, _error(-32408, "Timeout")),
     Case.UNKNOWN_ROUTE: (404, EMPTY),
     Case.UNKNOWN_VERSION: (404, EMPTY),
     Case.NOT_A_VERSION: (404, EMPTY),
     Case.KEYS_ACCEPTED: (201, {"access_token": "$access_token"}),
     Case.KEYS_REFUSED: (401, _UNAUTHORIZED),
     Case.KEYS_INCOMPLETE: (400, _error(-32602, "Invalid params", "$detail")),
-    Case.ERROR: (500, _error(500, "Internal Server Error", "Error")),
 }
 
 _UNAUTHORIZED_V2: Body = {"code": 401, "error": "Unauthorized"}

@@ -5,75 +5,68 @@ object, with the same names; an object with a wrong name or value changes nothin
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 Drop = Literal["before_read", "before_answer"]
 
-_MAX_ANSWER_BYTES = 1 << 30
+
+class _Rule(NamedTuple):
+    """Which values of a field are allowed, and in words what they must be."""
+
+    allows: Callable[[Any], bool]
+    text: str
+
+
+def _number(most: float, text: str) -> _Rule:
+    return _Rule(lambda value: type(value) in {int, float} and 0 <= value <= most, f"a number {text}")
+
+
+def _whole(least: int, most: int) -> _Rule:
+    text = f"a whole number from {least} to {most}"
+    return _Rule(lambda value: type(value) is int and least <= value <= most, text)
+
+
+def _or_null(rule: _Rule) -> _Rule:
+    return _Rule(lambda value: value is None or rule.allows(value), f"null or {rule.text}")
+
+
+def _is_address(value: Any) -> bool:
+    return isinstance(value, str) and value.isascii() and value.isprintable()
+
+
+def _are_labels(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(label, str) for label in value)
+
+
+def _is_throttle(value: Any) -> bool:
+    return isinstance(value, Throttle) or (isinstance(value, dict) and _problem(Throttle, value) is None)
+
+
+def _problem(kind: type[Any], settings: Mapping[str, Any]) -> str | None:
+    """The first setting that is no field of ``kind`` or breaks the field's rule."""
+    hints = get_type_hints(kind, include_extras=True)
+    for name, value in settings.items():
+        if name not in hints:
+            return f"{name}: no such fault"
+        rule = hints[name].__metadata__[0]
+        if not rule.allows(value):
+            return f"{name}: must be {rule.text}"
+    return None
+
+
+_FLAG = _Rule(lambda value: isinstance(value, bool), "true or false")
+_SECONDS = _number(sys.float_info.max, "of seconds, 0 or more")
+_DROP = _Rule(lambda value: value in get_args(Drop), "before_read or before_answer")
 
 
 @dataclass(slots=True)
 class Throttle:
     """Answer 429; the headers that name the wait can be left out."""
 
-    retry_after_seconds: int = 60
-    with_headers: bool = True
-
-
-def _number(value: Any, most: float, meaning: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ValueError(f"must be a number {meaning}")
-    return float(value)
-
-
-def _seconds(value: Any) -> float:
-    return _number(value, sys.float_info.max, "of seconds, 0 or more")
-
-
-def _optional_seconds(value: Any) -> float | None:
-    return None if value is None else _seconds(value)
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")  # noqa: TRY004 -- one error for all wrong values
-    return value
-
-
-def _whole(value: Any, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"must be a whole number from {least} to {most}")
-    return value
-
-
-def _throttle(value: Any) -> Throttle | None:
-    if value is None or isinstance(value, Throttle):
-        return value
-    if not isinstance(value, dict) or not value.keys() <= {"retry_after_seconds", "with_headers"}:
-        raise ValueError("must be null or an object with retry_after_seconds and with_headers")
-    return Throttle(
-        _whole(value.get("retry_after_seconds", 60), 0, 86_400), _flag(value.get("with_headers", True))
-    )
-
-
-def _drop(value: Any) -> Any:
-    if value is not None and value not in get_args(Drop):
-        raise ValueError("must be null, before_read or before_answer")
-    return value
-
-
-def _address(value: Any) -> str | None:
-    if value is not None and not (isinstance(value, str) and value.isascii() and value.isprintable()):
-        raise ValueError("must be null or an address")
-    return value
-
-
-def _labels(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(label, str) for label in value):
-        raise ValueError("must be a list of labels")
-    return tuple(value)
+    retry_after_seconds: Annotated[int, _whole(0, 86_400)] = 60
+    with_headers: Annotated[bool, _FLAG] = True
 
 
 @dataclass(slots=True)
@@ -90,33 +83,20 @@ class Fault:
     ``terms_violation_labels``: refuse valid journeys with these labels.
     """
 
-    latency_seconds: Annotated[float, _seconds] = 0.0
-    error_rate: Annotated[float, lambda value: _number(value, 1, "from 0 to 1")] = 0.0
-    error_status: Annotated[int, lambda value: _whole(value, 400, 599)] = 500
-    maintenance: Annotated[bool, _flag] = False
-    throttle: Annotated[Throttle | None, _throttle] = None
-    drop_connection: Annotated[Drop | None, _drop] = None
-    close_idle_seconds: Annotated[float | None, _optional_seconds] = None
-    timeout_408: Annotated[bool, _flag] = False
-    redirect: Annotated[str | None, _address] = None
-    not_found: Annotated[bool, _flag] = False
-    garbage: Annotated[bool, _flag] = False
-    huge_answer_bytes: Annotated[int, lambda value: _whole(value, 0, _MAX_ANSWER_BYTES)] = 0
-    slow_drip_seconds: Annotated[float, _seconds] = 0.0
-    terms_violation_labels: Annotated[tuple[str, ...], _labels] = ()
-
-
-def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    checks = {name: hint.__metadata__[0] for name, hint in get_type_hints(Fault, include_extras=True).items()}
-    checked = {}
-    for name, value in settings.items():
-        if name not in checks:
-            raise ValueError(f"{name}: no such fault")
-        try:
-            checked[name] = checks[name](value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    return checked
+    latency_seconds: Annotated[float, _SECONDS] = 0.0
+    error_rate: Annotated[float, _number(1, "from 0 to 1")] = 0.0
+    error_status: Annotated[int, _whole(400, 599)] = 500
+    maintenance: Annotated[bool, _FLAG] = False
+    throttle: Annotated[Throttle | None, _or_null(_Rule(_is_throttle, "an object with its fields"))] = None
+    drop_connection: Annotated[Drop | None, _or_null(_DROP)] = None
+    close_idle_seconds: Annotated[float | None, _or_null(_SECONDS)] = None
+    timeout_408: Annotated[bool, _FLAG] = False
+    redirect: Annotated[str | None, _or_null(_Rule(_is_address, "an address"))] = None
+    not_found: Annotated[bool, _FLAG] = False
+    garbage: Annotated[bool, _FLAG] = False
+    huge_answer_bytes: Annotated[int, _whole(0, 1 << 30)] = 0
+    slow_drip_seconds: Annotated[float, _SECONDS] = 0.0
+    terms_violation_labels: Annotated[Sequence[str], _Rule(_are_labels, "a list of labels")] = ()
 
 
 @dataclass(slots=True)
@@ -131,12 +111,18 @@ class Faults(Fault):
 
         Raises ValueError, having changed nothing, when a name or a value is wrong.
         """
-        checked = _checked(settings)
+        if (problem := _problem(Fault, settings)) is not None:
+            raise ValueError(problem)
+        values = dict(settings)
+        if isinstance(values.get("throttle"), dict):
+            values["throttle"] = Throttle(**values["throttle"])
         if count is not None:
-            self.passing_count = _whole(count, 1, 1_000_000_000)
-            self.passing = Fault(**checked)
+            rule = _whole(1, 1_000_000_000)
+            if not rule.allows(count):
+                raise ValueError(f"count: must be {rule.text}")
+            self.passing, self.passing_count = Fault(**values), count
             return
-        for name, value in checked.items():
+        for name, value in values.items():
             setattr(self, name, value)
 
     def for_next(self, count: int, **settings: Any) -> None:
@@ -144,7 +130,6 @@ class Faults(Fault):
         self.apply(settings, count=count)
 
     def take(self) -> Fault:
-        """The faults of the request that has just arrived."""
         if self.passing is None:
             return self
         fault = self.passing
@@ -154,7 +139,6 @@ class Faults(Fault):
         return fault
 
     def clear(self) -> None:
-        """Switch every fault off."""
         self.passing, self.passing_count = None, 0
         for each in fields(Fault):
             setattr(self, each.name, each.default)

@@ -11,14 +11,15 @@ import binascii
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any, Literal
 
 from consumer.core.clock import REGISTRATION_WINDOW, iso_utc
 from consumer.sandbox.answers import Answer, Case, Profile, write
-from consumer.sandbox.state import Journeys, JourneyStatus, RateWindows, Tokens, TokenState, Usage
+from consumer.sandbox.state import JourneyStatus, RateWindows, StoredJourney, Tokens, TokenState, Usage
 from schemas import Journey, Refusal, Version, Violation
 
 Clock = Callable[[], datetime]
@@ -30,6 +31,7 @@ _SERVED: Mapping[Profile, Mapping[str, Version]] = {
     Profile.Y2025: {"v2": "v2", "v3": "v3", "v3.2": "v3", "v3.3": "v3"},
 }
 _KEYS_SERVED = ("v3", "v3.3")
+_OVERWRITTEN = (JourneyStatus.PENDING, JourneyStatus.ACQUISITION_ERROR)  # by the server of 2023
 _VERSION = re.compile(r"v\d+(\.\d+)*")
 _TOKEN_CASES = {
     TokenState.REVOKED: Case.TOKEN_REVOKED,
@@ -52,7 +54,7 @@ class Call:
     authorization: str | None
     address: str
     body: bytes | None
-    forced_labels: tuple[str, ...] = ()
+    forced_labels: Sequence[str] = ()
 
 
 @dataclass(slots=True)
@@ -89,26 +91,23 @@ class _Submission:
     api: Version
     token: str
     now: datetime
-    forced_labels: tuple[str, ...]
+    forced_labels: Sequence[str]
 
 
 class Rules:
-    """The checks of one Registry, over what it remembers."""
-
     def __init__(self, settings: Settings, validate: Validate, clock: Clock, tokens: Tokens) -> None:
         self.settings = settings
         self.clock = clock
         self.tokens = tokens
-        self.journeys = Journeys()
+        self.registered: dict[str, StoredJourney] = {}
+        self.violating: dict[str, StoredJourney] = {}  # ids that the terms of use refused
         self._is_2023 = settings.profile is Profile.Y2023
         self._limiter = RateWindows(settings.rate_limit)
         self._key_limiter = RateWindows(settings.key_exchange_limit)
         self._validate = validate
 
-    def reset(self) -> None:
-        """Forget everything; the tokens are those of the start."""
-        for memory in (self.journeys, self.tokens, self._limiter, self._key_limiter):
-            memory.reset()
+    def find(self, journey_id: str) -> StoredJourney | None:
+        return self.registered.get(journey_id) or self.violating.get(journey_id)
 
     def decide(self, call: Call) -> Verdict:
         version, _, rest = call.path.strip("/").partition("/")
@@ -125,15 +124,13 @@ class Rules:
         return Verdict(self.answer(Case.NOT_A_VERSION))
 
     def answer(self, case: Case, api: Version = "v3", **values: Any) -> Answer:
-        """The answer of this profile's table."""
         return write(self.settings.profile, api, case, **values)
 
     def throttled(self, retry_after_seconds: int, *, with_headers: bool) -> Answer:
-        """A 429 on demand, with all of its headers or with none."""
         now, limit = self.clock(), self.settings.rate_limit
-        answer = self._too_many(Usage(limit, limit + 1, now.timestamp() + retry_after_seconds), now)
-        headers = {**answer.headers, "Retry-After": str(retry_after_seconds)} if with_headers else {}
-        return replace(answer, headers=headers)
+        usage = Usage(limit, limit + 1, now.timestamp() + retry_after_seconds)
+        answer = self._too_many(usage, now, retry_after_seconds)
+        return answer if with_headers else replace(answer, headers={})
 
     # --- Limits ---------------------------------------------------------------------------
 
@@ -146,14 +143,14 @@ class Rules:
         }
         return replace(answer, headers=headers)
 
-    def _too_many(self, usage: Usage, now: datetime) -> Answer:
+    def _too_many(self, usage: Usage, now: datetime, retry_after_seconds: int = 60) -> Answer:
+        """60, the window's length, whatever is left of it: as the server does."""
         reset_time = iso_utc(datetime.fromtimestamp(usage.resets_at, UTC))
         answer = self.answer(
             Case.TOO_MANY_REQUESTS, limit=usage.limit, current=usage.current, reset_time=reset_time
         )
         answer = self._with_usage(answer, usage, now)
-        # 60 whatever is left of the window: the server names the window's length.
-        return replace(answer, headers={**answer.headers, "Retry-After": "60"})
+        return replace(answer, headers={**answer.headers, "Retry-After": str(retry_after_seconds)})
 
     # --- Tokens and keys ------------------------------------------------------------------
 
@@ -173,9 +170,9 @@ class Rules:
 
     def _exchange(self, call: Call) -> Verdict:
         now = self.clock()
-        readable, request = _parse(call.body)
-        if not readable:
-            return Verdict(self._unreadable(call, "v3"))
+        request = self._read(call, "v3")
+        if isinstance(request, Answer):
+            return Verdict(request)
         usage = self._key_limiter.count(call.address, now)
         if usage.exceeded:
             return Verdict(self._too_many(usage, now))
@@ -195,17 +192,23 @@ class Rules:
 
     # --- Journeys -------------------------------------------------------------------------
 
-    def _unreadable(self, call: Call, api: Version) -> Answer:
-        return self.answer(Case.TOO_LARGE if call.body is None else Case.MALFORMED_JSON, api)
+    def _read(self, call: Call, api: Version) -> Any:
+        """What the body holds, an empty object when it is empty; the refusal when it cannot be read."""
+        if call.body is None:
+            return self.answer(Case.TOO_LARGE, api)
+        try:
+            # ``int`` raises ValueError for NaN and Infinity, which are not JSON.
+            return json.loads(call.body.decode(), parse_constant=int) if call.body else {}
+        except (ValueError, RecursionError):
+            return self.answer(Case.MALFORMED_JSON, api)
 
     def _submit(self, call: Call, version: str, api: Version) -> Verdict:
         now = self.clock()
-        readable, payload = _parse(call.body)
-        if not readable:
-            answer = self._unreadable(call, api)
+        payload = self._read(call, api)
+        if isinstance(payload, Answer):
             if self._is_2023:  # refused before it is counted
-                return Verdict(answer)
-            return Verdict(self._with_usage(answer, self._limiter.count(call.address, now, cost=0), now))
+                return Verdict(payload)
+            return Verdict(self._with_usage(payload, self._limiter.count(call.address, now, cost=0), now))
         journey_id = _named_id(payload, api)
         if self._is_2023:
             usage = self._limiter.count(call.address, now)
@@ -254,7 +257,7 @@ class Rules:
             return self.answer(Case.INVALID, sent.api, detail=detail)
         if sent.payload.get(_id_key(sent.api)) is None:
             return self.answer(Case.NO_JOURNEY_ID, sent.api)
-        known = self.journeys.registered.get(_named_id(sent.payload, sent.api) or "")
+        known = self.registered.get(_named_id(sent.payload, sent.api) or "")
         if known is not None and known.status is JourneyStatus.PENDING:
             known.status = JourneyStatus.ACQUISITION_ERROR  # as the captured server does
         return self.answer(
@@ -262,32 +265,28 @@ class Rules:
         )
 
     def _register(self, sent: _Submission, journey: Journey) -> Answer:
-        known = self.journeys.find(journey.journey_id)
+        digest, created_at = sha256(sent.body).hexdigest(), iso_utc(sent.now)
+        known = self.find(journey.journey_id)
         if known is not None:
-            overwritten = (JourneyStatus.PENDING, JourneyStatus.ACQUISITION_ERROR)
-            overwrite = self._is_2023 and known.status in overwritten
-            known.see(sent.body, overwrite=overwrite)
-            if overwrite:
-                return self._accepted(sent.api, known.journey_id, known.created_at)
-            detail = f"Carpool already registered at {known.created_at}"
-            return self.answer(Case.ALREADY_REGISTERED, sent.api, detail=detail)
-        created_at = iso_utc(sent.now)
-        labels = self._violations(sent, journey) or list(sent.forced_labels)
-        if not labels or self.settings.remember_violations:
-            self.journeys.add(
-                journey.journey_id,
-                sent.body,
-                api_version=sent.path_version,
-                created_at=created_at,
-                token=sent.token,
-                violating=bool(labels),
-            )
-        if labels:
+            created_at = known.created_at
+            known.times_seen += 1
+            known.last_sha256 = digest
+            if not self._is_2023 or known.status not in _OVERWRITTEN:
+                detail = f"Carpool already registered at {created_at}"
+                return self.answer(Case.ALREADY_REGISTERED, sent.api, detail=detail)
+            known.sha256, known.status = digest, JourneyStatus.PENDING
+        elif labels := self._violations(sent, journey) or list(sent.forced_labels):
+            if self.settings.remember_violations:
+                self.violating[journey.journey_id] = StoredJourney(
+                    *(journey.journey_id, sent.path_version, created_at, digest, digest, sent.token),
+                    JourneyStatus.TERMS_VIOLATION_ERROR,
+                )
             return self.answer(Case.TERMS_VIOLATED, sent.api, labels=labels)
-        return self._accepted(sent.api, journey.journey_id, created_at)
-
-    def _accepted(self, api: Version, journey_id: str, created_at: str) -> Answer:
-        return self.answer(Case.ACCEPTED, api, journey_id=journey_id, created_at=created_at)
+        else:
+            self.registered[journey.journey_id] = StoredJourney(
+                journey.journey_id, sent.path_version, created_at, digest, digest, sent.token
+            )
+        return self.answer(Case.ACCEPTED, sent.api, journey_id=journey.journey_id, created_at=created_at)
 
     def _violations(self, sent: _Submission, journey: Journey) -> list[str]:
         terms = self.settings.terms
@@ -314,20 +313,6 @@ def ajv_text(violation: Violation) -> tuple[str, str]:
     elif not text.startswith("must "):
         text = _AJV_TEXTS.get(violation.code, "must match a schema in anyOf")
     return "".join(f"/{part}" for part in path), text
-
-
-def _parse(body: bytes | None) -> tuple[bool, Any]:
-    """Whether the body can be read, and what it holds; an empty one reads as an empty object."""
-    if body is None:
-        return False, None
-    try:
-        return True, json.loads(body.decode(), parse_constant=_refuse_constant) if body else {}
-    except (ValueError, RecursionError):
-        return False, None
-
-
-def _refuse_constant(_: str) -> None:
-    raise ValueError("NaN and Infinity are not JSON")
 
 
 def _id_key(api: Version) -> str:

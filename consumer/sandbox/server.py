@@ -7,26 +7,28 @@ lives as long as the object, so that ``stop`` then ``start`` is an outage on the
 """
 
 import asyncio
+import json
 import logging
 import random
 import ssl
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 from aiohttp import web
 
 import schemas
 from consumer.core.clock import utc_now
-from consumer.sandbox.answers import HTML, Answer, Case, Profile
-from consumer.sandbox.control import Control
+from consumer.sandbox.answers import HTML, Answer, Case
 from consumer.sandbox.faults import Fault, Faults
 from consumer.sandbox.rules import Call, Clock, Rules, Settings, Validate, Verdict
-from consumer.sandbox.state import SeenRequest, StoredJourney, Tokens, Traffic
+from consumer.sandbox.state import JourneyStatus, SeenRequest, StoredJourney, Tokens, Traffic
 
+_TOKEN_KEYS = ("add_token", "revoke_token", "revoked_tokens")
+_RECENT = 1_000
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 _LOGGED_ID_LENGTH = 64
@@ -59,17 +61,18 @@ class Sandbox:
         self,
         *,
         tokens: Iterable[str] = (),
-        profile: Profile = Profile.Y2025,
         claimless: Iterable[str] = (),
         clock: Clock = utc_now,
         validate: Validate = schemas.validate,
         **settings: Any,
     ) -> None:
         self.faults = Faults()
-        self._tokens = Tokens(tokens, claimless)
-        self._rules = Rules(Settings(profile=profile, **settings), validate, clock, self._tokens)
+        chosen, accepted, lacking = Settings(**settings), tuple(tokens), tuple(claimless)
+        self._new_rules: Callable[[], Rules] = lambda: Rules(
+            chosen, validate, clock, Tokens(accepted, lacking)
+        )
+        self._rules = self._new_rules()
         self._traffic = Traffic()
-        self._control = Control(self._rules, self.faults, self._traffic)
         self._runner: web.ServerRunner | None = None
         self._address = ("127.0.0.1", 0)
         self._ssl_context: ssl.SSLContext | None = None
@@ -136,26 +139,21 @@ class Sandbox:
         host = f"[{self._address[0]}]" if ":" in self._address[0] else self._address[0]
         return f"{scheme}://{host}:{self._address[1]}"
 
+    @property
+    def tokens(self) -> Tokens:
+        return self._rules.tokens
+
     def accept(self, token: str) -> None:
-        self._tokens.accept(token)
+        self.tokens.accept(token)
 
     def revoke(self, token: str) -> None:
         """Refuse ``token`` from now on. Raises KeyError when it never was accepted."""
-        self._tokens.revoke(token)
-
-    def revoke_exchanged(self) -> None:
-        """Make every token given for keys unknown."""
-        self._tokens.revoke_exchanged()
+        self.tokens.revoke(token)
 
     @property
     def journeys(self) -> Mapping[str, StoredJourney]:
         """The registered journeys by id, live."""
-        return MappingProxyType(self._rules.journeys.registered)
-
-    @property
-    def violating(self) -> Mapping[str, StoredJourney]:
-        """With ``remember_violations``: the ids that the terms of use refused, live."""
-        return MappingProxyType(self._rules.journeys.violating)
+        return self._rules.registered
 
     @property
     def requests(self) -> Sequence[SeenRequest]:
@@ -165,20 +163,109 @@ class Sandbox:
     @property
     def requests_by_status(self) -> Mapping[int, int]:
         """How many requests got each status; 0 counts the connections that were cut."""
-        return MappingProxyType(self._traffic.by_status)
+        return self._traffic.by_status
 
     @property
     def most_in_flight(self) -> int:
-        """The most requests that were being answered at one moment."""
         return self._traffic.most_in_flight
 
-    def mark(self, journey_id: str, status: str) -> None:
-        """Give a remembered journey another status. Raises ValueError when there is none."""
-        self._control.mark(journey_id, status)
+    # --- Control routes: ids, digests, names and counts, never a value of a payload, never a token ---
 
-    def reset(self) -> None:
-        """Forget everything; tokens and faults are those of the start."""
-        self._control.reset()
+    def _control(  # noqa: PLR0911 -- one return for each route
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        """Answer one control request; 400 says what is wrong with it and changes nothing."""
+        try:
+            match (method, path.removeprefix("/_sandbox").strip("/")):
+                case ("GET", "state"):
+                    return _json(self._state())
+                case ("GET", "journeys"):
+                    return _json(self._journeys(query.get("journey_id")))
+                case ("POST", "journeys"):
+                    self._mark(_object(body))
+                    return _json(self._journeys(None))
+                case ("GET", "faults"):
+                    return _json(self._in_force())
+                case ("POST", "faults"):
+                    self._set_faults(_object(body))
+                    return _json(self._in_force())
+                case ("POST", "reset"):
+                    self._reset()
+                    return _json(self._in_force())
+        except ValueError as error:
+            return _json({"error": str(error)}, 400)
+        return _json({"error": "no such control route"}, 404)
+
+    def _reset(self) -> None:
+        """Forget journeys, traffic, limits and faults; tokens are those of the start."""
+        self._rules = self._new_rules()
+        self.faults.clear()
+        self._traffic.reset()
+
+    def _mark(self, settings: dict[str, Any]) -> None:
+        if settings.keys() != {"journey_id", "status"}:
+            raise ValueError("the body must hold exactly journey_id and status")
+        journey = self._rules.find(str(settings["journey_id"]))
+        if journey is None:
+            raise ValueError("journey_id: no such journey")
+        if settings["status"] not in list(JourneyStatus):
+            raise ValueError(f"status: must be one of {', '.join(JourneyStatus)}")
+        journey.status = JourneyStatus(settings["status"])
+
+    def _set_faults(self, settings: dict[str, Any]) -> None:
+        count = settings.pop("count", None)
+        added, revoked, listed = (settings.pop(key, None) for key in _TOKEN_KEYS)
+        if not all(isinstance(each, str | None) for each in (added, revoked)):
+            raise ValueError("add_token, revoke_token: must be a token")
+        if not isinstance(listed, list | None) or not all(isinstance(each, str) for each in listed or ()):
+            raise ValueError("revoked_tokens: must be a list of tokens or names")
+        tokens = self.tokens
+        try:
+            for each in [*(listed or ()), *([revoked] if revoked is not None else ())]:
+                tokens.find(each)
+        except KeyError:
+            raise ValueError("no such token") from None
+        if settings or count is not None:
+            self.faults.apply(settings, count=count)
+        if listed is not None:
+            tokens.revoke_exactly(listed)
+        if revoked is not None:
+            tokens.revoke(revoked)
+        if added is not None:
+            tokens.accept(added)
+
+    def _in_force(self) -> dict[str, Any]:
+        return {"faults": asdict(self.faults), "tokens": self.tokens.states()}
+
+    def _state(self) -> dict[str, Any]:
+        traffic, registered = self._traffic, self._rules.registered
+        return {
+            "profile": self._rules.settings.profile.value,
+            "now": self._rules.clock().isoformat(),
+            "journeys": {
+                "registered": len(registered),
+                "violating": len(self._rules.violating),
+                "by_status": Counter(each.status.value for each in registered.values()),
+                "by_id": {key: each.status.value for key, each in registered.items()},
+            },
+            "requests": {
+                "total": sum(traffic.by_status.values()),
+                "by_status": {
+                    str(status or "cut"): number for status, number in sorted(traffic.by_status.items())
+                },
+                "in_flight": traffic.in_flight,
+                "most_in_flight": traffic.most_in_flight,
+                "recent": [each._asdict() for each in list(traffic.requests)[-_RECENT:]],
+            },
+            **self._in_force(),
+        }
+
+    def _journeys(self, journey_id: str | None) -> dict[str, Any]:
+        remembered = {"journeys": self._rules.registered, "violating": self._rules.violating}
+        return {
+            name: [asdict(each) for each in journeys.values() if journey_id in (None, each.journey_id)]
+            for name, journeys in remembered.items()
+        }
 
     # --- Requests -------------------------------------------------------------------------
 
@@ -190,9 +277,7 @@ class Sandbox:
         try:
             if request.path.startswith("/_sandbox"):
                 body = await _read(request)
-                return _response(
-                    self._control.answer(request.method, request.path, dict(request.query), body)
-                )
+                return _response(self._control(request.method, request.path, dict(request.query), body))
             return await self._answer(request)
         finally:
             self._running.discard(task)
@@ -323,3 +408,17 @@ async def _read(request: web.BaseRequest) -> bytes | None:
     except web.RequestPayloadError:  # a content encoding that does not match its header
         return _UNREADABLE
     return bytes(body)
+
+
+def _json(content: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(content, indent=2).encode() + b"\n")
+
+
+def _object(body: bytes | None) -> dict[str, Any]:
+    try:
+        content = json.loads(body or b"null")
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError("the body must be a JSON object")  # noqa: TRY004 -- one error for all wrong bodies
+    return content

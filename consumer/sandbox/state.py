@@ -5,8 +5,6 @@ journey's id and digests of the body are kept; of a token only its name leaves t
 """
 
 import base64
-import hashlib
-import hmac
 import json
 import secrets
 from collections import Counter, deque
@@ -17,9 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 _WINDOW_SECONDS = 60.0
-_WINDOWS_KEPT = 10_000
 _REQUESTS_KEPT = 20_000
-_EXPIRED_KEPT = timedelta(hours=1)
 
 
 class JourneyStatus(StrEnum):
@@ -49,42 +45,8 @@ class StoredJourney:
     status: JourneyStatus = JourneyStatus.PENDING
     times_seen: int = 1
 
-    def see(self, body: bytes, *, overwrite: bool) -> None:
-        """Note another submission; the 2023 server overwrites while the journey is pending."""
-        self.times_seen += 1
-        self.last_sha256 = hashlib.sha256(body).hexdigest()
-        if overwrite:
-            self.sha256 = self.last_sha256
-            self.status = JourneyStatus.PENDING
-
-
-class Journeys:
-    """The journeys: those the Registry has, and the ids refused by the terms of use."""
-
-    def __init__(self) -> None:
-        self.registered: dict[str, StoredJourney] = {}
-        self.violating: dict[str, StoredJourney] = {}
-
-    def find(self, journey_id: str) -> StoredJourney | None:
-        return self.registered.get(journey_id) or self.violating.get(journey_id)
-
-    def add(
-        self, journey_id: str, body: bytes, *, api_version: str, created_at: str, token: str, violating: bool
-    ) -> None:
-        digest = hashlib.sha256(body).hexdigest()
-        journey = StoredJourney(journey_id, api_version, created_at, digest, digest, token)
-        if violating:
-            journey.status = JourneyStatus.TERMS_VIOLATION_ERROR
-        (self.violating if violating else self.registered)[journey_id] = journey
-
-    def reset(self) -> None:
-        self.registered.clear()
-        self.violating.clear()
-
 
 class TokenState(StrEnum):
-    """How a token is judged."""
-
     ACCEPTED = "accepted"
     REVOKED = "revoked"
     CLAIMLESS = "claimless"
@@ -94,17 +56,10 @@ class TokenState(StrEnum):
 class Tokens:
     """The application tokens, and the five-minute ones given for keys."""
 
-    def __init__(self, accepted: Iterable[str], claimless: Iterable[str] = ()) -> None:
-        self._first = (tuple(accepted), tuple(claimless))
-        self._secret = secrets.token_bytes(32)
-        self.reset()
-
-    def reset(self) -> None:
-        """Return to the tokens of the start; exchanged ones are forgotten."""
+    def __init__(self, accepted: Iterable[str], claimless: Iterable[str]) -> None:
         self._names: dict[str, str] = {}
         self._states: dict[str, TokenState] = {}
         self._exchanged: dict[str, datetime] = {}
-        accepted, claimless = self._first
         for token in accepted:
             self.accept(token)
         for number, token in enumerate(claimless, 1):
@@ -118,7 +73,6 @@ class Tokens:
         return {name: token for token, name in self._names.items()}[token_or_name]
 
     def accept(self, token: str) -> None:
-        """Accept ``token`` from now on, revoked before or not."""
         self._names.setdefault(token, f"token-{len(self._names) + 1}")
         self._states[token] = TokenState.ACCEPTED
 
@@ -141,10 +95,7 @@ class Tokens:
         return self._states.get(token, TokenState.UNKNOWN), self._names.get(token, "unknown")
 
     def exchange(self, now: datetime, lifetime_seconds: float, operator_id: int) -> str:
-        """Make a token in the form of a JWT, valid for ``lifetime_seconds``."""
-        self._exchanged = {
-            token: expires for token, expires in self._exchanged.items() if now < expires + _EXPIRED_KEPT
-        }
+        """Make a token in the form of a JWT, with a random signature, valid for ``lifetime_seconds``."""
         expires = now + timedelta(seconds=lifetime_seconds)
         claims = {
             "iat": int(now.timestamp()),
@@ -152,8 +103,8 @@ class Tokens:
             "jti": secrets.token_hex(8),
             "operator_id": operator_id,
         }
-        signed = ".".join(_base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims))
-        token = f"{signed}.{_base64url(hmac.digest(self._secret, signed.encode(), 'sha256'))}"
+        parts = (json.dumps({"alg": "HS256"}).encode(), json.dumps(claims).encode(), secrets.token_bytes(32))
+        token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
         self._exchanged[token] = expires
         return token
 
@@ -166,10 +117,6 @@ class Tokens:
         return {name: self._states[token].value for token, name in self._names.items()}
 
 
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
 class Usage(NamedTuple):
     """How much of a window is used; ``resets_at`` is epoch seconds."""
 
@@ -179,7 +126,6 @@ class Usage(NamedTuple):
 
     @property
     def exceeded(self) -> bool:
-        """Whether the request just counted is one too many."""
         return self.current > self.limit
 
 
@@ -196,13 +142,8 @@ class RateWindows:
         resets_at, used = self._windows.get(address, (0.0, 0))
         if moment >= resets_at:
             resets_at, used = moment + _WINDOW_SECONDS, 0
-            if len(self._windows) >= _WINDOWS_KEPT:
-                self._windows = {key: kept for key, kept in self._windows.items() if moment < kept[0]}
         self._windows[address] = (resets_at, used + cost)
         return Usage(self._limit, used + cost, resets_at)
-
-    def reset(self) -> None:
-        self._windows.clear()
 
 
 class SeenRequest(NamedTuple):

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.deploy.local_stack import COMMAND, ROOT, RULES, rules
 
 from consumer.config import load
 from consumer.config.settings import REGISTRY_LIMIT_PER_MINUTE
-from tests.deploy.chart import CHART, Chart
+from tests.deploy.chart import Chart
 from tests.deploy.commands import shell_lines
 from tests.tools import require_tool
+from tools.chart import CHART, LOCAL_RULES, ROOT, local_rules
 
 STACK: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = STACK["services"]
@@ -43,7 +43,7 @@ def _mounts(service: str) -> dict[str, Path]:
 
 
 def test_the_header_says_that_it_was_not_run() -> None:
-    """A reader must not believe that it was tested."""
+    """It must not pass for tested."""
     header = (ROOT / "compose.yaml").read_text().partition("name:")[0]
     assert "has not been run" in header
     assert "has not been run" in (ROOT / "docs" / "local-stack.md").read_text()
@@ -96,7 +96,7 @@ def test_the_commands_are_commands_and_the_tokens_are_one() -> None:
 
 def test_the_rules_are_those_of_the_chart() -> None:
     """For a release `local` in a namespace `local`."""
-    assert RULES.read_text() == rules(), f"run `{COMMAND}`"
+    assert LOCAL_RULES.read_text() == local_rules(), "run `make generate`"
 
 
 def test_promtool_accepts_prometheus_files() -> None:
@@ -113,7 +113,7 @@ def test_prometheus_scrapes_services_of_the_stack_under_the_labels_of_the_rules(
     jobs = {each["job_name"]: each for each in configuration["scrape_configs"]}
     (consumer,) = jobs["journey-consumer"]["static_configs"]
     assert consumer == {"targets": ["consumer:8000"], "labels": {"namespace": "local", "release": "local"}}
-    assert 'job="journey-consumer",namespace="local",release="local"' in RULES.read_text()
+    assert 'job="journey-consumer",namespace="local",release="local"' in LOCAL_RULES.read_text()
     ((rabbitmq,),) = (each["targets"] for each in jobs["rabbitmq"]["static_configs"])
     assert rabbitmq.partition(":")[0] in SERVICES
     assert "rabbitmq_prometheus" in (LOCAL / "rabbitmq" / "enabled_plugins").read_text()

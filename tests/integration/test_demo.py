@@ -82,11 +82,11 @@ class Forgetful(Stage):
         return await super().finish()
 
 
-async def _play(stage: Stage, *, patience_seconds: float = 30) -> Any:
+async def _play(stage: Stage) -> Any:
     """Play the acts in this process; returns the account."""
     view = View(Console(file=io.StringIO()), None)
     async with stage:
-        return await Demo(stage, view.show, speed=SPEED, patience_seconds=patience_seconds).run()
+        return await Demo(stage, view.show).run()
 
 
 def shortened(monkeypatch: pytest.MonkeyPatch, acts: Sequence[script.Act]) -> None:
@@ -97,7 +97,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch, acts: Sequence[script.Act]) -> No
 async def test_a_missing_message_breaks_the_account(monkeypatch: pytest.MonkeyPatch) -> None:
     """One message lost on purpose: the account names it."""
     shortened(monkeypatch, [script.ACTS[0], script.ACTS[-1]])
-    result = await _play(Forgetful("v3", speed=SPEED, queue=f"demo.{uuid.uuid4()}"))
+    result = await _play(Forgetful("v3", speed=SPEED))
     assert not result.balances
     assert "message lost-one is missing" in result.problems
 
@@ -107,8 +107,9 @@ async def test_an_act_that_times_out_breaks_the_account(monkeypatch: pytest.Monk
     until = ("pigs fly", lambda _stage: False)
     never = script.Act("Nothing", 0.1, "It never happens.", {"valid": 5}, until=until)
     shortened(monkeypatch, [never, script.ACTS[-1]])
-    stage = Stage("v2", speed=SPEED, queue=f"demo.{uuid.uuid4()}")
-    result = await _play(stage, patience_seconds=0.5)
+    monkeypatch.setattr(script, "PATIENCE_SECONDS", 0.5)
+    stage = Stage("v2", speed=SPEED)
+    result = await _play(stage)
     assert result.problems == ("act 'Nothing' timed out waiting until pigs fly",)
     assert result.found == result.published
 
@@ -116,7 +117,7 @@ async def test_an_act_that_times_out_breaks_the_account(monkeypatch: pytest.Monk
 async def test_an_outage_to_the_end_leaves_the_journeys_in_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the Registry never comes back, every journey is still queued, and the account says so."""
     shortened(monkeypatch, [script.ACTS[0], script.ACTS[6]])
-    result = await _play(Stage("v3", speed=SPEED, queue=f"demo.{uuid.uuid4()}"))
+    result = await _play(Stage("v3", speed=SPEED))
     assert result.problems == ()
     queued = {row.name: row.found for row in result.rows}["still queued"]
     assert queued > 20
@@ -128,7 +129,6 @@ def test_the_exit_code_is_1_when_it_does_not_balance(
 ) -> None:
     """The command's exit code follows the account."""
     shortened(monkeypatch, [script.ACTS[0], script.ACTS[-1]])
-    monkeypatch.setattr("consumer.demo.stage.QUEUE", f"demo.{uuid.uuid4()}")
     monkeypatch.setattr("consumer.demo.stage.Stage", Forgetful)
     assert cli.main(["demo", "--speed", str(SPEED)]) == 1
     assert "The account does not balance" in capsys.readouterr().out

@@ -18,7 +18,7 @@ import pytest
 
 from consumer import __version__
 from consumer.publishing import samples
-from consumer.sandbox import Profile
+from consumer.sandbox import JourneyStatus, Profile
 from consumer.sandbox.faults import Throttle
 from schemas import Refusal, Violation
 from tests.broker import Broker, Seen
@@ -132,7 +132,7 @@ def test_the_answers_of_2023(serve: Run, ledger: Ledger, vhost: Broker) -> None:
         ledger.publish(journeys)
         ledger.await_settled()
         for message_id, _ in journeys:
-            registry.mark(message_id, "processed")
+            registry.journeys[message_id].status = JourneyStatus.PROCESSED
         ledger.publish(journeys)
         ledger.await_settled()
         ledger.balance(registry)

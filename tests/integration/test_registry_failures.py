@@ -185,7 +185,7 @@ def test_the_key_exchange(serve: Run, vhost: Broker, tmp_path: Path, trouble: st
                     )
                 case "revoked":
                     wait_until(lambda: len(registry.journeys) > 20, 20, "journeys are registered")
-                    registry.revoke_exchanged()
+                    registry.tokens.revoke_exchanged()
                     wait_until(lambda: len(exchanges()) >= 2, 20, "exchanged again")
                 case _:
                     wait_until(paused(service, "unauthorized"), 20, "consumption pauses")

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.logs import Format, Output, SettlementLog, configure, exception_fields
+from consumer.logs import LOGGER, Format, Output, SettlementLog, configure, exception_fields
 
 PHONE = "+33612345678"
 log = logging.getLogger("journey_consumer.test")
@@ -31,6 +32,23 @@ class Captured(io.StringIO):
         return [json.loads(line) for line in self.lines]
 
 
+@contextmanager
+def logging_to(output: Output, *, level: str = "INFO", log_format: Format = "json") -> Iterator[None]:
+    """Configure logging, and restore what was configured before."""
+    root, ours = logging.getLogger(), logging.getLogger(LOGGER)
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
+    configure(output, level=level, log_format=log_format)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(capture=False)
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        ours.setLevel(levels[1])
+        sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
+
+
 @pytest.fixture
 def stream() -> Captured:
     """Return what was written."""
@@ -41,18 +59,16 @@ def stream() -> Captured:
 def configured(stream: Captured) -> Iterator[Output]:
     """Configure JSON logging at DEBUG for one test."""
     output = Output(stream)
-    undo = configure(output, level="DEBUG")
-    yield output
-    undo()
+    with logging_to(output, level="DEBUG"):
+        yield output
 
 
 @pytest.fixture
 def configured_text(stream: Captured) -> Iterator[Output]:
     """Configure text logging at INFO for one test."""
     output = Output(stream)
-    undo = configure(output, log_format="text")
-    yield output
-    undo()
+    with logging_to(output, log_format="text"):
+        yield output
 
 
 def raise_with_phone() -> None:
@@ -118,11 +134,8 @@ def test_only_plain_values_are_printed_of_fields(stream: Captured) -> None:
 def test_no_value_can_forge_a_line(log_format: Format, text: str) -> None:
     """Line breaks and control characters are escaped wherever a foreign text can come in."""
     stream = Captured()
-    undo = configure(Output(stream), log_format=log_format)
-    try:
+    with logging_to(Output(stream), log_format=log_format):
         log.info(text.replace("%", ""), extra={"field": text})
-    finally:
-        undo()
     SettlementLog(Output(stream), log_format=log_format).settled(**settled(journey_id=text, detail=text))
     assert len(stream.lines) == stream.getvalue().count("\n") == 2
     assert stream.getvalue().replace("\n", "").isascii()
@@ -135,13 +148,11 @@ def test_no_value_can_forge_a_line(log_format: Format, text: str) -> None:
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_is_printed_without_its_text(log_format: Format, stream: Captured) -> None:
     """Class, places and causes lead to the line; the message may quote a payload."""
-    undo = configure(Output(stream), log_format=log_format)
-    try:
-        raise_with_phone()
-    except LookupError:
-        log.exception("failed")
-    finally:
-        undo()
+    with logging_to(Output(stream), log_format=log_format):
+        try:
+            raise_with_phone()
+        except LookupError:
+            log.exception("failed")
     assert PHONE not in stream.getvalue()
     assert "LookupError" in stream.getvalue()
     assert "ValueError" in stream.getvalue()
@@ -224,16 +235,6 @@ def test_a_record_that_cannot_be_printed_is_reported_without_its_text(
     ours.handle(logging.LogRecord(log.name, logging.INFO, __file__, 1, "%d journeys", (PHONE,), None))
     assert stream.events == [{"event": "unprintable log record", "exception": "TypeError"}]
     assert PHONE not in "".join(capsys.readouterr())
-
-
-def test_configure_is_undone() -> None:
-    """Tests and embedders get their logging back as it was."""
-    root = logging.getLogger()
-    before = root.handlers[:], root.level, sys.excepthook, threading.excepthook, sys.unraisablehook
-    undo = configure(Output(Captured()))
-    assert root.handlers != before[0]
-    undo()
-    assert (root.handlers, root.level, sys.excepthook, threading.excepthook, sys.unraisablehook) == before
 
 
 # --- Settled deliveries ------------------------------------------------------------------

@@ -24,7 +24,7 @@ from consumer.core.outcome import (
 )
 from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.metrics import CATALOGUE, PREFIX, Instrument, Metrics
-from consumer.metrics.labels import retry_reason
+from consumer.metrics.catalogue import retry_reason
 from tests.tools import require_tool
 
 

@@ -12,7 +12,7 @@ from consumer.broker.virtual import _LIMITS
 from consumer.checks.registry import SKEW_FAIL_SECONDS, SKEW_WARN_SECONDS
 from consumer.config import Settings, described
 from consumer.core.outcome import PauseCause
-from consumer.logs.lines import FLUSH_SECONDS
+from consumer.logs import FLUSH_SECONDS
 from consumer.metrics import CATALOGUE
 from tests import pages
 

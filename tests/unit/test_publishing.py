@@ -1,7 +1,6 @@
 """Lines in, confirmed messages out: bounds, order, and what is said of a failure."""
 
 import asyncio
-import importlib
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -11,8 +10,10 @@ import pytest
 
 from consumer.broker.virtual import VirtualLink
 from consumer.core.outgoing import Outgoing
+from consumer.core.topology import Topology
 from consumer.errors import ConsumerError, PublishError, PublishFailure
-from consumer.publishing import Sender, Target, connect_virtual, lines, read_lines
+from consumer.publishing import publish
+from consumer.publishing.publish import Sender, Target, connect_virtual, read_lines
 
 
 class Broker:
@@ -52,20 +53,20 @@ QUEUE = Target("", "q")
 
 async def test_what_is_in_flight_is_bounded_in_number() -> None:
     """However fast lines come, a bounded number of them waits for the broker."""
-    broker, sizes = Broker(), list[int]()
-    sending = Sender(broker, QUEUE, sizes.append)
-    for _ in range(3 * lines.MOST_IN_FLIGHT):
+    broker = Broker()
+    sending = Sender(broker, QUEUE)
+    for _ in range(3 * publish.MOST_IN_FLIGHT):
         await sending.send(b"{}")
     await sending.finish()
-    assert len(broker.taken) == 3 * lines.MOST_IN_FLIGHT == len(sizes)
-    assert broker.most_in_flight == lines.MOST_IN_FLIGHT
+    assert len(broker.taken) == 3 * publish.MOST_IN_FLIGHT == sending.confirmed_lines
+    assert broker.most_in_flight == publish.MOST_IN_FLIGHT
 
 
 async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
     """Big lines wait in smaller numbers."""
     broker = Broker()
-    line = b"x" * (lines.MOST_BYTES_IN_FLIGHT // 4)
-    sending = Sender(broker, QUEUE, lambda _size: None)
+    line = b"x" * (publish.MOST_BYTES_IN_FLIGHT // 4)
+    sending = Sender(broker, QUEUE)
     for _ in range(20):
         await sending.send(line)
     await sending.finish()
@@ -79,22 +80,22 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
 )
 async def test_the_first_failure_stops_and_names_its_line(failure: str, words: str) -> None:
     """The line's number counts blank lines too, so that it is the one an editor shows."""
-    broker, sizes = Broker(failures={3: failure}), list[int]()
-    sending = Sender(broker, QUEUE, sizes.append)
+    broker = Broker(failures={3: failure})
+    sending = Sender(broker, QUEUE)
     for line in (b"{}", b"", b"{}", b"{}", b"{}"):
         await sending.send(line)
     with pytest.raises(ConsumerError, match="line 4 did not reach the queue 'q'") as caught:
         await sending.finish()
     assert words in str(caught.value)
-    assert sizes == [2, 2]
+    assert (sending.confirmed_lines, sending.confirmed_bytes) == (2, 6)
 
 
 async def test_a_message_is_named_after_its_journey() -> None:
     """The id is read from v2, v3 and CloudEvents; without one the id is new."""
-    assert lines.message_id(b'{"journey_id":"a","operator_journey_id":"b"}') == "a"
-    assert lines.message_id(b'{"data":{"operator_journey_id" : "b"}}') == "b"
+    assert publish.message_id(b'{"journey_id":"a","operator_journey_id":"b"}') == "a"
+    assert publish.message_id(b'{"data":{"operator_journey_id" : "b"}}') == "b"
     for line in (b"", b'{"journey_id":""}', b'{"journey_id":7}', b'{"journey_id":"%s"}' % (b"x" * 256)):
-        assert len(lines.message_id(line)) == 36
+        assert len(publish.message_id(line)) == 36
 
 
 async def _all(found: AsyncIterator[bytes]) -> list[bytes]:
@@ -115,7 +116,7 @@ async def test_a_file_is_cut_at_newlines_only(tmp_path: Path) -> None:
 
 async def test_an_absurd_line_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file without newlines does not fill the memory."""
-    monkeypatch.setattr(lines, "LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(publish, "LONGEST_LINE_BYTES", 1 << 20)
     file = tmp_path / "lines"
     file.write_bytes(b"{}\n" + b"x" * (2 << 20))
     descriptor = os.open(file, os.O_RDONLY)
@@ -138,9 +139,8 @@ async def test_a_failed_read_is_an_error(tmp_path: Path) -> None:
 
 async def test_a_transport_that_does_not_connect_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wait is bounded, and the thread of the link ends."""
-    module = importlib.import_module("consumer.publishing.connect")  # the package has a function of that name
-    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(publish, "CONNECT_SECONDS", 0.05)
     monkeypatch.setattr(VirtualLink, "connected", False)
     with pytest.raises(TimeoutError):
-        await connect_virtual("memory://", "publishing.timeout")
+        await connect_virtual("memory://", Topology(queue="publishing.timeout"))
     assert "virtual-link" not in [thread.name for thread in threading.enumerate()]

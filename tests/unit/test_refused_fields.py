@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 import schemas
 from consumer.core.outcome import Reason
 from consumer.metrics import PREFIX, Metrics
-from consumer.metrics.labels import REFUSED_FIELDS, refused_field
+from consumer.metrics.catalogue import REFUSED_FIELDS, refused_field
 
 _WORDS = sorted({word for path in REFUSED_FIELDS for word in path.split(".")})
 _LIKE_PATHS = st.lists(st.sampled_from(_WORDS) | st.integers(0, 19).map(str), max_size=6).map(".".join)

@@ -17,7 +17,7 @@ from consumer.deadletters.editing import changes, note_of
 from consumer.deadletters.masking import is_detail, masked, masked_content_type, masked_headers
 from consumer.registry import classify as rules
 from consumer.registry.jsonrpc import HTTP_ERRORS
-from schemas import field_paths, violations
+from schemas import field_paths, refusals
 from tests.pages import ROOT
 
 NAMES = Topology(queue="journeys", exchange="rides", routing_key="ride.ended").names
@@ -260,9 +260,7 @@ def test_every_code_of_ours_is_told() -> None:
     }
     assert {"not_json", "cloudevent_bad_base64", "start_after_end", "no_result"} <= codes
     codes |= (
-        {code for code, _ in violations._WORDS.values()}
-        | set(FaultKind)
-        | {policy._IN_THE_FUTURE, "http_503"}
+        {code for code, _ in refusals._WORDS.values()} | set(FaultKind) | {policy._IN_THE_FUTURE, "http_503"}
     )
     codes |= (
         set(rules._BY_DATA) | {str(code) for code in rules._BY_CODE} | {str(code) for code in HTTP_ERRORS}

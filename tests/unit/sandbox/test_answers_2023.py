@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from consumer.sandbox import Profile
+from consumer.sandbox import JourneyStatus, Profile
 
 FORBIDDEN = {
     "id": 1,
@@ -59,7 +59,7 @@ async def test_pending_id_again_is_200_and_overwritten(client: Any, clock: Any, 
 async def test_processed_id_again_is_409(client: Any, v2: Any, status: str) -> None:
     """Once processed or cancelled, the same id is a conflict."""
     await client.post(v2(), "/v2/journeys")
-    client.sandbox.mark("journey-1", status)
+    client.sandbox.journeys["journey-1"].status = JourneyStatus(status)
     answer = await client.post(v2(), "/v2/journeys")
     assert answer.status_code == 409
     assert answer.json() == {
@@ -90,7 +90,7 @@ async def test_invalid_payload_destroys_the_pending_journey(client: Any, v2: Any
 async def test_invalid_payload_spares_the_processed_journey(client: Any, v2: Any) -> None:
     """A processed journey can no longer be destroyed."""
     await client.post(v2(), "/v2/journeys")
-    client.sandbox.mark("journey-1", "processed")
+    client.sandbox.journeys["journey-1"].status = JourneyStatus.PROCESSED
     await client.post(v2(operator_class="D"), "/v2/journeys")
     assert client.sandbox.journeys["journey-1"].status == "processed"
 

@@ -106,7 +106,7 @@ async def test_exchanged_tokens_can_be_forgotten(serve: Any, v3: Any) -> None:
     """When the keys are replaced, the tokens given for them are refused."""
     client = await serve(**KEYS)
     token = (await client.http.post(EXCHANGE, json=KEYS)).json()["access_token"]
-    client.sandbox.revoke_exchanged()
+    client.sandbox.tokens.revoke_exchanged()
     assert (await client.post(v3(), token=token)).status_code == 401
 
 

@@ -75,7 +75,8 @@ async def test_violations_can_be_remembered(serve: Any, v3: Any) -> None:
     assert (await client.post(v3(distance=1))).status_code == 422
     assert (await client.post(v3())).status_code == 409
     assert not client.sandbox.journeys
-    assert client.sandbox.violating["journey-1"].status == "terms_violation_error"
+    remembered = (await client.control("journeys")).json()
+    assert [each["status"] for each in remembered["violating"]] == ["terms_violation_error"]
 
 
 async def test_labels_on_demand(serve: Any, v3: Any) -> None:

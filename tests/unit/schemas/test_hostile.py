@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import schemas
-from schemas import violations
+from schemas import refusals
 from tests.unit.schemas.payloads import FOLDER, SAMPLES, changed, judge_raw, strings, version_of
 
 VERSIONS: list[schemas.Version] = ["v2", "v3"]
@@ -30,7 +30,7 @@ PLACES = [
 
 # What a verdict may say of any payload: codes, messages and fields.
 FIXED = " ".join(
-    [text for pair in violations._WORDS.values() for text in pair]
+    [text for pair in refusals._WORDS.values() for text in pair]
     + ["unknown_key", "has a key that the Registry refuses"]
     + [path for version in VERSIONS for path in schemas.field_paths(version)]
 )

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from prometheus_client import CollectorRegistry
 
-from consumer.commands.asyncapi import add_events, document
+from consumer.commands.asyncapi import document
 from consumer.core.delivery import Delivery
 from consumer.core.headers import TrackingHeaders
 from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Invalid, Reason, Registered
@@ -66,8 +66,7 @@ class Publisher:
 @pytest.mark.parametrize("outcome", RESULTS)
 def test_an_event_is_what_the_document_says(outcome: str) -> None:
     """Valid by the schema of the AsyncAPI document, which knows each outcome."""
-    whole = document("q", "v3")
-    add_events(whole, "outcomes")
+    whole = document("q", "v3", "outcomes")
     schema = whole["components"]["schemas"]["OutcomeEvent"]
     event = build_event(*settled(outcome), source="/journey-consumer/q", now=NOW)
     jsonschema.validate(event, schema)
