@@ -53,9 +53,7 @@ async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncI
         yield ok("registry", f"{settings.registry_url} reachable{secured}, {answered_at - asked_at:.2f} s")
     if settings.registry_url.startswith("https:") and settings.registry_proxy_url is None:
         certificate = await asyncio.to_thread(_handshake, settings)
-        if isinstance(
-            certificate, dict
-        ):  # the service may connect where this fails: its trust store is larger
+        if isinstance(certificate, dict):  # else the service's trust store is larger: it has connected
             for finding in expiry("registry", certificate):
                 yield finding
     yield _clock(answer, (asked_at + answered_at) / 2)
@@ -81,11 +79,11 @@ def _clock(answer: Reply, ours: float) -> Finding:
 def _handshake(settings: Settings) -> dict[str, Any] | OSError:
     """The Registry's verified certificate, or why there is none. Blocking."""
     parts = urlsplit(settings.registry_url)
-    context = ssl.create_default_context()
-    if settings.registry_ca_file is not None:
-        context.load_verify_locations(settings.registry_ca_file)
     address = (parts.hostname or "", parts.port or 443)
+    context = ssl.create_default_context()
     try:
+        if settings.registry_ca_file is not None:
+            context.load_verify_locations(settings.registry_ca_file)
         with (
             socket.create_connection(address, settings.registry_timeout_seconds) as plain,
             context.wrap_socket(plain, server_hostname=parts.hostname) as secured,
