@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from consumer.broker import virtual as module
 from consumer.broker.sqs import _envelope
 from consumer.broker.virtual import (
     VirtualFacts,
@@ -70,6 +71,24 @@ async def test_nothing_is_delivered_before_run(caplog: pytest.LogCaptureFixture)
     assert "broker connection lost" not in caplog.text
     await link.close()
     await running
+
+
+async def test_each_lost_connection_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also the second one with the same reason, when there was a connection in between."""
+
+    def fail(_channel: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.0)
+    link, _ = await connected()
+    for generation in (2, 3):
+        link._commands.put(fail)
+        await await_until(lambda g=generation: link.connected and link._generation == g, 10, "connected")
+    await link.close()
+    lost = [each for each in caplog.records if each.getMessage() == "broker connection lost"]
+    assert [each.levelname for each in lost] == ["WARNING", "WARNING"]
 
 
 def test_a_missing_queue_is_not_an_error_and_is_not_created() -> None:
