@@ -7,9 +7,10 @@
 
 import asyncio
 from dataclasses import dataclass
+from itertools import takewhile
 
 from consumer.core.outgoing import Outgoing
-from consumer.errors import PublishFailure
+from consumer.errors import PublishError, PublishFailure
 
 
 @dataclass(slots=True)
@@ -52,15 +53,14 @@ class Unconfirmed:
         del self._requests[tag]
         self._next_tag = tag
 
-    def ack(self, tag: int, *, multiple: bool) -> list[Result]:
-        """The broker has confirmed these; those that were returned have failed."""
-        return [
-            (r, PublishFailure.RETURNED if r.returned else None) for r in self._take(tag, multiple=multiple)
-        ]
-
-    def nack(self, tag: int, *, multiple: bool) -> list[Result]:
-        """The broker has refused these."""
-        return [(r, PublishFailure.NACKED) for r in self._take(tag, multiple=multiple)]
+    def answered(self, tag: int, refused: PublishFailure | None = None, *, multiple: bool) -> list[Result]:
+        """The broker has confirmed these, or has ``refused`` them; those that were returned have failed."""
+        if multiple:
+            tags = list(takewhile(lambda known: known <= tag, self._requests))  # in ascending order
+        else:
+            tags = [tag] if tag in self._requests else []
+        requests = [self._requests.pop(known) for known in tags]
+        return [(r, refused or (PublishFailure.RETURNED if r.returned else None)) for r in requests]
 
     def returned(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Mark an unroutable message; its acknowledgement follows.
@@ -68,14 +68,10 @@ class Unconfirmed:
         A return names no tag. The first publish with the same exchange, routing key and body is
         taken: if it is another one, it is unroutable too.
         """
+        place = (exchange, routing_key, body)
         for request in self._requests.values():
             outgoing = request.outgoing
-            if (
-                not request.returned
-                and outgoing.routing_key == routing_key
-                and outgoing.exchange == exchange
-                and outgoing.body == body
-            ):
+            if not request.returned and (outgoing.exchange, outgoing.routing_key, outgoing.body) == place:
                 request.returned = True
                 return
 
@@ -86,13 +82,12 @@ class Unconfirmed:
         self._next_tag = 1
         return requests
 
-    def _take(self, tag: int, *, multiple: bool) -> list[Request]:
-        if not multiple:
-            request = self._requests.pop(tag, None)
-            return [] if request is None else [request]
-        tags = []
-        for known in self._requests:
-            if known > tag:  # tags are in ascending order
-                break
-            tags.append(known)
-        return [self._requests.pop(known) for known in tags]
+
+def resolve(future: asyncio.Future[None], failure: PublishFailure | None) -> None:
+    """End the future of a publish, unless it has ended."""
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(None)
+    else:
+        future.set_exception(PublishError(failure))

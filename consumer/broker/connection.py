@@ -146,10 +146,6 @@ class _Channel(pyamqp.Channel):
 class _Connection(pyamqp.Connection):
     Channel = _Channel
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.frame_handler_cls = _tolerant_frame_handler
-
     def Transport(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 py-amqp's name
         transport = super().Transport(*args, **kwargs)
         read = transport._read  # noqa: SLF001
@@ -203,8 +199,7 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
 class LogOnce:
     """Logs each reason as a warning once until ``reset``; repetitions are logged as debug."""
 
-    def __init__(self, logger: logging.Logger, event: str) -> None:
-        self._logger = logger
+    def __init__(self, event: str) -> None:
         self._event = event
         self._logged: set[str] = set()
 
@@ -213,7 +208,7 @@ class LogOnce:
         reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
         level = logging.DEBUG if reason in self._logged else logging.WARNING
         self._logged.add(reason)
-        self._logger.log(level, self._event, extra={"reason": reason})
+        log.log(level, self._event, extra={"reason": reason})
 
     def reset(self) -> None:
         self._logged.clear()
@@ -230,7 +225,7 @@ class ReconnectDelay:
         if lived_seconds > SHORT_LIFE_SECONDS:
             self._failures = 0
         delay = backoff_seconds(self._failures, self._base, RECONNECT_CAP_SECONDS)
-        self._failures = min(self._failures + 1, 10)
+        self._failures += 1
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 jitter
 
 
@@ -253,16 +248,11 @@ class ConnectionFactory:
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
 
-    def connect(
-        self,
-        purpose: str,
-        *,
-        on_blocked: Callable[[str], None] | None = None,
-        on_unblocked: Callable[[], None] | None = None,
-    ) -> Any:
+    def connect(self, purpose: str) -> Any:
         """``purpose`` names the connection in the broker's management views."""
         url = next(self._urls)
         parts = urlsplit(url)
+        tls = parts.scheme == "amqps"
         options: dict[str, Any] = {
             "client_properties": {
                 "product": "journey-consumer",
@@ -270,8 +260,7 @@ class ConnectionFactory:
                 "connection_name": f"journey-consumer {purpose} {socket.gethostname()}",
             },
             "write_timeout": WRITE_TIMEOUT_SECONDS,
-            "on_blocked": on_blocked,
-            "on_unblocked": on_unblocked,
+            "frame_handler": _tolerant_frame_handler,
         }
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             options["socket_settings"] = {socket.TCP_USER_TIMEOUT: TCP_USER_TIMEOUT_MILLISECONDS}
@@ -281,7 +270,7 @@ class ConnectionFactory:
             connect_timeout=CONNECT_TIMEOUT_SECONDS,
             transport_options=options,
         )
-        if parts.scheme == "amqps":
+        if tls:
             # The host name is checked only when it is given (py-amqp).
             client.ssl = {
                 "ca_certs": self._ca_file,
@@ -289,8 +278,7 @@ class ConnectionFactory:
                 "server_hostname": parts.hostname,
                 "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
             }
-        port = 5671 if parts.scheme == "amqps" else 5672
-        return _Transport(client, default_port=port).establish_connection()
+        return _Transport(client, default_port=5671 if tls else 5672).establish_connection()
 
 
 def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:

@@ -10,7 +10,6 @@
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -42,6 +41,7 @@ HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements are delayed by this, so that one frame can cover many.
 ACK_DELAY_SECONDS = 0.004
 _CLOSED = "closed"
+_CHANNEL_MODES = (Mode.FLOW, Mode.PROBE)
 _UNREACHABLE: tuple[type[Exception], ...] = (*ConnectionFactory.ERRORS, BrokerError)
 
 
@@ -54,8 +54,8 @@ class Subscription:
         self.ledger = AckLedger()
         self.subscribed = False
         self._queue = queue
-        self._tags = (f"journey-consumer.{number}.{turn}" for turn in itertools.count(1))
         self._tag = self._last_tag = ""
+        self._turn = 0
 
     def start(self, callback: Callable[[Any], None], on_cancel: Callable[[str], None]) -> None:
         """Subscribe, without waiting for the broker's answer."""
@@ -65,7 +65,8 @@ class Subscription:
         # A new tag each time: RabbitMQ 3.10 ends the channel when a quorum queue's consumer comes
         # back under a tag that still has unacknowledged deliveries.
         self.channel.callbacks.pop(self._last_tag, None)
-        self._last_tag, self._tag = self._tag, next(self._tags)
+        self._turn += 1
+        self._last_tag, self._tag = self._tag, f"journey-consumer.{self.number}.{self._turn}"
         self.channel.basic_consume(
             self._queue, consumer_tag=self._tag, nowait=True, callback=callback, on_cancel=on_cancel
         )
@@ -102,7 +103,7 @@ class AmqpConsumer:
         self._metrics = metrics
         self._mode = Mode.NONE
         self._connection: Any = None
-        self._subscriptions: dict[Mode, Subscription] = {}
+        self._subscriptions: list[Subscription] = []
         self._generation = 0
         self._lost: asyncio.Future[str] | None = None
         self._flush: asyncio.TimerHandle | None = None
@@ -111,42 +112,32 @@ class AmqpConsumer:
 
     @property
     def connected(self) -> bool:
-        """Whether a connection is up, with its queues verified."""
         return self._connection is not None
 
     @property
     def subscribed(self) -> bool:
-        """Whether the broker may deliver now."""
-        return any(subscription.subscribed for subscription in self._subscriptions.values())
+        return any(subscription.subscribed for subscription in self._subscriptions)
 
     def want(self, mode: Mode) -> None:
-        """Consume as much as ``mode`` says, now and after every reconnection."""
         if mode is not self._mode:
             self._mode = mode
             self._guard(self._apply_mode)
 
     def is_current(self, delivery: Delivery) -> bool:
-        """Whether ``delivery`` can still be acknowledged."""
         return self._connection is not None and delivery.generation == self._generation
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge, within milliseconds; False when the delivery's connection was lost."""
         if not self.is_current(delivery):
             return False
-        self._by_number[delivery.channel].ledger.settle(delivery.tag)
+        self._subscriptions[delivery.channel].ledger.settle(delivery.tag)
         if self._flush is None:
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
         return True
 
     async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Stay connected until ``close``.
-
-        ``on_delivery`` is called on the loop for each delivery, ``on_lost`` after a connection ended:
-        its unacknowledged deliveries will be delivered again.
-        """
         self._loop = asyncio.get_running_loop()
         self._on_delivery, self._on_lost = on_delivery, on_lost
-        unreachable, delay = LogOnce(log, "broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
+        unreachable, delay = LogOnce("broker unreachable"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while True:
             lived = 0.0
             try:
@@ -165,12 +156,11 @@ class AmqpConsumer:
             await asyncio.sleep(delay.next(lived))
 
     async def close(self) -> None:
-        """Write the last acknowledgements and close; what is unacknowledged goes back to the queue."""
         self._closing = True
         if self._connection is None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
-        connection, channels = self._connection, [each.channel for each in self._subscriptions.values()]
+        connection, channels = self._connection, [each.channel for each in self._subscriptions]
         self._guard(lambda: self._write_acks(everything=True))
         self._drop(_CLOSED)
         self._frames.give_back()
@@ -204,10 +194,9 @@ class AmqpConsumer:
             close_connection(connection, graceful=True)
             return _CLOSED
         self._generation += 1
-        self._by_number = [
+        self._subscriptions = [
             Subscription(number, channel, self._topology.queue) for number, channel in enumerate(channels)
         ]
-        self._subscriptions = dict(zip((Mode.FLOW, Mode.PROBE), self._by_number, strict=True))
         self._connection = connection
         self._frames = FrameReader(connection)
         self._lost = self._loop.create_future()
@@ -235,7 +224,7 @@ class AmqpConsumer:
         if self._connection is not None:
             self._loop.remove_reader(self._descriptor)
             self._connection = None
-            self._subscriptions = {}
+            self._subscriptions = []
             if self._flush is not None:
                 self._flush.cancel()
                 self._flush = None
@@ -263,14 +252,13 @@ class AmqpConsumer:
         self._guard(self._frames.read)
 
     def _apply_mode(self) -> None:
-        for mode, subscription in self._subscriptions.items():
-            if mode is not self._mode:
-                subscription.cancel()
         allowed = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}
         self._metrics.prefetch.set(allowed[self._mode])
-        wanted = self._subscriptions.get(self._mode)
-        if wanted is not None:
-            wanted.start(partial(self._deliver, wanted), self._on_cancel)
+        for mode, subscription in zip(_CHANNEL_MODES, self._subscriptions, strict=True):
+            if mode is self._mode:
+                subscription.start(partial(self._deliver, subscription), self._on_cancel)
+            else:
+                subscription.cancel()
 
     def _on_cancel(self, _consumer_tag: str) -> None:
         self._metrics.broker_cancels.inc()
@@ -284,11 +272,11 @@ class AmqpConsumer:
     def _on_flush(self) -> None:
         self._flush = None
         self._guard(self._write_acks)
-        if any(subscription.ledger.pending for subscription in self._subscriptions.values()):
+        if any(subscription.ledger.pending for subscription in self._subscriptions):
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
 
     def _write_acks(self, *, everything: bool = False) -> None:
-        for subscription in self._subscriptions.values():
+        for subscription in self._subscriptions:
             subscription.write_acks(everything=everything)
 
 

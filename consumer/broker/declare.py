@@ -4,12 +4,14 @@ A passive declaration asks whether a queue exists without comparing arguments, s
 queue with arguments of its own can be used (an active declaration would answer 406).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
 from consumer.broker.inspect import exchange_exists, queue_facts
-from consumer.core.topology import QueueSpec, Topology
+from consumer.core.topology import Topology
 from consumer.errors import BrokerError
 
 
@@ -22,48 +24,35 @@ def ensure(connection: Any, topology: Topology, *, declare: bool) -> list[str]:
     created = []
     exchange = topology.dead_letter_exchange
     if not exchange_exists(connection, exchange):
-        _create(
-            connection,
-            f"exchange {exchange!r}",
-            lambda channel: channel.exchange_declare(exchange, "direct", durable=True, auto_delete=False),
-            declare=declare,
-        )
+        with _declaring(connection, f"exchange {exchange!r}", declare=declare) as channel:
+            channel.exchange_declare(exchange, "direct", durable=True, auto_delete=False)
         created.append(exchange)
     for spec in (*topology.support(), topology.main):
         if queue_facts(connection, spec.name) is None:
-            _create(
-                connection,
-                f"queue {spec.name!r}",
-                lambda channel, spec=spec: channel.queue_declare(
+            with _declaring(connection, f"queue {spec.name!r}", declare=declare) as channel:
+                channel.queue_declare(
                     spec.name, durable=True, exclusive=False, auto_delete=False, arguments=spec.arguments
-                ),
-                declare=declare,
-            )
+                )
             created.append(spec.name)
-        if declare:
-            _bind(connection, spec)
+        for source, key in spec.bindings if declare else ():
+            with _attempt(connection, f"bind queue {spec.name!r} to exchange {source!r}") as channel:
+                channel.queue_bind(spec.name, source, key)
     return created
 
 
-def _create(connection: Any, what: str, action: Any, *, declare: bool) -> None:
+@contextmanager
+def _declaring(connection: Any, what: str, *, declare: bool) -> Iterator[Any]:
     if not declare:
         raise BrokerError(f"the {what} does not exist and BROKER_DECLARE is false")
-    _attempt(connection, f"declare {what}", action)
+    with _attempt(connection, f"declare {what}") as channel:
+        yield channel
 
 
-def _bind(connection: Any, spec: QueueSpec) -> None:
-    for exchange, key in spec.bindings:
-        _attempt(
-            connection,
-            f"bind queue {spec.name!r} to exchange {exchange!r}",
-            lambda channel, e=exchange, k=key: channel.queue_bind(spec.name, e, k),
-        )
-
-
-def _attempt(connection: Any, what: str, action: Any) -> None:
+@contextmanager
+def _attempt(connection: Any, what: str) -> Iterator[Any]:
     channel = connection.channel()
     try:
-        action(channel)
+        yield channel
     except (AccessRefused, NotFound, PreconditionFailed) as error:
         raise BrokerError(f"the broker refuses to {what} ({type(error).__name__})") from error
     channel.close()

@@ -5,9 +5,11 @@ has arrived is read at once, cut into frames, and each is given to the connectio
 Frame format: AMQP 0-9-1, section 4.2.3. What waits for the rest of a frame is bounded by ``frame_max``.
 """
 
+import itertools
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from typing import Any
 
 from amqp.exceptions import UnexpectedFrame
@@ -79,10 +81,8 @@ class FrameReader:
         self._rest = buffer[position:]
 
 
-def read_all(connection: Any) -> None:
-    """Let py-amqp dispatch every frame that has arrived."""
-    try:
-        while True:
+def read_all(connection: Any, *, at_most: int | None = None) -> None:
+    """Let py-amqp dispatch every frame that has arrived, or the first ``at_most`` of them."""
+    with suppress(TimeoutError):
+        for _ in itertools.count() if at_most is None else range(at_most):
             connection.drain_events(timeout=0)
-    except TimeoutError:
-        return

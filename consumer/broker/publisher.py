@@ -17,12 +17,13 @@ import struct
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
-from consumer.broker.confirms import Request, Result, Unconfirmed
+from consumer.broker.confirms import Request, Result, Unconfirmed, resolve
 from consumer.broker.connection import (
     WRITE_TIMEOUT_SECONDS,
     ConnectionFactory,
@@ -43,8 +44,6 @@ RECONNECT_BASE_SECONDS = 0.2
 TICK_SECONDS = 1.0
 #: Unconfirmed publishes at once; bounds memory here and in the broker's channel.
 WINDOW = 1_000
-#: All properties but the headers: a dozen of 256 bytes.
-_OTHER_PROPERTIES = 4_000
 #: Of a header frame: type, channel, size, class, weight, length of the body, end.
 _FRAME_OVERHEAD = 20
 #: What py-amqp raises for headers and properties that no frame can hold.
@@ -52,44 +51,47 @@ ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError, Recurs
 
 
 class Wakeup:
-    """Wakes the thread that polls ``fileno``; ``set`` may be called from any thread."""
+    """Wakes the thread that polls ``fileno``, now or at its next wait; ``set`` is for any thread."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def fileno(self) -> int:
-        return self._read
+        return self._event
 
     def set(self) -> None:
-        """Wake the thread, now or at its next wait."""
-        try:
-            os.write(self._write, b"\0")
-        except BlockingIOError:
-            return  # the pipe is full: the thread has been woken already
+        os.eventfd_write(self._event, 1)
 
     def clear(self) -> None:
-        try:
-            while os.read(self._read, 4096):
-                continue
-        except BlockingIOError:
-            return
+        with suppress(BlockingIOError):  # it was not set
+            os.eventfd_read(self._event)
 
     def wait(self, seconds: float) -> None:
         """Return after ``seconds`` or when set."""
-        select.select([self._read], [], [], seconds)
+        select.select([self._event], [], [], seconds)
         self.clear()
 
     def close(self) -> None:
-        os.close(self._write)
-        os.close(self._read)
+        os.close(self._event)
 
 
-class _Reconnect(Exception):  # noqa: N818 a signal within this file
-    """Close this connection; unconfirmed publishes fail with the kind that is the argument."""
+class BoundedMessage(Message):
+    """Raises FrameSyntaxError when encoded with properties that exceed the one frame that must hold them.
 
-    def __init__(self, kind: PublishFailure) -> None:
-        super().__init__(kind)
-        self.kind = kind
+    A delivery's properties may not fit once our headers are added. py-amqp would send them, and the broker
+    would end the connection (501), with everything that is unconfirmed on it.
+    """
+
+    def __init__(self, outgoing: Outgoing, frame_max: int) -> None:
+        headers = dict(outgoing.headers)
+        super().__init__(outgoing.body, application_headers=headers, **dict(outgoing.properties))
+        self._frame_max = frame_max
+
+    def _serialize_properties(self) -> bytes:
+        encoded: bytes = super()._serialize_properties()
+        if len(encoded) > self._frame_max - _FRAME_OVERHEAD:
+            raise FrameSyntaxError("properties larger than a frame")
+        return encoded
 
 
 class AmqpPublisher:
@@ -119,7 +121,7 @@ class AmqpPublisher:
         self._confirm_timeout = confirm_timeout_seconds
         self._requests: deque[Request] = deque()
         self._unconfirmed = Unconfirmed()
-        self._blocked = False
+        self.blocked = False
         self._returned = False
         self._open_channel = False
         self._closing = False
@@ -135,34 +137,21 @@ class AmqpPublisher:
 
     @property
     def ready(self) -> bool:
-        """Whether a connection is up and the broker reads from it."""
-        return self._open_channel and not self._blocked
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the broker has stopped reading from publishers (memory or disk alarm)."""
-        return self._blocked
+        return self._open_channel and not self.blocked
 
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
-        """Queue a publish. The future ends with the confirm, or with ``PublishError``."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
-            future.set_exception(PublishError(PublishFailure.CLOSED))
+            resolve(future, PublishFailure.CLOSED)
         else:
             self._requests.append(Request(outgoing, future))
             self._wakeup.set()
         return future
 
     def withdraw(self, future: asyncio.Future[None]) -> None:
-        """Take a publish out of the line; its future ends with ``PublishError(OUT_OF_DATE)``.
-
-        A publish that was already sent may still reach its queue.
-        """
-        if not future.done():
-            future.set_exception(PublishError(PublishFailure.OUT_OF_DATE))
+        resolve(future, PublishFailure.OUT_OF_DATE)
 
     async def close(self) -> None:
-        """Stop the thread; what is unconfirmed then fails."""
         self._closing = True
         self._wakeup.set()
         if self._thread.ident is not None:
@@ -172,12 +161,10 @@ class AmqpPublisher:
     # --- in the thread -----------------------------------------------------------------
 
     def _main(self) -> None:
-        cannot_publish, delay = LogOnce(log, "cannot publish"), ReconnectDelay(RECONNECT_BASE_SECONDS)
+        cannot_publish, delay = LogOnce("cannot publish"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while not self._closing:
             try:
-                connection = self._connections.connect(
-                    self._purpose, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked
-                )
+                connection = self._connections.connect(self._purpose)
             except ConnectionFactory.ERRORS as error:
                 cannot_publish.warn(error)
                 self._wait(delay.next())
@@ -187,8 +174,8 @@ class AmqpPublisher:
                 channel = self._open(connection)
                 cannot_publish.reset()
                 self._serve(connection, channel)
-            except _Reconnect as signal:
-                kind = signal.kind
+            except PublishError as error:
+                kind = error.kind
             except BrokerError as error:
                 cannot_publish.warn(error)
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
@@ -208,6 +195,7 @@ class AmqpPublisher:
         self._fail_unconfirmed(PublishFailure.CONNECTION)
 
     def _open(self, connection: Any) -> Any:
+        connection.on_blocked, connection.on_unblocked = self._on_blocked, self._on_unblocked
         if self._topology is not None:
             ensure(connection, self._topology, declare=self._declare)
         channel = connection.channel()
@@ -241,20 +229,16 @@ class AmqpPublisher:
 
     def _send_waiting(self, channel: Any) -> None:
         requests = self._requests
-        while requests and not self._blocked and len(self._unconfirmed) < WINDOW:
+        while requests and not self.blocked and len(self._unconfirmed) < WINDOW:
             request = requests.popleft()
             if request.future.done():
                 continue  # withdrawn or cancelled
             outgoing = request.outgoing
-            message = Message(
-                outgoing.body, application_headers=dict(outgoing.headers), **dict(outgoing.properties)
-            )
             request.sent_at = time.monotonic()
             tag = self._unconfirmed.sent(request)
             try:
-                _check_size(message, channel.connection.frame_max)
                 channel.basic_publish(
-                    message,
+                    BoundedMessage(outgoing, channel.connection.frame_max),
                     outgoing.exchange,
                     outgoing.routing_key,
                     mandatory=True,
@@ -267,11 +251,11 @@ class AmqpPublisher:
 
     def _check_confirms(self, now: float) -> None:
         """A confirm that is overdue ends the connection, unless the broker blocks publishers."""
-        if self._blocked or not self._unconfirmed:
+        if self.blocked or not self._unconfirmed:
             return
         if now - self._unconfirmed.oldest_sent_at > self._confirm_timeout:
             log.warning("publish not confirmed in time", extra={"seconds": self._confirm_timeout})
-            raise _Reconnect(PublishFailure.TIMEOUT)
+            raise PublishError(PublishFailure.TIMEOUT)
 
     def _declare_missing(self, connection: Any) -> None:
         """After an unroutable publish: one of our queues was deleted. Declare it again, if we may."""
@@ -283,23 +267,23 @@ class AmqpPublisher:
     # --- called by py-amqp -------------------------------------------------------------
 
     def _on_ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
-        self._resolve(self._unconfirmed.ack(tag, multiple=multiple))
+        self._resolve(self._unconfirmed.answered(tag, multiple=multiple))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
-        self._resolve(self._unconfirmed.nack(tag, multiple=multiple))
+        self._resolve(self._unconfirmed.answered(tag, PublishFailure.NACKED, multiple=multiple))
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         self._returned = True
         self._unconfirmed.returned(exchange, routing_key, message.body or b"")
 
     def _on_blocked(self, _reason: str) -> None:
-        self._blocked = True
+        self.blocked = True
         self._metrics.broker_blocked.set(1)
         log.warning("broker blocks publishers: memory or disk alarm")
 
     def _on_unblocked(self) -> None:
-        if self._blocked:
-            self._blocked = False
+        if self.blocked:
+            self.blocked = False
             self._metrics.broker_blocked.set(0)
             log.info("broker no longer blocks publishers")
 
@@ -326,27 +310,6 @@ class AmqpPublisher:
             self._wakeup.wait(left)
 
 
-def _check_size(message: Message, frame_max: int) -> None:
-    """Raise FrameSyntaxError when the properties do not fit into the one frame that must hold them.
-
-    A delivery's properties may not fit once our headers are added. py-amqp sends them, and the broker
-    ends the connection (501), with everything that is unconfirmed on it.
-    """
-    headers = message.properties["application_headers"]
-    if all(isinstance(value, str | int) for value in headers.values()):
-        characters = sum(len(name) + len(str(value)) for name, value in headers.items())
-        at_most = 4 * characters + 16 * len(headers) + _OTHER_PROPERTIES
-        if at_most < frame_max:  # nearly always; costs a microsecond
-            return
-    if len(message._serialize_properties()) > frame_max - _FRAME_OVERHEAD:  # noqa: SLF001 it has no other
-        raise FrameSyntaxError("properties larger than a frame")
-
-
 def _resolve_on_loop(results: list[Result]) -> None:
     for request, failure in results:
-        if request.future.done():
-            continue
-        if failure is None:
-            request.future.set_result(None)
-        else:
-            request.future.set_exception(PublishError(failure))
+        resolve(request.future, failure)

@@ -23,6 +23,7 @@ from consumer.broker.connection import (
     build_delivery,
     close_connection,
 )
+from consumer.broker.frames import read_all
 from consumer.broker.inspect import queue_facts, why
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
@@ -134,15 +135,10 @@ class AmqpQueueReader:
 
     def keep_alive(self) -> None:
         with self._errors("is no longer connected"):
-            try:
-                for _ in range(_FRAMES_AT_ONCE):
-                    self._connection.drain_events(timeout=0)
-            except TimeoutError:
-                pass  # nothing more to read
+            read_all(self._connection, at_most=_FRAMES_AT_ONCE)
             self._connection.heartbeat_tick()
 
     def close(self) -> None:
-        """Give back what is not acknowledged, in its order, and disconnect."""
         if self._connection is None:
             return
         self._closing = True
@@ -225,11 +221,10 @@ class PrefetchChannel:
         self, connection: Any, number: int, queue: str, on_message: Callable[[Any, int], None]
     ) -> None:
         self.ledger = AckLedger()
-        self.held = 0
+        self.held = self.unanswered = 0  # messages, commits
         self.tag = f"dead-letters.{number:06d}"
         self._number = number
         self._on_message = on_message
-        self.unanswered = 0
         self.channel = connection.channel()
         self.channel.on_commit_ok = self._on_commit_ok
         self.channel.tx_select()
@@ -237,7 +232,6 @@ class PrefetchChannel:
         self.channel.basic_consume(queue, self.tag, callback=self._receive, on_cancel=_on_cancel)
 
     def settle(self, tag: int) -> None:
-        """The message ``tag`` may be acknowledged."""
         self.ledger.settle(tag)
         self.held -= 1
 

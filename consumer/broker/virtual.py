@@ -8,7 +8,6 @@
 
 import asyncio
 import contextlib
-import logging
 import queue
 import threading
 import time
@@ -20,15 +19,15 @@ from urllib.parse import parse_qsl, urlsplit
 import kombu
 from kombu.transport import virtual
 
+from consumer.broker.confirms import resolve
+from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import BATCH_BYTES
 from consumer.config.settings import is_loopback
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
-from consumer.errors import BrokerError, PublishError, PublishFailure
+from consumer.errors import BrokerError, PublishFailure
 from consumer.metrics import Metrics
-
-log = logging.getLogger("journey_consumer.broker")
 
 POLL_SECONDS = 0.005
 IDLE_SECONDS = 0.05
@@ -148,43 +147,33 @@ class VirtualLink:
         self._commands: queue.SimpleQueue[Callable[[Any], None]] = queue.SimpleQueue()
         self._mode = Mode.NONE
         self._generation = 0
-        self._connected = False
-        self._subscribed = False
+        self.connected = self.subscribed = False
         self._closing = False
+        self._runs = False  # until ``run``: nothing is consumed
         self._on_lost: Callable[[], None] = lambda: None
         self._thread = threading.Thread(target=self._main, name="virtual-link", daemon=True)
 
     # --- consumer ----------------------------------------------------------------------
 
-    @property
-    def connected(self) -> bool:
-        return self._connected
-
-    @property
-    def subscribed(self) -> bool:
-        return self._subscribed
-
     def want(self, mode: Mode) -> None:
-        """Consume as much as ``mode`` says, now and after every reconnection."""
         if mode is not self._mode:
             self._mode = mode
             self._commands.put(self._apply_mode)
 
     def is_current(self, delivery: Delivery) -> bool:
-        return self._connected and delivery.generation == self._generation
+        return self.connected and delivery.generation == self._generation
 
     def acknowledge(self, delivery: Delivery) -> bool:
-        """Acknowledge; False when the delivery's connection was lost."""
         if not self.is_current(delivery):
             return False
-        tag = delivery.tag
-        self._commands.put(lambda channel: channel.basic_ack(tag))
+        self._commands.put(lambda channel: channel.basic_ack(delivery.tag))
         return True
 
     async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
-        """Serve until ``close``; the callbacks are called on the loop, as by ``AmqpConsumer``."""
         self._on_delivery, self._on_lost = on_delivery, on_lost
+        self._runs = True
         self.start()
+        self._commands.put(self._apply_mode)
         await self._ended.wait()
 
     async def close(self) -> None:
@@ -197,7 +186,7 @@ class VirtualLink:
 
     @property
     def ready(self) -> bool:
-        return self._connected
+        return self.connected
 
     def start(self) -> None:
         """Start the thread, once."""
@@ -207,46 +196,42 @@ class VirtualLink:
             self._thread.start()
 
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
-        """Publish; the future ends when the broker has taken the message, or with ``PublishError``."""
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closing:
-            future.set_exception(PublishError(PublishFailure.CLOSED))
+            resolve(future, PublishFailure.CLOSED)
         else:
             self._commands.put(lambda channel: self._publish(channel, outgoing, future))
         return future
 
     def withdraw(self, future: asyncio.Future[None]) -> None:
-        """Take a publish out of the line; its future ends with ``PublishError(OUT_OF_DATE)``."""
-        _end(future, PublishFailure.OUT_OF_DATE)
+        resolve(future, PublishFailure.OUT_OF_DATE)
 
     # --- in the thread -----------------------------------------------------------------
 
     def _main(self) -> None:
-        warned = False
+        lost = LogOnce("broker connection lost")
         while not self._closing:
             try:
                 with open_link(self._url) as link:
-                    self._serve(link)
-                    warned = False
+                    self._serve(link, lost.reset)
             except Exception as error:  # noqa: BLE001 each transport raises its own library's errors
-                if not warned:
-                    log.warning("broker connection lost", extra={"reason": _why(error)})
-                    warned = True
+                lost.warn(BrokerError(_why(error)))
                 self._metrics.reconnects["consume"].inc()
                 time.sleep(RECONNECT_SECONDS if not self._closing else 0)
             finally:
-                if self._connected:
-                    self._connected = self._subscribed = False
+                if self.connected:
+                    self.connected = self.subscribed = False
                     self._gauge(0)
                     self._loop.call_soon_threadsafe(self._on_lost)
         self._loop.call_soon_threadsafe(self._ended.set)
 
-    def _serve(self, link: Any) -> None:
+    def _serve(self, link: Any, on_connected: Callable[[], None]) -> None:
         channel = open_channel(link)
         try:
             self._declare(channel)
             self._generation += 1
-            self._connected = True
+            self.connected = True
+            on_connected()
             self._gauge(1)
             self._apply_mode(channel)
             while True:
@@ -256,7 +241,7 @@ class VirtualLink:
                     command(channel)
                 elif closing:
                     break
-                elif self._subscribed:
+                elif self.subscribed:
                     with contextlib.suppress(TimeoutError):
                         link.drain_events(timeout=IDLE_SECONDS)
         finally:
@@ -267,7 +252,7 @@ class VirtualLink:
     def _next_command(self) -> Callable[[Any], None] | None:
         """Waits only while there is nothing to consume."""
         try:
-            return self._commands.get(timeout=0 if self._subscribed or self._closing else IDLE_SECONDS)
+            return self._commands.get(timeout=0 if self.subscribed or self._closing else IDLE_SECONDS)
         except queue.Empty:
             return None
 
@@ -285,10 +270,10 @@ class VirtualLink:
             channel.queue_bind(name, topology.dead_letter_exchange, reason)
 
     def _apply_mode(self, channel: Any) -> None:
-        if self._subscribed:
+        if self.subscribed:
             channel.basic_cancel("journey-consumer")
-        self._subscribed = self._mode is not Mode.NONE
-        if self._subscribed:
+        self.subscribed = self._runs and self._mode is not Mode.NONE
+        if self.subscribed:
             channel.basic_qos(0, 1 if self._mode is Mode.PROBE else self._prefetch, False)  # noqa: FBT003
             channel.basic_consume(self._topology.queue, False, self._deliver, "journey-consumer")  # noqa: FBT003
 
@@ -320,11 +305,11 @@ class VirtualLink:
         finally:
             if failure is not None:
                 self._metrics.publish_failures[failure].inc()
-            self._loop.call_soon_threadsafe(_end, future, failure)
+            self._loop.call_soon_threadsafe(resolve, future, failure)
 
 
 class VirtualQueueReader:
-    """Reads one queue, as ``QueueReader`` says; what is not acknowledged goes back when it is closed."""
+    """Reads one queue. ``open`` may be called again: it counts what waits now."""
 
     def __init__(self, url: str, queue: str) -> None:
         self._url = url
@@ -334,27 +319,16 @@ class VirtualQueueReader:
 
     def open(self, at_least: int = 0) -> int:  # noqa: ARG002 these brokers take messages back at once
         try:
-            self._link = open_link(self._url)
-            self._channel = open_channel(self._link)
-            self._left = self.waiting()
+            if self._link is None:
+                self._link = open_link(self._url)
+                self._channel = open_channel(self._link)
+            self._left = _count(self._channel, self._queue)
         except Exception as error:  # each transport raises its own library's errors
             raise BrokerError(f"the queue {self._queue!r} cannot be read: {_why(error)}") from error
         return self._left
 
-    def waiting(self) -> int:
-        """The number of messages now; the reader must be open."""
-        return _count(self._channel, self._queue)
-
-    def take_all(self) -> list[Delivery]:
-        """Read what waits now, also what came after ``open``."""
-        self._left = self.waiting()
-        taken = list[Delivery]()
-        while batch := self.take(self._left):
-            taken += batch
-        return taken
-
     def take(self, most: int) -> list[Delivery]:
-        batch: list[Delivery] = []
+        batch = list[Delivery]()
         size = 0
         while len(batch) < min(most, self._left) and size < BATCH_BYTES:
             message = self._channel.basic_get(self._queue)
@@ -400,12 +374,3 @@ def _is_refused(error: Exception) -> bool:
 def _why(error: Exception) -> str:
     """The kind of an error; never its text, which may quote a URL."""
     return _refusal(error) or type(error).__name__
-
-
-def _end(future: asyncio.Future[None], failure: PublishFailure | None) -> None:
-    if future.done():
-        return
-    if failure is None:
-        future.set_result(None)
-    else:
-        future.set_exception(PublishError(failure))

@@ -5,17 +5,16 @@ With BROKER_DECLARE an existing queue is compared with what we would declare: a 
 """
 
 import ssl
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from consumer.app import build_topology
 from consumer.broker import inspect
 from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
 from consumer.broker.virtual import inspect_virtual, transport_limits
-from consumer.checks.finding import Finding, expiry, fail, ok, warn
+from consumer.checks import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
-from consumer.core.topology import QueueSpec, Topology
+from consumer.core.topology import QueueSpec
 from consumer.errors import BrokerError
 
 _ERRORS: tuple[type[Exception], ...] = (BrokerError, *ConnectionFactory.ERRORS)
@@ -49,7 +48,8 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
             problems.append(f"{shown} cannot be used: {inspect.why(error)}")
             continue
         yield ok("broker", f"{shown} reachable, {inspect.server(found)}")
-        yield from _certificate(found)
+        if isinstance(found.sock, ssl.SSLSocket):
+            yield from expiry("broker", found.sock.getpeercert() or {})
         if connection is None:
             connection = found
         else:
@@ -57,20 +57,14 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
     yield from (fail("broker", p) if connection is None else warn("broker", p) for p in problems)
     if connection is not None:
         try:
-            yield from _queues(connection, settings)
-            yield from _permissions(connection, build_topology(settings), settings)
+            inspection = _Inspection(connection, settings)
+            yield from inspection.exchanges()
+            yield from inspection.queues()
+            yield from inspection.permissions()
         except _ERRORS as error:
             yield fail("broker", inspect.why(error))
         finally:
             connection.collect()
-
-
-def _certificate(connection: Any) -> Iterator[Finding]:
-    if isinstance(connection.sock, ssl.SSLSocket):
-        certificate = connection.sock.getpeercert() or {}
-        ending = expiry("broker", ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time())
-        if ending is not None:
-            yield ending
 
 
 def _virtual(settings: Settings) -> Iterator[Finding]:
@@ -87,113 +81,98 @@ def _virtual(settings: Settings) -> Iterator[Finding]:
         yield ok("queues", f"{name!r} holds {facts.messages} messages")
     hidden = facts.visibility_timeout_seconds
     if hidden is not None and hidden < settings.hold_limit_seconds:
+        longest = f"(HOLD_LIMIT_SECONDS: up to {settings.hold_limit_seconds:.0f} s) is delivered again"
         yield warn(
-            "queues",
-            f"the visibility timeout of {name!r} is {hidden} s: what is held longer "
-            f"(HOLD_LIMIT_SECONDS: up to {settings.hold_limit_seconds:.0f} s) is delivered again",
+            "queues", f"the visibility timeout of {name!r} is {hidden} s: what is held longer {longest}"
         )
     yield warn("broker", transport_limits(url))
 
 
-# --- queues -----------------------------------------------------------------------------
+class _Inspection:
+    """What exists of our queues and of the exchanges that we use. Raises what a broker edge raises."""
 
+    def __init__(self, connection: Any, settings: Settings) -> None:
+        self._connection, self._declare = connection, settings.broker_declare
+        self._topology = topology = build_topology(settings)
+        self._events = settings.events_exchange
+        asked = {topology.dead_letter_exchange, topology.exchange, self._events} - {None, ""}
+        self._exchanges = {name for name in asked if inspect.exchange_exists(connection, str(name))}
+        self._specs = [topology.main, *topology.support()]
+        self._queues = {spec.name: inspect.queue_facts(connection, spec.name) for spec in self._specs}
 
-def _queues(connection: Any, settings: Settings) -> Iterator[Finding]:
-    topology = build_topology(settings)
-    if topology.exchange is not None:
-        missing = "its publisher declares it, we only bind to it"
-        yield _exchange(connection, topology.exchange, "", fail, missing)
-    if settings.events_exchange is not None:
-        missing = "outcome events will not be delivered"
-        yield _exchange(connection, settings.events_exchange, " for outcome events", warn, missing)
-    facts = inspect.queue_facts(connection, topology.queue)
-    if facts is None:
-        yield _missing(f"the queue {topology.queue!r}", settings)
-    else:
-        counts = f"{facts.messages} messages and has {facts.consumers} consumers"
-        yield ok("queues", f"{topology.queue!r} holds {counts}")
-        yield from _differences(connection, topology.main, settings)
-    yield from _support(connection, topology, settings)
+    def exchanges(self) -> Iterator[Finding]:
+        for name, purpose, missing, consequence in (
+            (self._topology.exchange, "", fail, "its publisher declares it, we only bind to it"),
+            (self._events, " for outcome events", warn, "outcome events will not be delivered"),
+        ):
+            if name in self._exchanges:
+                yield ok("queues", f"the exchange {name!r}{purpose} exists")
+            elif name is not None:
+                yield missing("queues", f"the exchange {name!r}{purpose} does not exist: {consequence}")
 
+    def queues(self) -> Iterator[Finding]:
+        name, exchange = self._topology.queue, self._topology.dead_letter_exchange
+        if (main := self._queues[name]) is None:
+            yield self._missing(f"the queue {name!r}")
+        else:
+            yield ok("queues", f"{name!r} holds {main.messages} messages and has {main.consumers} consumers")
+        if self._declare:
+            for spec in self._specs:
+                yield from self._differences(spec)
+        missing = [] if exchange in self._exchanges else [f"the exchange {exchange!r}"]
+        missing += [f"the queue {s.name!r}" for s in self._specs[1:] if self._queues[s.name] is None]
+        ours = f"our {len(self._specs)} own queues and exchanges"
+        if not missing:
+            yield ok("queues", f"all {ours} exist")
+        elif self._declare:
+            yield ok("queues", f"{len(missing)} of {ours} will be declared")
+        else:
+            yield from map(self._missing, missing)
+        for reason in self._topology.dead_letter_reasons:
+            dead = self._queues[self._topology.dead_letter_queue(reason)]
+            if dead is not None and dead.messages:
+                yield warn("queues", f"{dead.messages} dead letters wait: {reason}")
 
-def _exchange(
-    connection: Any, name: str, purpose: str, missing: Callable[[str, str], Finding], consequence: str
-) -> Finding:
-    text = f"the exchange {name!r}{purpose}"
-    if inspect.exchange_exists(connection, name):
-        return ok("queues", f"{text} exists")
-    return missing("queues", f"{text} does not exist: {consequence}")
+    def _missing(self, what: str) -> Finding:
+        if self._declare:
+            return ok("queues", f"{what} does not exist yet and will be declared")
+        return fail("queues", f"{what} does not exist, and BROKER_DECLARE is false")
 
+    def _differences(self, spec: QueueSpec) -> Iterator[Finding]:
+        """Compare an existing queue with ours."""
+        if self._queues[spec.name] is None:
+            return
+        try:
+            names = inspect.differences(self._connection, spec)
+        except BrokerError:
+            return  # ``permissions`` reports it
+        if names:
+            lost = "; ".join(dict.fromkeys(_LOST.get(name, "it is used as it is") for name in names))
+            yield warn("queues", f"{spec.name!r} differs from our declaration ({', '.join(names)}): {lost}")
 
-def _support(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
-    exchange = topology.dead_letter_exchange
-    missing = [] if inspect.exchange_exists(connection, exchange) else [f"the exchange {exchange!r}"]
-    messages = {}
-    specs = list(topology.support())
-    for spec in specs:
-        facts = inspect.queue_facts(connection, spec.name)
-        if facts is None:
-            missing.append(f"the queue {spec.name!r}")
-            continue
-        messages[spec.name] = facts.messages
-        yield from _differences(connection, spec, settings)
-    ours = f"our {len(specs) + 1} own queues and exchanges"
-    if missing and not settings.broker_declare:
-        yield from (_missing(name, settings) for name in missing)
-    elif missing:
-        yield ok("queues", f"{len(missing)} of {ours} will be declared")
-    else:
-        yield ok("queues", f"all {ours} exist")
-    for reason in topology.dead_letter_reasons:
-        if count := messages.get(topology.dead_letter_queue(reason), 0):
-            yield warn("queues", f"{count} dead letters wait: {reason}")
-
-
-def _missing(what: str, settings: Settings) -> Finding:
-    if settings.broker_declare:
-        return ok("queues", f"{what} does not exist yet and will be declared")
-    return fail("queues", f"{what} does not exist, and BROKER_DECLARE is false")
-
-
-def _differences(connection: Any, spec: QueueSpec, settings: Settings) -> Iterator[Finding]:
-    """Compare an existing queue with ours, where declaring is permitted."""
-    if not settings.broker_declare:
-        return
-    try:
-        names = inspect.differences(connection, spec)
-    except BrokerError:
-        return  # ``_permissions`` reports it
-    if names:
-        lost = dict.fromkeys(_LOST.get(name, "it is used as it is") for name in names)
-        yield warn(
-            "queues",
-            f"{spec.name!r} differs from our declaration ({', '.join(names)}): {'; '.join(lost)}",
-        )
-
-
-# --- permissions ------------------------------------------------------------------------
-
-
-def _permissions(connection: Any, topology: Topology, settings: Settings) -> Iterator[Finding]:
-    if not inspect.can_ask(connection):
-        yield warn("permissions", "not checked: only RabbitMQ's permissions can be tested without a change")
-        return
-    lacking = []
-    queue, exchange = topology.queue, topology.dead_letter_exchange
-    if inspect.queue_facts(connection, queue) is not None and not inspect.may_consume(connection, queue):
-        lacking.append(f"read from the queue {queue!r}")
-    events = (settings.events_exchange,) if settings.events_exchange is not None else ()
-    for name in ("", exchange, *events):
-        exists = name == "" or inspect.exchange_exists(connection, name)
-        if exists and not inspect.may_publish(connection, name):
-            lacking.append(f"write to the exchange {name!r}{'' if name else ' (amq.default)'}")
-    if settings.broker_declare:
+    def permissions(self) -> Iterator[Finding]:
+        connection, queue = self._connection, self._topology.queue
+        if not inspect.can_ask(connection):
+            yield warn(
+                "permissions", "not checked: only RabbitMQ's permissions can be tested without a change"
+            )
+            return
+        lacking = []
+        if self._queues[queue] is not None and not inspect.may_consume(connection, queue):
+            lacking.append(f"read from the queue {queue!r}")
         lacking += [
-            f"configure the queue {spec.name!r}"
-            for spec in (topology.main, *topology.support())
-            if inspect.queue_facts(connection, spec.name) is None
-            and not inspect.may_declare(connection, spec.name)
+            f"write to the exchange {name!r}{'' if name else ' (amq.default)'}"
+            for name in ("", self._topology.dead_letter_exchange, self._events)
+            if name is not None
+            and name in {"", *self._exchanges}
+            and not inspect.may_publish(connection, name)
         ]
-    yield from (fail("permissions", f"this user may not {what}") for what in lacking)
-    if not lacking:
-        yield ok("permissions", "this user may consume, publish" + (" and declare" * settings.broker_declare))
+        if self._declare:
+            lacking += [
+                f"configure the queue {name!r}"
+                for name, facts in self._queues.items()
+                if facts is None and not inspect.may_declare(connection, name)
+            ]
+        yield from (fail("permissions", f"this user may not {what}") for what in lacking)
+        if not lacking:
+            yield ok("permissions", "this user may consume, publish" + (" and declare" * self._declare))

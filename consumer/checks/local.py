@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from consumer.checks.finding import Finding, fail, ok, warn
+from consumer.checks import Finding, fail, ok, warn
 from consumer.config import Settings
 from consumer.registry.secret import UnusableSecretError, read_secret
 from consumer.registry.tokens import StaticToken
@@ -48,11 +48,8 @@ def _file(name: str, path: Path) -> Iterator[Finding]:
         yield fail("credentials", f"{name}: {path}: {error.strerror}")
         return
     if mode & (stat.S_IROTH | stat.S_IWOTH):
-        what = "changed" if mode & stat.S_IWOTH else "read"
-        yield warn(
-            "credentials",
-            f"{name}: {path} can be {what} by every user of this machine ({stat.filemode(mode)})",
-        )
+        what = f"{'changed' if mode & stat.S_IWOTH else 'read'} by every user of this machine"
+        yield warn("credentials", f"{name}: {path} can be {what} ({stat.filemode(mode)})")
     yield _expiry(name, secret)
 
 
@@ -61,10 +58,10 @@ def _expiry(name: str, secret: str) -> Finding:
     expires_at = StaticToken(secret).held.expires_at
     if expires_at is None:
         return ok("credentials", f"{name}: readable")
-    left = expires_at - time.time()
-    if left <= 0:
+    days = (expires_at - time.time()) / 86_400
+    if days <= 0:
         return fail("credentials", f"{name}: the token has expired")
-    return ok("credentials", f"{name}: readable, expires in {left / 86_400:.1f} days")
+    return ok("credentials", f"{name}: readable, expires in {days:.1f} days")
 
 
 def check_http_port(settings: Settings) -> Iterator[Finding]:
@@ -76,8 +73,7 @@ def check_http_port(settings: Settings) -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            yield warn(
-                "http", f"{host}:{port} cannot be used now ({error.strerror}): is a consumer already running?"
-            )
+            used = f"cannot be used now ({error.strerror}): is a consumer already running?"
+            yield warn("http", f"{host}:{port} {used}")
         else:
             yield ok("http", f"{host}:{port} is free for /metrics, /livez and /readyz")

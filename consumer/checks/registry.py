@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from consumer.app import build_token_source
-from consumer.checks.finding import Finding, expiry, fail, ok, warn
+from consumer.checks import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.core.outcome import Misconfigured, Unauthorized, Unavailable
 from consumer.core.reply import Fault, FaultKind, Reply
@@ -40,16 +40,22 @@ async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncI
     answered_at = time.time()
     if isinstance(answer, Fault):
         text = _FAULTS.get(answer.kind, f"cannot be reached ({answer.kind.value})")
-        reason = await asyncio.to_thread(_tls_reason, settings) if answer.kind is FaultKind.TLS else ""
-        yield fail("registry", f"{settings.registry_url} {text}{reason}")
+        if answer.kind is FaultKind.TLS:  # the HTTP client does not give OpenSSL's reason
+            refused = await asyncio.to_thread(_handshake, settings)
+            if isinstance(refused, ssl.SSLCertVerificationError):
+                text += f" ({refused.verify_message})"
+        yield fail("registry", f"{settings.registry_url} {text}")
         return
     if answer.status >= _SERVER_ERRORS:
         yield warn("registry", f"{settings.registry_url} answers {answer.status} now")
     else:
         secured = " over TLS" if settings.registry_url.startswith("https:") else ""
         yield ok("registry", f"{settings.registry_url} reachable{secured}, {answered_at - asked_at:.2f} s")
-    if (ending := await asyncio.to_thread(_certificate, settings)) is not None:
-        yield ending
+    if settings.registry_url.startswith("https:") and settings.registry_proxy_url is None:
+        certificate = await asyncio.to_thread(_handshake, settings)
+        if isinstance(certificate, dict):  # else the service's trust store is larger: it has connected
+            for finding in expiry("registry", certificate):
+                yield finding
     yield _clock(answer, (asked_at + answered_at) / 2)
     if settings.registry_access_key or settings.registry_access_key_file:
         yield await _keys(settings, registry)
@@ -70,40 +76,21 @@ def _clock(answer: Reply, ours: float) -> Finding:
     return fail("clock", text) if abs(skew) > SKEW_FAIL_SECONDS else warn("clock", text)
 
 
-def _certificate(settings: Settings) -> Finding | None:
-    """The Registry's certificate when it ends soon; None also behind a proxy, where it cannot be seen."""
-    if not settings.registry_url.startswith("https:") or settings.registry_proxy_url is not None:
-        return None
-    try:
-        certificate = _handshake(settings)
-    except OSError:  # the service did connect: its trust store is larger than Python's
-        return None
-    return expiry("registry", ssl.cert_time_to_seconds(str(certificate["notAfter"])) - time.time())
-
-
-def _tls_reason(settings: Settings) -> str:
-    """OpenSSL's reason for refusing the certificate, which the HTTP client does not give."""
-    try:
-        _handshake(settings)
-    except ssl.SSLCertVerificationError as error:
-        return f" ({error.verify_message})"
-    except OSError:
-        return ""
-    return ""
-
-
-def _handshake(settings: Settings) -> dict[str, Any]:
-    """The verified certificate. Blocking; raises OSError."""
+def _handshake(settings: Settings) -> dict[str, Any] | OSError:
+    """The Registry's verified certificate, or why there is none. Blocking."""
     parts = urlsplit(settings.registry_url)
-    context = ssl.create_default_context()
-    if settings.registry_ca_file is not None:
-        context.load_verify_locations(settings.registry_ca_file)
     address = (parts.hostname or "", parts.port or 443)
-    with (
-        socket.create_connection(address, settings.registry_timeout_seconds) as plain,
-        context.wrap_socket(plain, server_hostname=parts.hostname) as secured,
-    ):
-        return dict(secured.getpeercert() or {})
+    context = ssl.create_default_context()
+    try:
+        if settings.registry_ca_file is not None:
+            context.load_verify_locations(settings.registry_ca_file)
+        with (
+            socket.create_connection(address, settings.registry_timeout_seconds) as plain,
+            context.wrap_socket(plain, server_hostname=parts.hostname) as secured,
+        ):
+            return dict(secured.getpeercert() or {})
+    except OSError as error:
+        return error
 
 
 async def _keys(settings: Settings, registry: RegistryClient) -> Finding:

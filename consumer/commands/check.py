@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from consumer.app import build_registry_client
+from consumer.checks import Finding, Level
 from consumer.checks.broker import check_broker
-from consumer.checks.finding import Finding, Level
 from consumer.checks.local import check_configuration, check_credentials, check_http_port
 from consumer.checks.registry import check_registry
 from consumer.config import Settings, load

@@ -179,9 +179,9 @@ class Stage:
             published=len(self.published),
             registered=self._outcome("registered"),
             already_registered=self._outcome("already_registered"),
-            dead={reason: reader.waiting() for reason, reader in self._dead.items()},
+            dead={reason: reader.open() for reason, reader in self._dead.items()},
             replayed=self.replayed.total(),
-            waiting=self._queue.waiting(),
+            waiting=self._queue.open(),
             in_flight=int(self._metric("in_flight")),
             paused=None if cause is None else cause.value,
             oldest_start=datetime.fromtimestamp(oldest, UTC) if oldest else None,
@@ -217,4 +217,4 @@ class Stage:
 
 
 def _take_ids(reader: VirtualQueueReader) -> list[str]:
-    return [delivery.message_id or "" for delivery in reader.take_all()]
+    return [delivery.message_id or "" for delivery in reader.take(reader.open())]

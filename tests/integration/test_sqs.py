@@ -158,8 +158,7 @@ async def test_dead_letters_are_readable_from_another_connection(
 
     def read(remove: int) -> list[bytes]:
         reader = VirtualQueueReader(sqs.url, queue)
-        reader.open()
-        found = reader.take_all()
+        found = reader.take(reader.open())
         reader.acknowledge(found[:remove])
         reader.close()
         assert sqs.count(queue)[1] == 0

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from consumer.broker.confirms import Request, Unconfirmed
 from consumer.core.outgoing import Outgoing
+from consumer.errors import PublishFailure
 
 
 def request(body: bytes = b"", key: str = "key", exchange: str = "exchange") -> Request:
@@ -47,7 +48,7 @@ class Confirms(RuleBasedStateMachine):
     @rule(data=st.data(), multiple=st.booleans(), good=st.booleans())
     def confirm(self, data: st.DataObject, multiple: bool, good: bool) -> None:  # noqa: FBT001 - drawn
         tag = data.draw(st.sampled_from(sorted(self.under_way)))
-        results = (self.unconfirmed.ack if good else self.unconfirmed.nack)(tag, multiple=multiple)
+        results = self.unconfirmed.answered(tag, None if good else PublishFailure.NACKED, multiple=multiple)
         tags = [t for t in sorted(self.under_way) if t == tag or (multiple and t < tag)]
         expected = ["nacked" if not good else "returned" if t in self.returned else None for t in tags]
         assert [(asked, failure) for asked, failure in results] == [
@@ -59,7 +60,7 @@ class Confirms(RuleBasedStateMachine):
     @rule(tag=st.integers(min_value=1))
     def confirm_the_unknown(self, tag: int) -> None:
         if tag not in self.under_way:
-            assert self.unconfirmed.ack(tag, multiple=False) == []
+            assert self.unconfirmed.answered(tag, multiple=False) == []
 
     @precondition(lambda self: self.under_way.keys() - self.returned)
     @rule(data=st.data())
@@ -98,7 +99,7 @@ def test_a_return_of_something_else_marks_nothing(key: str, exchange: str, body:
     for place in ((exchange, key + "x", b"x" + body), (exchange + "x", key, b"x" + body)):
         unconfirmed.returned(*place)
     unconfirmed.returned(exchange + "x", key + "x", body)
-    assert unconfirmed.ack(1, multiple=False) == [(asked, None)] or body == b"x" + body
+    assert unconfirmed.answered(1, multiple=False) == [(asked, None)] or body == b"x" + body
 
 
 def test_nothing_sent_has_no_age() -> None:

@@ -112,7 +112,7 @@ def test_is_amqp() -> None:
 
 def test_each_reason_is_a_warning_once_until_it_is_reset(caplog: pytest.LogCaptureFixture) -> None:
     """Repetitions are debug; the text of a foreign error, which may hold a password, is not logged."""
-    once = LogOnce(logging.getLogger("journey_consumer.broker"), "event")
+    once = LogOnce("event")
     with caplog.at_level(logging.DEBUG):
         for error in (OSError("secret"), OSError("secret"), BrokerError("no queue"), OSError()):
             once.warn(error)

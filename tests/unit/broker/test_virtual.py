@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from consumer.broker import virtual as module
 from consumer.broker.sqs import _envelope
 from consumer.broker.virtual import (
     VirtualFacts,
@@ -19,6 +20,7 @@ from consumer.broker.virtual import (
     open_link,
     transport_limits,
 )
+from consumer.core.delivery import Mode
 from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError, PublishError, PublishFailure
@@ -54,6 +56,39 @@ async def test_a_withdrawn_publish_is_left_out() -> None:
     with pytest.raises(PublishError, match="out_of_date"):
         await future
     await link.close()
+
+
+async def test_nothing_is_delivered_before_run(caplog: pytest.LogCaptureFixture) -> None:
+    """A link that publishes already, and whose mode is set, has no receiver yet."""
+    link, topology = await connected()
+    link.want(Mode.FLOW)
+    await link.submit(Outgoing("", topology.queue, b"early", {}, {}))
+    with pytest.raises(AssertionError, match="lost"):
+        await await_until(lambda: not link.connected, 0.3, "lost")
+    received: list[bytes] = []
+    running = asyncio.create_task(link.run(lambda delivery: received.append(delivery.body), lambda: None))
+    await await_until(lambda: received == [b"early"], 10, "delivered")
+    assert "broker connection lost" not in caplog.text
+    await link.close()
+    await running
+
+
+async def test_each_lost_connection_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also the second one with the same reason, when there was a connection in between."""
+
+    def fail(_channel: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.0)
+    link, _ = await connected()
+    for generation in (2, 3):
+        link._commands.put(fail)
+        await await_until(lambda g=generation: link.connected and link._generation == g, 10, "connected")
+    await link.close()
+    lost = [each for each in caplog.records if each.getMessage() == "broker connection lost"]
+    assert [each.levelname for each in lost] == ["WARNING", "WARNING"]
 
 
 def test_a_missing_queue_is_not_an_error_and_is_not_created() -> None:
