@@ -25,7 +25,7 @@ from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers, revealed_headers
-from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
+from consumer.deadletters.record import LONGEST_ID, Record, fingerprint, payload_of
 from consumer.deadletters.selection import Selection, range_of, status_of
 from consumer.deadletters.sweep import Nearest, look
 from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
@@ -112,8 +112,8 @@ def selection_of(args: argparse.Namespace) -> Selection:
         reasons=frozenset(args.reason),
         details=tuple(getattr(args, "detail", ())),
         statuses=frozenset(getattr(args, "status", ())),
-        journey_ids=frozenset(map(shortened, getattr(args, "journey", ()))),
-        message_ids=frozenset(map(shortened, getattr(args, "message", ()))),
+        journey_ids=frozenset(each[:LONGEST_ID] for each in getattr(args, "journey", ())),
+        message_ids=frozenset(each[:LONGEST_ID] for each in getattr(args, "message", ())),
         age=getattr(args, "age", None) or open_range,
         left=getattr(args, "left", None) or open_range,
     )
@@ -164,7 +164,7 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
 
 
 def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    now, found, wanted = utc_now(), list[tuple[Record, Delivery]](), shortened(args.id)
+    now, found, wanted = utc_now(), list[tuple[Record, Delivery]](), args.id[:LONGEST_ID]
 
     def see(record: Record, delivery: Delivery) -> None:
         if wanted in (record.journey_id, record.message_id, fingerprint(delivery)):
@@ -211,4 +211,4 @@ def _shown(
 def _log_reveal(args: argparse.Namespace, found: Iterable[tuple[Record, Delivery]], now: datetime) -> None:
     """Written before anything is shown."""
     with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-        audit.write(audit_line("revealed", record, fingerprint(d), now) for record, d in found)
+        audit.write(audit_line("revealed", *each, now) for each in found)

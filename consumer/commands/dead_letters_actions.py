@@ -26,7 +26,6 @@ from consumer.broker.virtual import transport_limits
 from consumer.config import Settings
 from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
-from consumer.core.protocols import Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.actions import (
     IN_REGISTRY,
@@ -42,7 +41,7 @@ from consumer.deadletters.queues import UnsafeQueueError, build_queue_readers
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
-from consumer.deadletters.view import Meter, printable, show_tally
+from consumer.deadletters.view import printable, progress, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, connect
 from consumer.registry.submit import Submission
@@ -173,19 +172,13 @@ def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) 
 
 
 @asynccontextmanager
-async def _publisher(settings: Settings) -> AsyncIterator[Publisher]:
+async def _to_queue(settings: Settings) -> AsyncIterator[ReplayToQueue]:
     publisher = await connect(settings, Target("", settings.broker_queue))
     try:
-        yield publisher
-    finally:
-        await publisher.close()
-
-
-@asynccontextmanager
-async def _to_queue(settings: Settings) -> AsyncIterator[Act]:
-    async with _publisher(settings) as publisher:
         patience = settings.broker_confirm_timeout_seconds
         yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
+    finally:
+        await publisher.close()
 
 
 @asynccontextmanager
@@ -317,16 +310,9 @@ def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: P
     @asynccontextmanager
     async def edited() -> AsyncIterator[Act]:
         with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-            async with _publisher(settings) as publisher:
+            async with _to_queue(settings) as replay:
                 act = EditAndReplay(
-                    editor,
-                    publisher=publisher,
-                    queue=settings.broker_queue,
-                    version=version,
-                    audit=audit,
-                    now=utc_now,
-                    dry_run=args.dry_run,
-                    patience_seconds=settings.broker_confirm_timeout_seconds,
+                    editor, replay, version=version, audit=audit, now=utc_now, dry_run=args.dry_run
                 )
                 yield act
         for refusal in act.refusals:
@@ -401,8 +387,8 @@ async def _run(
     with _stoppable(sweep) as signals:
         try:
             async with action() as act:
-                with Meter(verb, args.limit) as meter:
-                    await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=meter.show)
+                with progress(verb, args.limit) as show:
+                    await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=show)
         except asyncio.CancelledError:
             if not signals:
                 raise

@@ -51,8 +51,7 @@ class DurableJsonlFile:
             mode = os.fstat(self._descriptor).st_mode
             self._is_file = stat.S_ISREG(mode)
             if self._private and self._is_file and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                os.close(self._descriptor)
-                self._descriptor = None
+                self.__exit__()
                 raise ConsumerError(f"{self._path} can be read by other users: chmod 600 it first")
             self._torn = _is_torn(self._path)
         return self
@@ -99,25 +98,24 @@ def _is_torn(path: Path) -> bool:
         return False
 
 
-def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any) -> dict[str, Any]:
+def audit_line(action: str, record: Record, delivery: Delivery, now: datetime, **more: Any) -> dict[str, Any]:
     """One action on one dead letter: ids, codes, who and when; no value of the payload."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user without an entry
+        user = str(os.getuid())
     shown = record.as_json(now)
-    kept = ("journey_id", "message_id", "reason", "detail", "status", "deadline")
     return {
         "ts": iso_utc(now),
         "event": f"dead letter {action}",
-        "by": _user(),
-        **{name: shown[name] for name in kept},
-        "key": key,
+        "by": user,
+        **{
+            name: shown[name]
+            for name in ("journey_id", "message_id", "reason", "detail", "status", "deadline")
+        },
+        "key": fingerprint(delivery),
         **more,
     }
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's numeric user without an entry
-        return str(os.getuid())
 
 
 def archive_line(record: Record, delivery: Delivery) -> dict[str, Any]:

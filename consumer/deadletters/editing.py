@@ -13,15 +13,14 @@ import dataclasses
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, KeysView, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import schemas
 from consumer.core.outgoing import Outgoing
-from consumer.core.protocols import Publisher
-from consumer.deadletters.actions import NOT_CONFIRMED, publish_confirmed, replay_of, trouble_of
+from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, export_line
 from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY, is_known_key
 from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, is_too_deep, payload_of
@@ -34,12 +33,9 @@ _MISSING: Final = object()
 _MOST_TIMES, _MOST_MORE = 4, 4 * 1024 * 1024
 _CHUNK = 64 * 1024
 
-
-class PayloadEditor(Protocol):
-    """Returns the edited payloads of a batch by key; what it leaves out stays as it is."""
-
-    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
-        """Raises ConsumerError; nothing of the batch is then sent."""
+#: Returns the edited payloads of a batch by key; what it leaves out stays as it is. When it raises
+#: ConsumerError, nothing of the batch is sent.
+PayloadEditor = Callable[[Sequence[DeadLetterMessage]], Awaitable[Mapping[str, Any]]]
 
 
 class FileEditor:
@@ -65,7 +61,6 @@ class FileEditor:
 
     @property
     def keys(self) -> KeysView[str]:
-        """The keys of all lines."""
         return self._offsets.keys()
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
@@ -163,28 +158,24 @@ def _parse_line(line: bytes, where: str) -> tuple[str, Any]:
 
 
 class EditAndReplay:
-    """Publishes edited payloads to ``queue``. ``dry_run`` only validates them."""
+    """Publishes edited payloads with ``replay``. ``dry_run`` only validates them."""
 
     def __init__(
         self,
         editor: PayloadEditor,
+        replay: ReplayToQueue,
         *,
-        publisher: Publisher,
-        queue: str,
         version: schemas.Version,
         audit: DurableJsonlFile,
         now: Callable[[], datetime],
-        dry_run: bool = False,
-        patience_seconds: float | None = None,
+        dry_run: bool,
     ) -> None:
         self._editor = editor
-        self._publisher = publisher
-        self._queue = queue
+        self._replay = replay
         self._version: schemas.Version = version
         self._audit = audit
         self._now = now
         self._dry_run = dry_run
-        self._patience = patience_seconds
         self.refusals: list[str] = []
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
@@ -204,12 +195,12 @@ class EditAndReplay:
                 notes[index] = note
                 messages.append(self._outgoing(dead, after, note))
         await self._write_audit("edited", batch, notes)
-        failures = await publish_confirmed(self._publisher, messages, self._patience)
-        for index, failure in zip(tuple(notes), failures, strict=True):
-            results[index] = Result(NOT_CONFIRMED if failure else "edited and sent", ack=not failure)
-            if failure is None:
+        published = await self._replay.publish(messages, "edited and sent")
+        for index, result in zip(tuple(notes), published.results, strict=True):
+            results[index] = result
+            if result.ack:
                 del notes[index]
-        trouble = trouble_of(failures)
+        trouble = published.trouble
         try:
             await self._write_audit("edit not confirmed", batch, notes)
         except ConsumerError as error:
@@ -222,7 +213,7 @@ class EditAndReplay:
         """An audit line for each of ``notes``: index in the batch, and what changed. Raises ConsumerError."""
         now = self._now()
         lines = [
-            audit_line(action, batch[index].record, fingerprint(batch[index].delivery), now, changed=note)
+            audit_line(action, batch[index].record, batch[index].delivery, now, changed=note)
             for index, note in notes.items()
         ]
         if lines:
@@ -247,7 +238,7 @@ class EditAndReplay:
         return journey_id == known if known is not None else not ids or journey_id in ids.values()
 
     def _outgoing(self, dead: DeadLetterMessage, after: Any, note: str) -> Outgoing:
-        copy = replay_of(dead.delivery, self._queue)
+        copy = self._replay.copy(dead.delivery)
         # The edited body is plain JSON, also when the original was compressed.
         properties = {k: v for k, v in copy.properties.items() if k != "content_encoding"}
         headers = {k: v for k, v in copy.headers.items() if k != "compression"}
