@@ -24,7 +24,7 @@ from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
-from consumer.deadletters.masking import masked, masked_content_type, masked_headers, revealed_headers
+from consumer.deadletters.masking import masked, masked_content_type, masked_headers
 from consumer.deadletters.record import LONGEST_ID, Record, fingerprint, payload_of
 from consumer.deadletters.selection import Selection, range_of, status_of
 from consumer.deadletters.sweep import Nearest, look
@@ -195,15 +195,17 @@ def _shown(
         body: Any = body_of(delivery) if reveal else f"<not JSON, {record.size} bytes>"
     else:
         body = payload if reveal else masked(payload)
-    headers, content_type = delivery.headers, delivery.content_type
-    if not reveal:
+    headers, content_type = dict(sorted(delivery.headers.items())), delivery.content_type
+    if reveal:
+        headers = {name: str(value) for name, value in headers.items()}
+    else:
+        headers = masked_headers(headers, build_topology(settings).names)
         content_type = None if content_type is None else masked_content_type(content_type)
-    names = build_topology(settings).names
     return {
         "key": fingerprint(delivery),
         **record.as_json(now),
         "content_type": content_type,
-        "headers": revealed_headers(headers) if reveal else masked_headers(headers, names),
+        "headers": headers,
         "payload": body,
     }
 

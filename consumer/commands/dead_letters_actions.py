@@ -37,7 +37,7 @@ from consumer.deadletters.actions import (
 )
 from consumer.deadletters.audit import DurableJsonlFile, export_line
 from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEditor, PayloadEditor
-from consumer.deadletters.queues import UnsafeQueueError, build_queue_readers
+from consumer.deadletters.queues import find_queues
 from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
@@ -125,20 +125,21 @@ def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selec
     """The dead-letter queues that ``selection`` is about."""
     if not is_amqp(settings.broker_urls[0]):
         _warn(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}")
-    return build_queue_readers(
+    topology = build_topology(settings)
+    found = find_queues(
         lambda: build_connections(settings),
         settings.broker_urls[0],
-        build_topology(settings),
+        topology,
         selection.reasons,
         unverified=settings.dead_letters_unverified,
-        on_unsafe=_refuse,
-        on_shared=lambda queue: _warn(f"{queue!r} has another consumer, whose messages are not seen"),
         force=args.force,
     )
-
-
-def _refuse(unsafe: UnsafeQueueError) -> None:
-    raise unsafe
+    for unsafe in found.unsafe:
+        raise unsafe
+    for reason in found.shared:
+        queue = topology.dead_letter_queue(reason)
+        _warn(f"{queue!r} has another consumer, whose messages are not seen")
+    return found.readers
 
 
 def _warn(text: str) -> None:

@@ -22,7 +22,7 @@ import schemas
 from consumer.core.outgoing import Outgoing
 from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, export_line
-from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY, is_known_key
+from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, KNOWN_KEYS, UNKNOWN_KEY
 from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, is_too_deep, payload_of
 from consumer.deadletters.sweep import BatchResult, DeadLetterMessage, Result
 from consumer.errors import ConsumerError
@@ -273,7 +273,7 @@ def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """The paths at which the two differ, outermost first; an unknown key is not named."""
     if type(before) is type(after) and isinstance(before, dict):
         for key in dict.fromkeys((*before, *after)):
-            name = key if is_known_key(key) else UNKNOWN_KEY
+            name = key if key in KNOWN_KEYS else UNKNOWN_KEY
             inner = f"{path}.{name}" if path else name
             yield from changes(before.get(key, _MISSING), after.get(key, _MISSING), inner)
     elif type(before) is type(after) and isinstance(before, list) and len(before) == len(after):

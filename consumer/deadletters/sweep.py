@@ -91,7 +91,6 @@ class Tally:
 
     @property
     def acted(self) -> int:
-        """How many were acted upon."""
         return self.outcomes.total()
 
     @property
@@ -192,29 +191,11 @@ class _Held:
 
     def __init__(self, buffer: ReorderBuffer) -> None:
         self.buffer = buffer
+        self.readers: list[QueueReader] = []
         self.unread: deque[tuple[str, QueueReader, int]] = deque()  # reason, reader, how many are left
-        self._readers: list[QueueReader] = []
-        self._batch: Sequence[DeadLetterMessage] = ()
-        self._acting: asyncio.Future[BatchResult] | None = None
+        self.batch: Sequence[DeadLetterMessage] = ()
+        self.acting: asyncio.Future[BatchResult] | None = None
         self._alive_at = time.monotonic()
-
-    async def open(self, make: Callable[[], QueueReader], at_least: int) -> tuple[QueueReader, int]:
-        reader = make()
-        self._readers.append(reader)
-        return reader, await in_thread(reader.open, at_least)
-
-    def begin(self, batch: Sequence[DeadLetterMessage], act: Act) -> None:
-        self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
-
-    @property
-    def has_result(self) -> bool:
-        return self._acting is not None and self._acting.done()
-
-    async def result(self) -> tuple[Sequence[DeadLetterMessage], BatchResult]:
-        """Wait for the batch; an empty one when none is being acted upon."""
-        batch, acting = self._batch, self._acting
-        self._batch, self._acting = (), None
-        return (batch, await self.wait(acting)) if acting is not None else ((), BatchResult(()))
 
     async def wait(self, work: Awaitable[T]) -> T:
         """Wait for ``work``, and answer the heartbeats of all readers meanwhile."""
@@ -231,20 +212,16 @@ class _Held:
     async def keep_alive(self, after_seconds: float = 0.0) -> None:
         """Answer the heartbeats of all readers, unless that was done less than ``after_seconds`` ago."""
         if time.monotonic() - self._alive_at >= after_seconds:
-            for reader in self._readers:
+            for reader in self.readers:
                 await in_thread(reader.keep_alive)
             self._alive_at = time.monotonic()
 
-    async def finish(self) -> None:
-        for reader in self._readers:
-            await in_thread(reader.finish)
-
     async def close(self) -> None:
         """Cancel the batch if there is one, and give back everything that was not acknowledged."""
-        if self._acting is not None:
-            self._acting.cancel()
-            await asyncio.gather(self._acting, return_exceptions=True)
-        for reader in self._readers:
+        if self.acting is not None:
+            self.acting.cancel()
+            await asyncio.gather(self.acting, return_exceptions=True)
+        for reader in self.readers:
             await in_thread(reader.close)
 
 
@@ -328,7 +305,7 @@ class Sweep:
                 while held.unread and held.buffer.room and not self._over(limit):
                     await self._read(held, stayed)
                     show(self.tally)
-                    if held.has_result:
+                    if held.acting is not None and held.acting.done():
                         await self._settle(held, show)
                 await self._settle(held, show)
                 done = self._over(limit) or not held.buffer
@@ -338,8 +315,9 @@ class Sweep:
                 batch = held.buffer.pop(size)
                 await held.wait(pace.wait(len(batch)))
                 self.tally.reading, acted = False, True
-                held.begin(batch, act)
-            await held.finish()
+                held.batch, held.acting = batch, asyncio.ensure_future(act(batch))
+            for reader in held.readers:
+                await in_thread(reader.finish)
         finally:
             await held.close()
         return done
@@ -348,8 +326,9 @@ class Sweep:
         """Open all queues. What came after the first pass began is not read."""
         tally, there = self.tally, Counter[str]()
         for reason, make in self._queues.items():
+            held.readers.append(reader := make())
             # What a look, or the last pass, gave back may take a moment to be there again.
-            reader, waiting = await held.open(make, self._there[reason])
+            waiting = await in_thread(reader.open, self._there[reason])
             there[reason] = waiting if first else min(waiting, self._there[reason])
             if there[reason]:
                 held.unread.append((reason, reader, there[reason]))
@@ -401,12 +380,13 @@ class Sweep:
 
     async def _settle(self, held: _Held, show: Callable[[Tally], None]) -> None:
         """Wait for the batch, count its results, and acknowledge what the action is done with."""
-        batch, acted = await held.result()
-        if not batch:
+        if held.acting is None:
             return
+        acted = await held.wait(held.acting)
+        held.acting = None
         self.tally.trouble = acted.trouble
         done: dict[QueueReader, list[Delivery]] = {}
-        for dead, result in zip(batch, acted.results, strict=True):
+        for dead, result in zip(held.batch, acted.results, strict=True):
             self.tally.outcomes[result.outcome] += 1
             if result.ack:
                 done.setdefault(dead.reader, []).append(dead.delivery)
