@@ -12,6 +12,7 @@
 import asyncio
 import heapq
 import itertools
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -398,17 +399,22 @@ class Sweep:
         show(self.tally)
 
 
-async def look(queues: QueueReaders, see: Callable[[Record, Delivery], None]) -> Counter[str]:
-    """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
+async def look(
+    queues: QueueReaders, see: Callable[[Record, Delivery], None], most: int = sys.maxsize
+) -> Counter[str]:
+    """Show ``see`` the first ``most`` dead letters of each queue; returns how many they were."""
     counts: Counter[str] = Counter()
     for reason, make in queues.items():
         reader = make()
         try:
             await in_thread(reader.open)
-            while batch := await in_thread(take, reader, reason, READ_AT_ONCE):
+            while left := min(READ_AT_ONCE, most - counts[reason]):
+                batch = await in_thread(take, reader, reason, left)
                 counts[reason] += len(batch)
                 for dead in batch:
                     see(dead.record, dead.delivery)
+                if not batch:
+                    break
         finally:
             await in_thread(reader.close)
     return counts
