@@ -26,7 +26,7 @@ from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers
 from consumer.deadletters.record import LONGEST_ID, Record, fingerprint, payload_of
-from consumer.deadletters.selection import Selection, range_of, status_of
+from consumer.deadletters.selection import Range, Selection, range_of, status_of
 from consumer.deadletters.sweep import Nearest, look
 from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
@@ -71,6 +71,7 @@ def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> ar
     group.add_argument(
         "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
     )
+    parser.set_defaults(detail=[], status=[], journey=[], message=[], age=Range(), left=Range())
     if filters:
         for option, metavar, meaning, more in _FILTERS:
             group.add_argument(option, metavar=metavar, help=meaning, **more)
@@ -87,7 +88,7 @@ def _argument(read: Any) -> Any:
     return checked
 
 
-_SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+_SEVERAL: dict[str, Any] = {"action": "append"}
 _RANGE: dict[str, Any] = {"type": _argument(range_of)}
 _FILTERS = (
     ("--detail", "D", "code and field path; * and ? match any", _SEVERAL),
@@ -103,20 +104,16 @@ def run(args: argparse.Namespace) -> int:
     everything = getattr(args, "to", None) == "registry"
     environ = {k: v for k, v in os.environ.items() if everything or k.startswith(_OUR_VARIABLES)}
     settings = load(environ, authentication=everything)
-    return int(args.action(args, settings, selection_of(args)))
-
-
-def selection_of(args: argparse.Namespace) -> Selection:
-    open_range = Selection().age
-    return Selection(
+    selection = Selection(
         reasons=frozenset(args.reason),
-        details=tuple(getattr(args, "detail", ())),
-        statuses=frozenset(getattr(args, "status", ())),
-        journey_ids=frozenset(each[:LONGEST_ID] for each in getattr(args, "journey", ())),
-        message_ids=frozenset(each[:LONGEST_ID] for each in getattr(args, "message", ())),
-        age=getattr(args, "age", None) or open_range,
-        left=getattr(args, "left", None) or open_range,
+        details=tuple(args.detail),
+        statuses=frozenset(args.status),
+        journey_ids=frozenset(each[:LONGEST_ID] for each in args.journey),
+        message_ids=frozenset(each[:LONGEST_ID] for each in args.message),
+        age=args.age,
+        left=args.left,
     )
+    return int(args.action(args, settings, selection))
 
 
 def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
@@ -195,11 +192,11 @@ def _shown(
         body: Any = body_of(delivery) if reveal else f"<not JSON, {record.size} bytes>"
     else:
         body = payload if reveal else masked(payload)
-    headers, content_type = dict(sorted(delivery.headers.items())), delivery.content_type
+    content_type = delivery.content_type
     if reveal:
-        headers = {name: str(value) for name, value in headers.items()}
+        headers = {name: str(value) for name, value in sorted(delivery.headers.items())}
     else:
-        headers = masked_headers(headers, build_topology(settings).names)
+        headers = masked_headers(delivery.headers, build_topology(settings).names)
         content_type = None if content_type is None else masked_content_type(content_type)
     return {
         "key": fingerprint(delivery),

@@ -15,12 +15,23 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    aclosing,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import schemas
-from consumer.app import RATE_LIMITER_BURST, build_registry_client, build_token_source, build_topology
+from consumer.app import (
+    RATE_LIMITER_BURST,
+    build_registry_client,
+    build_token_source,
+    build_topology,
+    payload_version,
+)
 from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.virtual import transport_limits
 from consumer.config import Settings
@@ -146,10 +157,6 @@ def _warn(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
-def _version(settings: Settings) -> schemas.Version:
-    return cast("schemas.Version", settings.registry_api_version[:2])
-
-
 # --- replay -----------------------------------------------------------------------------------
 
 
@@ -165,10 +172,10 @@ def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) 
     if args.dry_run:
         return _dry_run(args, sweep)
     if args.to == "queue":
-        code = asyncio.run(_run(args, sweep, "replaying", lambda: _to_queue(settings)))
+        code = asyncio.run(_run(args, sweep, "replaying", _to_queue(settings)))
     else:
         batch = batch_size(settings.registry_rate_per_minute, settings.registry_concurrency)
-        code = asyncio.run(_run(args, sweep, "replaying", lambda: _to_registry(settings), batch=batch))
+        code = asyncio.run(_run(args, sweep, "replaying", _to_registry(settings), batch))
     return code or (0 if sweep.tally.outcomes.keys() <= {REPLAYED, *IN_REGISTRY} else 1)
 
 
@@ -184,22 +191,18 @@ async def _to_queue(settings: Settings) -> AsyncIterator[ReplayToQueue]:
 
 @asynccontextmanager
 async def _to_registry(settings: Settings) -> AsyncIterator[Act]:
-    client = build_registry_client(settings)
-    tokens = build_token_source(settings, client)
-    rate_limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
-    try:
+    limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
+    async with (
+        aclosing(build_registry_client(settings)) as client,
+        aclosing(build_token_source(settings, client)) as tokens,
+    ):
         yield SubmitToRegistry(
-            Submission(
-                client=client, tokens=tokens, rate_limiter=rate_limiter, clock=time.monotonic, now=utc_now
-            ),
-            rate_limiter,
-            version=_version(settings),
+            Submission(client=client, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=utc_now),
+            limiter,
+            version=payload_version(settings),
             concurrency=settings.registry_concurrency,
             now=utc_now,
         )
-    finally:
-        await tokens.aclose()
-        await client.aclose()
 
 
 # --- edit -------------------------------------------------------------------------------------
@@ -306,7 +309,7 @@ def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selecti
 
 
 def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: PayloadEditor) -> int:
-    version = _version(settings)
+    version = payload_version(settings)
 
     @asynccontextmanager
     async def edited() -> AsyncIterator[Act]:
@@ -319,7 +322,7 @@ def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: P
         for refusal in act.refusals:
             _warn(printable(f"still invalid as {version}: {refusal}"))
 
-    code = asyncio.run(_run(args, sweep, "editing", edited))
+    code = asyncio.run(_run(args, sweep, "editing", edited()))
     refused = sweep.tally.outcomes["still invalid"] + sweep.tally.outcomes["about another journey"]
     return code or (1 if refused else 0)
 
@@ -355,13 +358,11 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
 
     @asynccontextmanager
     async def discarder() -> AsyncIterator[Act]:
-        with ExitStack() as stack:
-            audit, archive = stack.enter_context(DurableJsonlFile(args.audit)), None
-            if args.archive is not None:
-                archive = stack.enter_context(DurableJsonlFile(args.archive, private=True))
+        to_archive = DurableJsonlFile(args.archive, private=True) if args.archive else nullcontext()
+        with DurableJsonlFile(args.audit) as audit, to_archive as archive:
             yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
-    return asyncio.run(_run(args, sweep, "discarding", discarder))
+    return asyncio.run(_run(args, sweep, "discarding", discarder()))
 
 
 def _is_confirmed(count: int) -> bool:
@@ -379,15 +380,14 @@ async def _run(
     args: argparse.Namespace,
     sweep: Sweep,
     verb: str,
-    action: Callable[[], AbstractAsyncContextManager[Act]],
-    *,
+    action: AbstractAsyncContextManager[Act],
     batch: int | None = None,
 ) -> int:
     """Run the sweep with a progress bar; print its result, also when it ends with an error."""
     started, failure = time.monotonic(), None
     with _stoppable(sweep) as signals:
         try:
-            async with action() as act:
+            async with action as act:
                 with progress(verb, args.limit) as show:
                     await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=show)
         except asyncio.CancelledError:
