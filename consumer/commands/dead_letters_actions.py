@@ -14,14 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    aclosing,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -384,17 +378,16 @@ async def _run(
     batch: int | None = None,
 ) -> int:
     """Run the sweep with a progress bar; print its result, also when it ends with an error."""
-    started, failure = time.monotonic(), None
-    with _stoppable(sweep) as signals:
-        try:
-            async with action as act:
-                with progress(verb, args.limit) as show:
-                    await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=show)
-        except asyncio.CancelledError:
-            if not signals:
-                raise
-        except ConsumerError as error:
-            failure, sweep.tally.trouble = error, str(error)
+    started, failure, signals = time.monotonic(), None, _stop_on_signals(sweep)
+    try:
+        async with action as act:
+            with progress(verb, args.limit) as show:
+                await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=show)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+    except ConsumerError as error:
+        failure, sweep.tally.trouble = error, str(error)
     if failure is None or sweep.tally.acted or args.json:
         _print_result(args, sweep, time.monotonic() - started)
     if failure is not None:
@@ -406,14 +399,13 @@ async def _run(
     return 1 if sweep.tally.missed else 0
 
 
-@contextmanager
-def _stoppable(sweep: Sweep) -> Iterator[list[int]]:
+def _stop_on_signals(sweep: Sweep) -> list[int]:
     """Let SIGINT and SIGTERM end the sweep, the first one after its batch, another one at once.
 
-    Yields the signals that were received.
+    Returns the signals that were received so far. The handlers are removed when the loop is closed.
     """
     signals: list[int] = []
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
 
     def on_signal(number: int) -> None:
         signals.append(number)
@@ -424,12 +416,8 @@ def _stoppable(sweep: Sweep) -> Iterator[list[int]]:
             _warn("stopping after this batch; interrupt again to stop at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield signals
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return signals
 
 
 def _dry_run(args: argparse.Namespace, sweep: Sweep) -> int:

@@ -182,7 +182,7 @@ class EditAndReplay:
         """Edit, validate, write the audit lines, publish with confirms. Raises ConsumerError."""
         edited = await self._editor(batch)
         results = [Result("not edited", ack=False)] * len(batch)
-        notes, messages = dict[int, str](), list[Outgoing]()  # by index in the batch; in the same order
+        messages = dict[int, Outgoing]()  # by index in the batch
         for index, dead in enumerate(batch):
             key = fingerprint(dead.delivery)
             if key not in edited:
@@ -192,50 +192,45 @@ class EditAndReplay:
             refusal = self._refusal(dead, after) if note else "unchanged"
             results[index] = Result(refusal or "would be sent", ack=False)
             if refusal is None and not self._dry_run:
-                notes[index] = note
-                messages.append(self._outgoing(dead, after, note))
-        await self._write_audit("edited", batch, notes)
-        published = await self._replay.publish(messages, "edited and sent")
-        for index, result in zip(tuple(notes), published.results, strict=True):
+                messages[index] = self._outgoing(dead, after, note)
+        await self._write_audit("edited", batch, messages)
+        published = await self._replay.publish(list(messages.values()), "edited and sent")
+        trouble = published.trouble
+        for index, result in zip(tuple(messages), published.results, strict=True):
             results[index] = result
             if result.ack:
-                del notes[index]
-        trouble = published.trouble
+                del messages[index]
         try:
-            await self._write_audit("edit not confirmed", batch, notes)
+            await self._write_audit("edit not confirmed", batch, messages)
         except ConsumerError as error:
             trouble = f"{trouble}; {error}"
         return BatchResult(results, trouble)
 
     async def _write_audit(
-        self, action: str, batch: Sequence[DeadLetterMessage], notes: Mapping[int, str]
+        self, action: str, batch: Sequence[DeadLetterMessage], messages: Mapping[int, Outgoing]
     ) -> None:
-        """An audit line for each of ``notes``: index in the batch, and what changed. Raises ConsumerError."""
-        now = self._now()
-        lines = [
-            audit_line(action, batch[index].record, batch[index].delivery, now, changed=note)
-            for index, note in notes.items()
-        ]
+        """An audit line for each message, by its index in the batch. Raises ConsumerError."""
+        now, lines = self._now(), list[dict[str, Any]]()
+        for index, message in messages.items():
+            changed, dead = message.headers[EDITED], batch[index]
+            lines.append(audit_line(action, dead.record, dead.delivery, now, changed=changed))
         if lines:
             await asyncio.to_thread(self._audit.write, lines)
 
     def _refusal(self, dead: DeadLetterMessage, after: Any) -> str | None:
+        """Why an edited payload is not sent; None when it is valid and about the same journey."""
         verdict = schemas.validate(self._version, encode(after))
-        known = dead.record.journey_id
         if isinstance(verdict, schemas.Refusal):
             first = verdict.violations[0]
             where = f" at {first.path}" if first.path else ""
-            self.refusals.append(f"{known or dead.record.message_id or '?'}: {first.code}{where}")
+            name = dead.record.journey_id or dead.record.message_id or "?"
+            self.refusals.append(f"{name}: {first.code}{where}")
             return "still invalid"
-        if not self._is_same(payload_of(dead.delivery), verdict.journey_id):
-            return "about another journey"
-        return None
-
-    def _is_same(self, before: Any, journey_id: str) -> bool:
-        """Whether an edited journey has the id that it had, or has one for the first time."""
-        ids = ids_of(before)
+        ids = ids_of(payload_of(dead.delivery))
         known = ids.get(V2_ID if self._version == "v2" else V3_ID)
-        return journey_id == known if known is not None else not ids or journey_id in ids.values()
+        # A payload without an id of this version may be given one of those that it has, or its first one.
+        allowed = [verdict.journey_id] if not ids else ids.values() if known is None else [known]
+        return None if verdict.journey_id in allowed else "about another journey"
 
     def _outgoing(self, dead: DeadLetterMessage, after: Any, note: str) -> Outgoing:
         copy = self._replay.copy(dead.delivery)

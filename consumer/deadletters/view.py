@@ -102,11 +102,8 @@ class Group:
             self.youngest_age = age if self.youngest_age is None else min(age, self.youngest_age)
             self.oldest_age = age if self.oldest_age is None else max(age, self.oldest_age)
 
-    def as_json(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         return {
-            "reason": self.reason,
-            "detail": self.detail,
-            "status": self.status,
             "count": self.count,
             "savable": self.in_time,
             "beyond_saving": self.too_late,
@@ -140,9 +137,11 @@ class Overview:
         return sorted(self.groups.values(), key=rank)
 
     def as_json(self) -> dict[str, Any]:
-        total = self.total.as_json()
-        del total["reason"], total["detail"], total["status"]
-        return {"total": total, "groups": [group.as_json() for group in self.ranked()]}
+        groups = [
+            {"reason": group.reason, "detail": group.detail, "status": group.status, **group.counts()}
+            for group in self.ranked()
+        ]
+        return {"total": self.total.counts(), "groups": groups}
 
 
 def _rounded(seconds: float | None) -> float | None:
@@ -233,21 +232,15 @@ def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     """The result of a sweep."""
     if tally.reading:
         return f"stopped after reading {tally.read:,} of {tally.waiting:,} dead letters; nothing was done"
-    left = tally.selected - tally.acted
-    counts = (*tally.outcomes.values(), *tally.skipped.values(), tally.taken, tally.died_since, left)
-    width = max(len(f"{count:,}") for count in counts)
-    lines = [f"  {count:>{width},}  {name}" for name, count in sorted(tally.outcomes.items())]
-    lines += [f"  {count:>{width},}  skipped: {name}" for name, count in sorted(tally.skipped.items())]
-    for count, name in (
-        (tally.taken, "no longer in the queue (taken by another consumer)"),
-        (tally.died_since, "left in the queue: died after this command began"),
-        (left, "selected, nothing done" if dry_run else "not processed"),
-    ):
-        if count > 0:
-            lines.append(f"  {count:>{width},}  {name}")
-    return "\n".join(
-        [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected", *lines]
-    )
+    counts = dict(sorted(tally.outcomes.items()))
+    counts |= {f"skipped: {name}": count for name, count in sorted(tally.skipped.items())}
+    counts["no longer in the queue (taken by another consumer)"] = tally.taken
+    counts["left in the queue: died after this command began"] = tally.died_since
+    counts["selected, nothing done" if dry_run else "not processed"] = tally.selected - tally.acted
+    width = max(len(f"{count:,}") for count in counts.values())
+    lines = [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected"]
+    lines += [f"  {count:>{width},}  {name}" for name, count in counts.items() if count > 0]
+    return "\n".join(lines)
 
 
 @contextmanager
