@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,9 +26,9 @@ from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers
-from consumer.deadletters.record import LONGEST_ID, Record, fingerprint, payload_of
+from consumer.deadletters.record import LONGEST_ID, payload_of
 from consumer.deadletters.selection import Range, Selection, range_of, status_of
-from consumer.deadletters.sweep import Nearest, look
+from consumer.deadletters.sweep import DeadLetterMessage, Nearest, look
 from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
 
@@ -119,9 +120,9 @@ def run(args: argparse.Namespace) -> int:
 def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     overview, now = Overview(), utc_now()
 
-    def see(record: Record, _delivery: Delivery) -> None:
-        if selection.matches(record, now):
-            overview.add(record, now)
+    def see(dead: DeadLetterMessage) -> None:
+        if selection.matches(dead.record, now):
+            overview.add(dead.record, now)
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
@@ -136,19 +137,19 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         raise ConfigurationError(["--reveal needs --json: the table shows no payload"])
     now, nearest = utc_now(), Nearest(args.limit)
 
-    def see(record: Record, delivery: Delivery) -> None:
-        if selection.matches(record, now):
-            nearest.add(record, delivery if args.json else _NOT_SHOWN)
+    def see(dead: DeadLetterMessage) -> None:
+        if selection.matches(dead.record, now):
+            nearest.add(dead if args.json else replace(dead, delivery=_NOT_SHOWN))
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
         entries = nearest.entries()
         if args.reveal:
             _log_reveal(args, entries, now)
-        for record, delivery in entries:
-            print(json.dumps(_shown(record, delivery, now, settings, reveal=args.reveal)))  # noqa: T201
+        for dead in entries:
+            print(json.dumps(_shown(dead, now, settings, reveal=args.reveal)))  # noqa: T201
     else:
-        show_records(stdout_console(), [record for record, _ in nearest.entries()], now)
+        show_records(stdout_console(), [dead.record for dead in nearest.entries()], now)
     more = f"; --limit {nearest.matching} shows all" if nearest.matching > args.limit else ""
     text = f"{len(nearest)} of {nearest.matching} dead letters{more}"
     if len(nearest) < min(nearest.matching, args.limit):
@@ -161,11 +162,11 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
 
 
 def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    now, found, wanted = utc_now(), list[tuple[Record, Delivery]](), args.id[:LONGEST_ID]
+    now, found, wanted = utc_now(), list[DeadLetterMessage](), args.id[:LONGEST_ID]
 
-    def see(record: Record, delivery: Delivery) -> None:
-        if wanted in (record.journey_id, record.message_id, fingerprint(delivery)):
-            found.append((record, delivery))
+    def see(dead: DeadLetterMessage) -> None:
+        if wanted in (dead.record.journey_id, dead.record.message_id, dead.key):
+            found.append(dead)
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if not found:
@@ -173,8 +174,8 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     if args.reveal:
         _log_reveal(args, found, now)
     console = stdout_console()
-    for record, delivery in found:
-        shown = _shown(record, delivery, now, settings, reveal=args.reveal)
+    for dead in found:
+        shown = _shown(dead, now, settings, reveal=args.reveal)
         if args.json:
             print(json.dumps(shown, indent=2))  # noqa: T201
         else:
@@ -184,12 +185,10 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     return 0
 
 
-def _shown(
-    record: Record, delivery: Delivery, now: datetime, settings: Settings, *, reveal: bool
-) -> dict[str, Any]:
-    payload = payload_of(delivery)
+def _shown(dead: DeadLetterMessage, now: datetime, settings: Settings, *, reveal: bool) -> dict[str, Any]:
+    delivery, payload = dead.delivery, payload_of(dead.delivery)
     if payload is None:
-        body: Any = body_of(delivery) if reveal else f"<not JSON, {record.size} bytes>"
+        body: Any = body_of(delivery) if reveal else f"<not JSON, {dead.record.size} bytes>"
     else:
         body = payload if reveal else masked(payload)
     content_type = delivery.content_type
@@ -199,15 +198,15 @@ def _shown(
         headers = masked_headers(delivery.headers, build_topology(settings).names)
         content_type = None if content_type is None else masked_content_type(content_type)
     return {
-        "key": fingerprint(delivery),
-        **record.as_json(now),
+        "key": dead.key,
+        **dead.record.as_json(now),
         "content_type": content_type,
         "headers": headers,
         "payload": body,
     }
 
 
-def _log_reveal(args: argparse.Namespace, found: Iterable[tuple[Record, Delivery]], now: datetime) -> None:
+def _log_reveal(args: argparse.Namespace, found: Iterable[DeadLetterMessage], now: datetime) -> None:
     """Written before anything is shown."""
     with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-        audit.write(audit_line("revealed", *each, now) for each in found)
+        audit.write(audit_line("revealed", dead, now) for dead in found)

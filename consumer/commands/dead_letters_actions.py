@@ -30,7 +30,6 @@ from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.virtual import transport_limits
 from consumer.config import Settings
 from consumer.core.clock import utc_now
-from consumer.core.delivery import Delivery
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.actions import (
     IN_REGISTRY,
@@ -43,9 +42,17 @@ from consumer.deadletters.actions import (
 from consumer.deadletters.audit import DurableJsonlFile, export_line
 from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEditor, PayloadEditor
 from consumer.deadletters.queues import find_queues
-from consumer.deadletters.record import Record, fingerprint
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
+from consumer.deadletters.sweep import (
+    MOST_BYTES,
+    MOST_HELD,
+    Act,
+    DeadLetterMessage,
+    Nearest,
+    QueueReaders,
+    Sweep,
+    look,
+)
 from consumer.deadletters.view import printable, progress, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, connect
@@ -157,10 +164,10 @@ def _warn(text: str) -> None:
 def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     now = utc_now()
 
-    def skip(record: Record, _delivery: Delivery) -> str | None:
-        if record.replays >= args.max_replays:
+    def skip(dead: DeadLetterMessage) -> str | None:
+        if dead.record.replays >= args.max_replays:
             return f"replayed {args.max_replays} times already (--max-replays)"
-        return "too late (--lost includes them)" if not args.lost and record.is_too_late(now) else None
+        return "too late (--lost includes them)" if not args.lost and dead.record.is_too_late(now) else None
 
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
@@ -252,15 +259,14 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
     count, size, written, lines = 0, 0, set[str](), list[dict[str, Any]]()
     with DurableJsonlFile(path, fresh=True, private=True) as file:
 
-        def add(record: Record, delivery: Delivery) -> None:
+        def add(dead: DeadLetterMessage) -> None:
             nonlocal count, size
             count += 1
-            line = export_line(record, delivery, now)
-            if line["key"] in written:
+            if dead.key in written:
                 return  # a copy of the same message: one line edits both
-            written.add(line["key"])
-            lines.append(line)
-            size += record.size
+            written.add(dead.key)
+            lines.append(export_line(dead, now))
+            size += dead.record.size
             if size >= _EXPORT_BYTES:
                 file.write(lines)
                 lines.clear()
@@ -269,14 +275,14 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
         nearest = Nearest(args.limit or 0)
         take = nearest.add if args.limit else add
 
-        def see(record: Record, delivery: Delivery) -> None:
-            if selection.matches(record, now):
-                take(record, delivery)
+        def see(dead: DeadLetterMessage) -> None:
+            if selection.matches(dead.record, now):
+                take(dead)
 
         await look(readers, see)
         if args.limit:
-            for record, delivery in nearest.entries():
-                add(record, delivery)
+            for dead in nearest.entries():
+                add(dead)
             if count < min(args.limit, nearest.matching):
                 _warn(f"only {count} are written, which are 64 MiB: for more use a filter, or no --limit")
         file.write(lines)
@@ -290,10 +296,9 @@ def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selecti
         raise ConfigurationError([f"{path} cannot be read: {error.strerror}"]) from None
     missing = set(file.keys)
 
-    def skip(_record: Record, delivery: Delivery) -> str | None:
-        key = fingerprint(delivery)
-        missing.discard(key)
-        return None if key in file.keys else "not in the file"
+    def skip(dead: DeadLetterMessage) -> str | None:
+        missing.discard(dead.key)
+        return None if dead.key in file.keys else "not in the file"
 
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     code = _apply(args, settings, sweep, file)
@@ -331,15 +336,14 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
         raise ConfigurationError(["--why must not be empty"])
     counted, asked = set[str](), False
 
-    def was_not_counted(_record: Record, delivery: Delivery) -> str | None:
+    def skip(dead: DeadLetterMessage) -> str | None:
         """Leave out what was not in the queues when the question was asked."""
-        key = fingerprint(delivery)
-        if asked and key not in counted:
+        if asked and dead.key not in counted:
             return "came after the question"
-        counted.add(key)
+        if not args.yes:
+            counted.add(dead.key)
         return None
 
-    skip = None if args.yes else was_not_counted
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return _dry_run(args, sweep)

@@ -229,6 +229,6 @@ class Discard:
 
     def _write(self, batch: Sequence[DeadLetterMessage]) -> None:
         if self._archive is not None:
-            self._archive.write(archive_line(dead.record, dead.delivery) for dead in batch)
+            self._archive.write(map(archive_line, batch))
         now, more = self._now(), {"why": self._why, "archived": self._archive is not None}
-        self._audit.write(audit_line(DISCARDED, dead.record, dead.delivery, now, **more) for dead in batch)
+        self._audit.write(audit_line(DISCARDED, dead, now, **more) for dead in batch)

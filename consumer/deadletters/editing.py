@@ -23,7 +23,7 @@ from consumer.core.outgoing import Outgoing
 from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, export_line
 from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, KNOWN_KEYS, UNKNOWN_KEY
-from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, is_too_deep, payload_of
+from consumer.deadletters.record import V2_ID, V3_ID, ids_of, is_too_deep, payload_of
 from consumer.deadletters.sweep import BatchResult, DeadLetterMessage, Result
 from consumer.errors import ConsumerError
 
@@ -67,11 +67,10 @@ class FileEditor:
         edited = {}
         with self._path.open("rb") as file:
             for dead in batch:
-                key = fingerprint(dead.delivery)
-                if key in self._offsets:
-                    file.seek(self._offsets[key])
-                    found, payload = _parse_line(file.readline(), str(self._path))
-                    if found == key and payload is not _MISSING:
+                if dead.key in self._offsets:
+                    file.seek(self._offsets[dead.key])
+                    key, payload = _parse_line(file.readline(), str(self._path))
+                    if key == dead.key and payload is not _MISSING:
                         edited[key] = payload
         return edited
 
@@ -86,10 +85,7 @@ class CommandEditor:
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         now = self._now()
         # Copies of one message have one key, and are edited alike.
-        lines = {
-            fingerprint(dead.delivery): json.dumps(export_line(dead.record, dead.delivery, now))
-            for dead in batch
-        }
+        lines = {dead.key: json.dumps(export_line(dead, now)) for dead in batch}
         written, code = await _run(self._command, "".join(f"{line}\n" for line in lines.values()).encode())
         if code:
             raise ConsumerError(f"the command exited with {code}; nothing of its batch was sent")
@@ -184,10 +180,9 @@ class EditAndReplay:
         results = [Result("not edited", ack=False)] * len(batch)
         messages = dict[int, Outgoing]()  # by index in the batch
         for index, dead in enumerate(batch):
-            key = fingerprint(dead.delivery)
-            if key not in edited:
+            if dead.key not in edited:
                 continue
-            after = edited[key]
+            after = edited[dead.key]
             note = note_of(changes(payload_of(dead.delivery), after))
             refusal = self._refusal(dead, after) if note else "unchanged"
             results[index] = Result(refusal or "would be sent", ack=False)
@@ -212,8 +207,7 @@ class EditAndReplay:
         """An audit line for each message, by its index in the batch. Raises ConsumerError."""
         now, lines = self._now(), list[dict[str, Any]]()
         for index, message in messages.items():
-            changed, dead = message.headers[EDITED], batch[index]
-            lines.append(audit_line(action, dead.record, dead.delivery, now, changed=changed))
+            lines.append(audit_line(action, batch[index], now, changed=message.headers[EDITED]))
         if lines:
             await asyncio.to_thread(self._audit.write, lines)
 

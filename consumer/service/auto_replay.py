@@ -22,11 +22,10 @@ from datetime import datetime
 
 from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import QueueReader
-from consumer.core.delivery import Delivery
 from consumer.core.outcome import Reason
 from consumer.core.protocols import Publisher
 from consumer.deadletters.actions import REPLAYED, ReplayToQueue
-from consumer.deadletters.record import NO_DEADLINE, Record
+from consumer.deadletters.record import NO_DEADLINE
 from consumer.deadletters.selection import Range, Selection
 from consumer.deadletters.sweep import (
     Act,
@@ -205,8 +204,9 @@ class AutoReplayer:
             log.info("unauthorized dead letters replayed", extra=counts)
         return tally.outcomes[REPLAYED]
 
-    def _skip(self, record: Record, _delivery: Delivery) -> str | None:
+    def _skip(self, dead: DeadLetterMessage) -> str | None:
         """Why one stays. The time of death counts only after a replay: another replica's clock wrote it."""
+        record = dead.record
         if record.replays and record.died is not None and record.died >= self._token_loaded_at:
             return "died again with this token"
         if record.replays >= MOST_REPLAYS:
@@ -249,7 +249,7 @@ class AutoReplayer:
         One that has passed when there is no other; 0 for an empty queue.
         """
         now, urgencies = self._now().timestamp(), list[float]()
-        await look({reason: make}, lambda record, _: urgencies.append(record.urgency), MOST_LOOKED_AT)
+        await look({reason: make}, lambda dead: urgencies.append(dead.record.urgency), MOST_LOOKED_AT)
         if self._shared(reason) and (before := self._deadlines.get(reason, 0.0)) > now:
             urgencies.append(before)  # what others hold is not seen, but may still be there
         found = min([each for each in urgencies if each > now] or urgencies, default=NO_DEADLINE)
