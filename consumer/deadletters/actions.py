@@ -8,8 +8,10 @@
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import schemas
@@ -43,16 +45,16 @@ _CONCERNS_ALL = (outcomes.Unauthorized, outcomes.Forbidden, outcomes.Unavailable
 # --- to the main queue ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class ReplayToQueue:
     """Publishes dead letters to ``queue``.
 
-    ``patience_seconds`` is how long a broker that blocks publishers is waited for; None: without end.
+    ``patience_seconds`` is how long a broker that blocks publishers is waited for.
     """
 
-    def __init__(self, publisher: Publisher, queue: str, *, patience_seconds: float | None = None) -> None:
-        self._publisher = publisher
-        self._queue = queue
-        self._patience = patience_seconds
+    publisher: Publisher
+    queue: str
+    patience_seconds: float = math.inf
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         return await self.publish([self.copy(dead.delivery) for dead in batch], REPLAYED)
@@ -60,13 +62,12 @@ class ReplayToQueue:
     def copy(self, delivery: Delivery) -> Outgoing:
         """The message to publish so that ``delivery`` begins again in the queue."""
         headers = replay_headers(delivery, tracking_headers(delivery))
-        return copy_of(delivery, exchange="", routing_key=self._queue, headers=headers)
+        return copy_of(delivery, exchange="", routing_key=self.queue, headers=headers)
 
     async def publish(self, messages: Sequence[Outgoing], outcome: str) -> BatchResult:
         """Publish all of them, many in flight; what is confirmed has ``outcome``, what is not stays.
 
-        A message whose headers, with those that we add, exceed a frame is published with its small headers
-        only.
+        A message whose headers, with ours, exceed a frame is published with its small headers only.
         """
         failures = await self._publish_each(messages)
         too_large = [index for index, failure in enumerate(failures) if failure == PublishFailure.UNENCODABLE]
@@ -82,9 +83,8 @@ class ReplayToQueue:
 
     async def _publish_each(self, messages: Sequence[Outgoing]) -> list[str | None]:
         """Returns for each message why it was not confirmed, or None."""
-        futures = [self._publisher.submit(message) for message in messages]
-        if self._patience is not None:
-            await self._while_unblocked(futures, self._patience)
+        futures = [self.publisher.submit(message) for message in messages]
+        await self._while_unblocked(futures)
         failures: list[str | None] = []
         for result in await asyncio.gather(*futures, return_exceptions=True):
             if isinstance(result, asyncio.CancelledError):
@@ -95,17 +95,14 @@ class ReplayToQueue:
                 failures.append(None if result is None else result.kind)
         return failures
 
-    async def _while_unblocked(
-        self, futures: Sequence["asyncio.Future[None]"], patience_seconds: float
-    ) -> None:
+    async def _while_unblocked(self, futures: Sequence["asyncio.Future[None]"]) -> None:
         """Wait for them; cancel those that are left when the broker has blocked publishers for so long."""
         pending, free_at = set(futures), time.monotonic()
         try:
-            while pending:
-                pending = (await asyncio.wait(pending, timeout=_POLL_SECONDS))[1]
+            while pending and (pending := (await asyncio.wait(pending, timeout=_POLL_SECONDS))[1]):
                 now = time.monotonic()
-                free_at = free_at if self._publisher.blocked else now
-                if now - free_at >= patience_seconds:
+                free_at = free_at if self.publisher.blocked else now
+                if now - free_at >= self.patience_seconds:
                     return
         finally:
             for future in futures:
@@ -206,21 +203,14 @@ def _word(outcome: Outcome | None) -> str:
 # --- away -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class Discard:
     """Writes dead letters down, so that they can be removed. ``why`` is the operator's reason."""
 
-    def __init__(
-        self,
-        *,
-        why: str,
-        audit: DurableJsonlFile,
-        archive: DurableJsonlFile | None,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._why = why
-        self._audit = audit
-        self._archive = archive
-        self._now = now
+    why: str
+    audit: DurableJsonlFile
+    archive: DurableJsonlFile | None
+    now: Callable[[], datetime]
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Write the archive lines, if they are wanted, and the audit lines. Raises ConsumerError."""
@@ -228,7 +218,7 @@ class Discard:
         return BatchResult([Result(DISCARDED, ack=True)] * len(batch))
 
     def _write(self, batch: Sequence[DeadLetterMessage]) -> None:
-        if self._archive is not None:
-            self._archive.write(map(archive_line, batch))
-        now, more = self._now(), {"why": self._why, "archived": self._archive is not None}
-        self._audit.write(audit_line(DISCARDED, dead, now, **more) for dead in batch)
+        if self.archive is not None:
+            self.archive.write(map(archive_line, batch))
+        now, more = self.now(), {"why": self.why, "archived": self.archive is not None}
+        self.audit.write(audit_line(DISCARDED, dead, now, **more) for dead in batch)

@@ -9,11 +9,11 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -31,7 +31,6 @@ _LONGEST_NOTE = 200
 _MISSING: Final = object()
 #: A command may write so much for what it is given, no more: otherwise it never ends.
 _MOST_TIMES, _MOST_MORE = 4, 4 * 1024 * 1024
-_CHUNK = 64 * 1024
 
 #: Returns the edited payloads of a batch by key; what it leaves out stays as it is. When it raises
 #: ConsumerError, nothing of the batch is sent.
@@ -47,6 +46,7 @@ class FileEditor:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offsets: dict[str, int] = {}
+        self.keys = self._offsets.keys()
         offset, payloads = 0, dict[str, int]()
         with path.open("rb") as file:
             for line in file:
@@ -58,10 +58,6 @@ class FileEditor:
                     if payloads.setdefault(key, digest) != digest:
                         raise ConsumerError(f"{where} and at byte {first} edit one dead letter in two ways")
                 offset += len(line)
-
-    @property
-    def keys(self) -> KeysView[str]:
-        return self._offsets.keys()
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         edited = {}
@@ -125,12 +121,11 @@ async def _run(command: str, text: bytes) -> tuple[bytes, int]:
 
 
 async def _read(stdout: asyncio.StreamReader, most: int) -> bytes:
-    written = bytearray()
-    while chunk := await stdout.read(_CHUNK):
-        written += chunk
-        if len(written) > most:
-            raise ConsumerError(f"the command wrote more than {most:,} bytes for one batch")
-    return bytes(written)
+    try:
+        await stdout.readexactly(most + 1)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    raise ConsumerError(f"the command wrote more than {most:,} bytes for one batch")
 
 
 async def _feed(stdin: asyncio.StreamWriter, text: bytes) -> None:
@@ -153,30 +148,21 @@ def _parse_line(line: bytes, where: str) -> tuple[str, Any]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class EditAndReplay:
     """Publishes edited payloads with ``replay``. ``dry_run`` only validates them."""
 
-    def __init__(
-        self,
-        editor: PayloadEditor,
-        replay: ReplayToQueue,
-        *,
-        version: schemas.Version,
-        audit: DurableJsonlFile,
-        now: Callable[[], datetime],
-        dry_run: bool,
-    ) -> None:
-        self._editor = editor
-        self._replay = replay
-        self._version: schemas.Version = version
-        self._audit = audit
-        self._now = now
-        self._dry_run = dry_run
-        self.refusals: list[str] = []
+    editor: PayloadEditor
+    replay: ReplayToQueue
+    version: schemas.Version
+    audit: DurableJsonlFile
+    now: Callable[[], datetime]
+    dry_run: bool
+    refusals: list[str] = field(default_factory=list)
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Edit, validate, write the audit lines, publish with confirms. Raises ConsumerError."""
-        edited = await self._editor(batch)
+        edited = await self.editor(batch)
         results = [Result("not edited", ack=False)] * len(batch)
         messages = dict[int, Outgoing]()  # by index in the batch
         for index, dead in enumerate(batch):
@@ -186,10 +172,10 @@ class EditAndReplay:
             note = note_of(changes(payload_of(dead.delivery), after))
             refusal = self._refusal(dead, after) if note else "unchanged"
             results[index] = Result(refusal or "would be sent", ack=False)
-            if refusal is None and not self._dry_run:
+            if refusal is None and not self.dry_run:
                 messages[index] = self._outgoing(dead, after, note)
         await self._write_audit("edited", batch, messages)
-        published = await self._replay.publish(list(messages.values()), "edited and sent")
+        published = await self.replay.publish(list(messages.values()), "edited and sent")
         trouble = published.trouble
         for index, result in zip(tuple(messages), published.results, strict=True):
             results[index] = result
@@ -205,15 +191,15 @@ class EditAndReplay:
         self, action: str, batch: Sequence[DeadLetterMessage], messages: Mapping[int, Outgoing]
     ) -> None:
         """An audit line for each message, by its index in the batch. Raises ConsumerError."""
-        now, lines = self._now(), list[dict[str, Any]]()
+        now, lines = self.now(), list[dict[str, Any]]()
         for index, message in messages.items():
             lines.append(audit_line(action, batch[index], now, changed=message.headers[EDITED]))
         if lines:
-            await asyncio.to_thread(self._audit.write, lines)
+            await asyncio.to_thread(self.audit.write, lines)
 
     def _refusal(self, dead: DeadLetterMessage, after: Any) -> str | None:
         """Why an edited payload is not sent; None when it is valid and about the same journey."""
-        verdict = schemas.validate(self._version, encode(after))
+        verdict = schemas.validate(self.version, encode(after))
         if isinstance(verdict, schemas.Refusal):
             first = verdict.violations[0]
             where = f" at {first.path}" if first.path else ""
@@ -221,17 +207,17 @@ class EditAndReplay:
             self.refusals.append(f"{name}: {first.code}{where}")
             return "still invalid"
         ids = ids_of(payload_of(dead.delivery))
-        known = ids.get(V2_ID if self._version == "v2" else V3_ID)
+        known = ids.get(V2_ID if self.version == "v2" else V3_ID)
         # A payload without an id of this version may be given one of those that it has, or its first one.
         allowed = [verdict.journey_id] if not ids else ids.values() if known is None else [known]
         return None if verdict.journey_id in allowed else "about another journey"
 
     def _outgoing(self, dead: DeadLetterMessage, after: Any, note: str) -> Outgoing:
-        copy = self._replay.copy(dead.delivery)
+        copy = self.replay.copy(dead.delivery)
         # The edited body is plain JSON, also when the original was compressed.
         properties = {k: v for k, v in copy.properties.items() if k != "content_encoding"}
         headers = {k: v for k, v in copy.headers.items() if k != "compression"}
-        return dataclasses.replace(
+        return replace(
             copy,
             body=encode(after),
             headers={**headers, EDITED: note},

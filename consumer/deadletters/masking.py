@@ -30,13 +30,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < _LARGEST_SHOWN
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 #: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
 _SHOWN: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("journey_id", "operator_journey_id", "operator_trip_id"), _is_text),
+    **dict.fromkeys(
+        ("journey_id", "operator_journey_id", "operator_trip_id"), lambda value: isinstance(value, str)
+    ),
     **dict.fromkeys(("distance", "duration", "seats", "index"), _is_number),
     **dict.fromkeys(("revenue", "contribution", "amount"), _is_number),
     "operator_class": matches(r"\w{1,2}"),
@@ -145,10 +143,6 @@ def _is_moment(value: Any) -> bool:
     return isinstance(value, datetime) or _is_date(value)
 
 
-def _is_edited(value: Any) -> bool:
-    return isinstance(value, str) and all(map(is_known_path, value.split(", ")))
-
-
 _is_death = matches("rejected|expired|maxlen|delivery_limit")
 
 _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
@@ -161,7 +155,7 @@ _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
     ours.DETAIL: lambda value: isinstance(value, str) and is_detail(value),
     ours.STATUS: lambda value: type(value) is int and value in STATUSES,
     ours.CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
-    EDITED: _is_edited,
+    EDITED: lambda value: isinstance(value, str) and all(map(is_known_path, value.split(", "))),
     "x-original-expiration": matches(r"\d{1,8}"),
     "x-unreadable-properties": lambda value: value is True,
 }

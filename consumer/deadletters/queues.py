@@ -72,7 +72,7 @@ def find_queues(
             if (unsafe := _unsafe(connection, specs[queue], unverified=unverified, force=force)) is not None:
                 found.unsafe.append(unsafe)
                 continue
-            found.readers[reason] = partial(_reader, connections, queue)
+            found.readers[reason] = partial(lambda name: AmqpQueueReader(connections(), name), queue)
             if facts.consumers:
                 found.shared.append(reason)
     except ConnectionFactory.ERRORS as error:
@@ -82,10 +82,6 @@ def find_queues(
     if not found.readers and not found.unsafe:
         raise BrokerError(f"there is no dead-letter queue of {topology.queue!r}: is BROKER_QUEUE right?")
     return found
-
-
-def _reader(connections: Callable[[], ConnectionFactory], queue: str) -> AmqpQueueReader:
-    return AmqpQueueReader(connections(), queue)
 
 
 def _unsafe(connection: Any, spec: QueueSpec, *, unverified: bool, force: bool) -> UnsafeQueueError | None:

@@ -79,6 +79,7 @@ class Record:
     def as_json(self, now: datetime) -> dict[str, Any]:
         """The record as ``--json`` shows it."""
         left = self.left(now)
+        dates = {"died": self.died, "start": self.start, "deadline": self.deadline}
         return {
             "reason": self.reason,
             "detail": self.detail,
@@ -87,9 +88,7 @@ class Record:
             "message_id": self.message_id,
             "attempts": self.attempts,
             "replays": self.replays,
-            "died": _text(self.died),
-            "start": _text(self.start),
-            "deadline": _text(self.deadline),
+            **{name: None if date is None else iso_utc(date) for name, date in dates.items()},
             "left_seconds": None if left is None else round(left, 3),
             "size_bytes": self.size,
         }
@@ -195,7 +194,3 @@ def _died(headers: Mapping[str, Any]) -> datetime | None:
         case [{"time": datetime() as time}, *_]:
             return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return None
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else iso_utc(moment)

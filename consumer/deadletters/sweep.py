@@ -177,10 +177,9 @@ class Nearest:
 class _Pace:
     """At most ``rate`` a second, in batches that last a fifth of a second, of ``most`` at most."""
 
-    def __init__(self, rate: float | None, most: int | None) -> None:
+    def __init__(self, rate: float | None, most: int) -> None:
         self._rate = rate
         self._due = 0.0
-        most = BATCH if most is None else most
         self.batch = most if rate is None else max(1, min(most, int(rate / 5)))
 
     async def wait(self, count: int) -> None:
@@ -289,7 +288,7 @@ class Sweep:
         """
         self.tally, self._show = Tally(), show
         self._limit = sys.maxsize if limit is None else limit
-        pace, first = _Pace(rate, batch), True
+        pace, first = _Pace(rate, batch or BATCH), True
         while not await self._pass(act, pace, first=first):
             first = False
         self.tally.taken = self.tally.waiting - self.tally.read

@@ -34,10 +34,8 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_PIPE)
 
 
-def span(seconds: float | None) -> str:
+def span(seconds: float) -> str:
     """A time in its two largest units: ``3 h 05 min`` or ``-20 min``."""
-    if seconds is None:
-        return "?"
     sign, left = ("-" if seconds < 0 else ""), int(abs(seconds))
     days, hours, minutes = left // 86_400, left // 3_600 % 24, left // 60 % 60
     if days:
