@@ -33,6 +33,7 @@ from consumer.core.clock import utc_now
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.actions import (
     IN_REGISTRY,
+    MOST_REPLAYS,
     REPLAYED,
     Discard,
     ReplayToQueue,
@@ -58,7 +59,6 @@ from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing import Target, connect
 from consumer.registry.submit import Submission
 
-MOST_REPLAYS = 5
 _STOPPED = 130
 _EXPORT_BYTES = 1024 * 1024
 _AT_ONCE = f"up to {MOST_HELD:,} dead letters or {MOST_BYTES >> 20} MiB at once"

@@ -31,6 +31,8 @@ from consumer.registry.submit import Submission
 REPLAYED = "replayed"
 NOT_CONFIRMED = "not confirmed"
 DISCARDED = "discarded"
+#: What was replayed so often is left to an operator.
+MOST_REPLAYS = 5
 #: The outcomes after which the Registry has the journey.
 IN_REGISTRY = frozenset({"registered", "already registered"})
 #: So many in a row say that the journey is not the cause.

@@ -24,7 +24,7 @@ from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import QueueReader
 from consumer.core.outcome import Reason
 from consumer.core.protocols import Publisher
-from consumer.deadletters.actions import REPLAYED, ReplayToQueue
+from consumer.deadletters.actions import MOST_REPLAYS, REPLAYED, ReplayToQueue
 from consumer.deadletters.record import NO_DEADLINE
 from consumer.deadletters.selection import Range, Selection
 from consumer.deadletters.sweep import (
@@ -42,7 +42,6 @@ from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.auto_replay")
 
-MOST_REPLAYS = 5
 #: Held at once: less than at the command line, because the service's memory is not ours alone.
 MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
