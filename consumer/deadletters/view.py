@@ -66,7 +66,6 @@ def left_text(seconds: float | None) -> Text:
 # --- summary ----------------------------------------------------------------------------------
 
 MOST_GROUPS = 500
-_OTHER = "(other details)"
 
 
 @dataclass(slots=True)
@@ -120,7 +119,7 @@ class Overview:
     def add(self, record: Record, now: datetime) -> None:
         key = (record.reason, record.detail, record.status)
         if key not in self.groups and len(self.groups) >= MOST_GROUPS:
-            key = (record.reason, _OTHER, None)
+            key = (record.reason, "(other details)", None)
         group = self.groups.setdefault(key, Group(*key))
         group.add(record, now)
         self.total.add(record, now)
