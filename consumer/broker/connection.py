@@ -197,18 +197,20 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
 
 
 class LogOnce:
-    """Logs each reason as a warning once until ``reset``; repetitions are logged as debug."""
+    """Logs each reason at ``level`` once until ``reset``; repetitions are logged as debug."""
 
-    def __init__(self, event: str) -> None:
+    def __init__(self, event: str, level: int = logging.WARNING, logger: logging.Logger = log) -> None:
+        self._logger = logger
         self._event = event
+        self._level = level
         self._logged: set[str] = set()
 
     def warn(self, error: Exception) -> None:
         """Log the reason; never an address, which may hold a password."""
         reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
-        level = logging.DEBUG if reason in self._logged else logging.WARNING
+        level = logging.DEBUG if reason in self._logged else self._level
         self._logged.add(reason)
-        log.log(level, self._event, extra={"reason": reason})
+        self._logger.log(level, self._event, extra={"reason": reason})
 
     def reset(self) -> None:
         self._logged.clear()

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -24,10 +25,10 @@ from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
-from consumer.deadletters.masking import masked, masked_content_type, masked_headers, revealed_headers
-from consumer.deadletters.record import Record, fingerprint, payload_of, shortened
-from consumer.deadletters.selection import Selection, range_of, status_of
-from consumer.deadletters.sweep import Nearest, look
+from consumer.deadletters.masking import masked, masked_content_type, masked_headers
+from consumer.deadletters.record import LONGEST_ID, payload_of
+from consumer.deadletters.selection import Range, Selection, range_of, status_of
+from consumer.deadletters.sweep import DeadLetterMessage, Nearest, look
 from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
 
@@ -71,6 +72,7 @@ def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> ar
     group.add_argument(
         "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
     )
+    parser.set_defaults(detail=[], status=[], journey=[], message=[], age=Range(), left=Range())
     if filters:
         for option, metavar, meaning, more in _FILTERS:
             group.add_argument(option, metavar=metavar, help=meaning, **more)
@@ -87,7 +89,7 @@ def _argument(read: Any) -> Any:
     return checked
 
 
-_SEVERAL: dict[str, Any] = {"action": "append", "default": []}
+_SEVERAL: dict[str, Any] = {"action": "append"}
 _RANGE: dict[str, Any] = {"type": _argument(range_of)}
 _FILTERS = (
     ("--detail", "D", "code and field path; * and ? match any", _SEVERAL),
@@ -103,28 +105,24 @@ def run(args: argparse.Namespace) -> int:
     everything = getattr(args, "to", None) == "registry"
     environ = {k: v for k, v in os.environ.items() if everything or k.startswith(_OUR_VARIABLES)}
     settings = load(environ, authentication=everything)
-    return int(args.action(args, settings, selection_of(args)))
-
-
-def selection_of(args: argparse.Namespace) -> Selection:
-    open_range = Selection().age
-    return Selection(
+    selection = Selection(
         reasons=frozenset(args.reason),
-        details=tuple(getattr(args, "detail", ())),
-        statuses=frozenset(getattr(args, "status", ())),
-        journey_ids=frozenset(map(shortened, getattr(args, "journey", ()))),
-        message_ids=frozenset(map(shortened, getattr(args, "message", ()))),
-        age=getattr(args, "age", None) or open_range,
-        left=getattr(args, "left", None) or open_range,
+        details=tuple(args.detail),
+        statuses=frozenset(args.status),
+        journey_ids=frozenset(each[:LONGEST_ID] for each in args.journey),
+        message_ids=frozenset(each[:LONGEST_ID] for each in args.message),
+        age=args.age,
+        left=args.left,
     )
+    return int(args.action(args, settings, selection))
 
 
 def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     overview, now = Overview(), utc_now()
 
-    def see(record: Record, _delivery: Delivery) -> None:
-        if selection.matches(record, now):
-            overview.add(record, now)
+    def see(dead: DeadLetterMessage) -> None:
+        if selection.matches(dead.record, now):
+            overview.add(dead.record, now)
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
@@ -139,19 +137,19 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         raise ConfigurationError(["--reveal needs --json: the table shows no payload"])
     now, nearest = utc_now(), Nearest(args.limit)
 
-    def see(record: Record, delivery: Delivery) -> None:
-        if selection.matches(record, now):
-            nearest.add(record, delivery if args.json else _NOT_SHOWN)
+    def see(dead: DeadLetterMessage) -> None:
+        if selection.matches(dead.record, now):
+            nearest.add(dead if args.json else replace(dead, delivery=_NOT_SHOWN))
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if args.json:
         entries = nearest.entries()
         if args.reveal:
             _log_reveal(args, entries, now)
-        for record, delivery in entries:
-            print(json.dumps(_shown(record, delivery, now, settings, reveal=args.reveal)))  # noqa: T201
+        for dead in entries:
+            print(json.dumps(_shown(dead, now, settings, reveal=args.reveal)))  # noqa: T201
     else:
-        show_records(stdout_console(), [record for record, _ in nearest.entries()], now)
+        show_records(stdout_console(), [dead.record for dead in nearest.entries()], now)
     more = f"; --limit {nearest.matching} shows all" if nearest.matching > args.limit else ""
     text = f"{len(nearest)} of {nearest.matching} dead letters{more}"
     if len(nearest) < min(nearest.matching, args.limit):
@@ -164,11 +162,11 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
 
 
 def _show(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    now, found, wanted = utc_now(), list[tuple[Record, Delivery]](), shortened(args.id)
+    now, found, wanted = utc_now(), list[DeadLetterMessage](), args.id[:LONGEST_ID]
 
-    def see(record: Record, delivery: Delivery) -> None:
-        if wanted in (record.journey_id, record.message_id, fingerprint(delivery)):
-            found.append((record, delivery))
+    def see(dead: DeadLetterMessage) -> None:
+        if wanted in (dead.record.journey_id, dead.record.message_id, dead.key):
+            found.append(dead)
 
     asyncio.run(look(queue_readers(args, settings, selection), see))
     if not found:
@@ -176,8 +174,8 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     if args.reveal:
         _log_reveal(args, found, now)
     console = stdout_console()
-    for record, delivery in found:
-        shown = _shown(record, delivery, now, settings, reveal=args.reveal)
+    for dead in found:
+        shown = _shown(dead, now, settings, reveal=args.reveal)
         if args.json:
             print(json.dumps(shown, indent=2))  # noqa: T201
         else:
@@ -187,28 +185,28 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     return 0
 
 
-def _shown(
-    record: Record, delivery: Delivery, now: datetime, settings: Settings, *, reveal: bool
-) -> dict[str, Any]:
-    payload = payload_of(delivery)
+def _shown(dead: DeadLetterMessage, now: datetime, settings: Settings, *, reveal: bool) -> dict[str, Any]:
+    delivery, payload = dead.delivery, payload_of(dead.delivery)
     if payload is None:
-        body: Any = body_of(delivery) if reveal else f"<not JSON, {record.size} bytes>"
+        body: Any = body_of(delivery) if reveal else f"<not JSON, {dead.record.size} bytes>"
     else:
         body = payload if reveal else masked(payload)
-    headers, content_type = delivery.headers, delivery.content_type
-    if not reveal:
+    content_type = delivery.content_type
+    if reveal:
+        headers = {name: str(value) for name, value in sorted(delivery.headers.items())}
+    else:
+        headers = masked_headers(delivery.headers, build_topology(settings).names)
         content_type = None if content_type is None else masked_content_type(content_type)
-    names = build_topology(settings).names
     return {
-        "key": fingerprint(delivery),
-        **record.as_json(now),
+        "key": dead.key,
+        **dead.record.as_json(now),
         "content_type": content_type,
-        "headers": revealed_headers(headers) if reveal else masked_headers(headers, names),
+        "headers": headers,
         "payload": body,
     }
 
 
-def _log_reveal(args: argparse.Namespace, found: Iterable[tuple[Record, Delivery]], now: datetime) -> None:
+def _log_reveal(args: argparse.Namespace, found: Iterable[DeadLetterMessage], now: datetime) -> None:
     """Written before anything is shown."""
     with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-        audit.write(audit_line("revealed", record, fingerprint(d), now) for record, d in found)
+        audit.write(audit_line("revealed", dead, now) for dead in found)

@@ -14,22 +14,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import schemas
-from consumer.app import RATE_LIMITER_BURST, build_registry_client, build_token_source, build_topology
+from consumer.app import (
+    RATE_LIMITER_BURST,
+    build_registry_client,
+    build_token_source,
+    build_topology,
+    payload_version,
+)
 from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.virtual import transport_limits
 from consumer.config import Settings
 from consumer.core.clock import utc_now
-from consumer.core.delivery import Delivery
-from consumer.core.protocols import Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.actions import (
     IN_REGISTRY,
+    MOST_REPLAYS,
     REPLAYED,
     Discard,
     ReplayToQueue,
@@ -38,16 +42,23 @@ from consumer.deadletters.actions import (
 )
 from consumer.deadletters.audit import DurableJsonlFile, export_line
 from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEditor, PayloadEditor
-from consumer.deadletters.queues import UnsafeQueueError, build_queue_readers
-from consumer.deadletters.record import Record, fingerprint
+from consumer.deadletters.queues import find_queues
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.sweep import MOST_BYTES, MOST_HELD, Act, Nearest, QueueReaders, Sweep, look
-from consumer.deadletters.view import Meter, printable, show_tally
+from consumer.deadletters.sweep import (
+    MOST_BYTES,
+    MOST_HELD,
+    Act,
+    DeadLetterMessage,
+    Nearest,
+    QueueReaders,
+    Sweep,
+    look,
+)
+from consumer.deadletters.view import printable, progress, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing.publish import Target, connect
 from consumer.registry.submit import Submission
 
-MOST_REPLAYS = 5
 _STOPPED = 130
 _EXPORT_BYTES = 1024 * 1024
 _AT_ONCE = f"up to {MOST_HELD:,} dead letters or {MOST_BYTES >> 20} MiB at once"
@@ -126,28 +137,25 @@ def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selec
     """The dead-letter queues that ``selection`` is about."""
     if not is_amqp(settings.broker_urls[0]):
         _warn(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}")
-    return build_queue_readers(
+    topology = build_topology(settings)
+    found = find_queues(
         lambda: build_connections(settings),
         settings.broker_urls[0],
-        build_topology(settings),
+        topology,
         selection.reasons,
         unverified=settings.dead_letters_unverified,
-        on_unsafe=_refuse,
-        on_shared=lambda queue: _warn(f"{queue!r} has another consumer, whose messages are not seen"),
         force=args.force,
     )
-
-
-def _refuse(unsafe: UnsafeQueueError) -> None:
-    raise unsafe
+    for unsafe in found.unsafe:
+        raise unsafe
+    for reason in found.shared:
+        queue = topology.dead_letter_queue(reason)
+        _warn(f"{queue!r} has another consumer, whose messages are not seen")
+    return found.readers
 
 
 def _warn(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
-
-
-def _version(settings: Settings) -> schemas.Version:
-    return cast("schemas.Version", settings.registry_api_version[:2])
 
 
 # --- replay -----------------------------------------------------------------------------------
@@ -156,56 +164,46 @@ def _version(settings: Settings) -> schemas.Version:
 def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     now = utc_now()
 
-    def skip(record: Record, _delivery: Delivery) -> str | None:
-        if record.replays >= args.max_replays:
+    def skip(dead: DeadLetterMessage) -> str | None:
+        if dead.record.replays >= args.max_replays:
             return f"replayed {args.max_replays} times already (--max-replays)"
-        return "too late (--lost includes them)" if not args.lost and record.is_too_late(now) else None
+        return "too late (--lost includes them)" if not args.lost and dead.record.is_too_late(now) else None
 
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return _dry_run(args, sweep)
     if args.to == "queue":
-        code = asyncio.run(_run(args, sweep, "replaying", lambda: _to_queue(settings)))
+        code = asyncio.run(_run(args, sweep, "replaying", _to_queue(settings)))
     else:
         batch = batch_size(settings.registry_rate_per_minute, settings.registry_concurrency)
-        code = asyncio.run(_run(args, sweep, "replaying", lambda: _to_registry(settings), batch=batch))
+        code = asyncio.run(_run(args, sweep, "replaying", _to_registry(settings), batch))
     return code or (0 if sweep.tally.outcomes.keys() <= {REPLAYED, *IN_REGISTRY} else 1)
 
 
 @asynccontextmanager
-async def _publisher(settings: Settings) -> AsyncIterator[Publisher]:
+async def _to_queue(settings: Settings) -> AsyncIterator[ReplayToQueue]:
     publisher = await connect(settings, Target("", settings.broker_queue))
     try:
-        yield publisher
+        patience = settings.broker_confirm_timeout_seconds
+        yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
     finally:
         await publisher.close()
 
 
 @asynccontextmanager
-async def _to_queue(settings: Settings) -> AsyncIterator[Act]:
-    async with _publisher(settings) as publisher:
-        patience = settings.broker_confirm_timeout_seconds
-        yield ReplayToQueue(publisher, settings.broker_queue, patience_seconds=patience)
-
-
-@asynccontextmanager
 async def _to_registry(settings: Settings) -> AsyncIterator[Act]:
-    client = build_registry_client(settings)
-    tokens = build_token_source(settings, client)
-    rate_limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
-    try:
+    limiter = RateLimiter(settings.registry_rate_per_minute, RATE_LIMITER_BURST)
+    async with (
+        aclosing(build_registry_client(settings)) as client,
+        aclosing(build_token_source(settings, client)) as tokens,
+    ):
         yield SubmitToRegistry(
-            Submission(
-                client=client, tokens=tokens, rate_limiter=rate_limiter, clock=time.monotonic, now=utc_now
-            ),
-            rate_limiter,
-            version=_version(settings),
+            Submission(client=client, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=utc_now),
+            limiter,
+            version=payload_version(settings),
             concurrency=settings.registry_concurrency,
             now=utc_now,
         )
-    finally:
-        await tokens.aclose()
-        await client.aclose()
 
 
 # --- edit -------------------------------------------------------------------------------------
@@ -261,15 +259,14 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
     count, size, written, lines = 0, 0, set[str](), list[dict[str, Any]]()
     with DurableJsonlFile(path, fresh=True, private=True) as file:
 
-        def add(record: Record, delivery: Delivery) -> None:
+        def add(dead: DeadLetterMessage) -> None:
             nonlocal count, size
             count += 1
-            line = export_line(record, delivery, now)
-            if line["key"] in written:
+            if dead.key in written:
                 return  # a copy of the same message: one line edits both
-            written.add(line["key"])
-            lines.append(line)
-            size += record.size
+            written.add(dead.key)
+            lines.append(export_line(dead, now))
+            size += dead.record.size
             if size >= _EXPORT_BYTES:
                 file.write(lines)
                 lines.clear()
@@ -278,14 +275,14 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
         nearest = Nearest(args.limit or 0)
         take = nearest.add if args.limit else add
 
-        def see(record: Record, delivery: Delivery) -> None:
-            if selection.matches(record, now):
-                take(record, delivery)
+        def see(dead: DeadLetterMessage) -> None:
+            if selection.matches(dead.record, now):
+                take(dead)
 
         await look(readers, see)
         if args.limit:
-            for record, delivery in nearest.entries():
-                add(record, delivery)
+            for dead in nearest.entries():
+                add(dead)
             if count < min(args.limit, nearest.matching):
                 _warn(f"only {count} are written, which are 64 MiB: for more use a filter, or no --limit")
         file.write(lines)
@@ -299,10 +296,9 @@ def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selecti
         raise ConfigurationError([f"{path} cannot be read: {error.strerror}"]) from None
     missing = set(file.keys)
 
-    def skip(_record: Record, delivery: Delivery) -> str | None:
-        key = fingerprint(delivery)
-        missing.discard(key)
-        return None if key in file.keys else "not in the file"
+    def skip(dead: DeadLetterMessage) -> str | None:
+        missing.discard(dead.key)
+        return None if dead.key in file.keys else "not in the file"
 
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     code = _apply(args, settings, sweep, file)
@@ -312,27 +308,20 @@ def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selecti
 
 
 def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: PayloadEditor) -> int:
-    version = _version(settings)
+    version = payload_version(settings)
 
     @asynccontextmanager
     async def edited() -> AsyncIterator[Act]:
         with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-            async with _publisher(settings) as publisher:
+            async with _to_queue(settings) as replay:
                 act = EditAndReplay(
-                    editor,
-                    publisher=publisher,
-                    queue=settings.broker_queue,
-                    version=version,
-                    audit=audit,
-                    now=utc_now,
-                    dry_run=args.dry_run,
-                    patience_seconds=settings.broker_confirm_timeout_seconds,
+                    editor, replay, version=version, audit=audit, now=utc_now, dry_run=args.dry_run
                 )
                 yield act
         for refusal in act.refusals:
             _warn(printable(f"still invalid as {version}: {refusal}"))
 
-    code = asyncio.run(_run(args, sweep, "editing", edited))
+    code = asyncio.run(_run(args, sweep, "editing", edited()))
     refused = sweep.tally.outcomes["still invalid"] + sweep.tally.outcomes["about another journey"]
     return code or (1 if refused else 0)
 
@@ -347,15 +336,14 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
         raise ConfigurationError(["--why must not be empty"])
     counted, asked = set[str](), False
 
-    def was_not_counted(_record: Record, delivery: Delivery) -> str | None:
+    def skip(dead: DeadLetterMessage) -> str | None:
         """Leave out what was not in the queues when the question was asked."""
-        key = fingerprint(delivery)
-        if asked and key not in counted:
+        if asked and dead.key not in counted:
             return "came after the question"
-        counted.add(key)
+        if not args.yes:
+            counted.add(dead.key)
         return None
 
-    skip = None if args.yes else was_not_counted
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return _dry_run(args, sweep)
@@ -368,13 +356,11 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
 
     @asynccontextmanager
     async def discarder() -> AsyncIterator[Act]:
-        with ExitStack() as stack:
-            audit, archive = stack.enter_context(DurableJsonlFile(args.audit)), None
-            if args.archive is not None:
-                archive = stack.enter_context(DurableJsonlFile(args.archive, private=True))
+        to_archive = DurableJsonlFile(args.archive, private=True) if args.archive else nullcontext()
+        with DurableJsonlFile(args.audit) as audit, to_archive as archive:
             yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
-    return asyncio.run(_run(args, sweep, "discarding", discarder))
+    return asyncio.run(_run(args, sweep, "discarding", discarder()))
 
 
 def _is_confirmed(count: int) -> bool:
@@ -392,22 +378,20 @@ async def _run(
     args: argparse.Namespace,
     sweep: Sweep,
     verb: str,
-    action: Callable[[], AbstractAsyncContextManager[Act]],
-    *,
+    action: AbstractAsyncContextManager[Act],
     batch: int | None = None,
 ) -> int:
     """Run the sweep with a progress bar; print its result, also when it ends with an error."""
-    started, failure = time.monotonic(), None
-    with _stoppable(sweep) as signals:
-        try:
-            async with action() as act:
-                with Meter(verb, args.limit) as meter:
-                    await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=meter.show)
-        except asyncio.CancelledError:
-            if not signals:
-                raise
-        except ConsumerError as error:
-            failure, sweep.tally.trouble = error, str(error)
+    started, failure, signals = time.monotonic(), None, _stop_on_signals(sweep)
+    try:
+        async with action as act:
+            with progress(verb, args.limit) as show:
+                await sweep.run(act, limit=args.limit, rate=args.rate, batch=batch, show=show)
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+    except ConsumerError as error:
+        failure, sweep.tally.trouble = error, str(error)
     if failure is None or sweep.tally.acted or args.json:
         _print_result(args, sweep, time.monotonic() - started)
     if failure is not None:
@@ -419,14 +403,13 @@ async def _run(
     return 1 if sweep.tally.missed else 0
 
 
-@contextmanager
-def _stoppable(sweep: Sweep) -> Iterator[list[int]]:
+def _stop_on_signals(sweep: Sweep) -> list[int]:
     """Let SIGINT and SIGTERM end the sweep, the first one after its batch, another one at once.
 
-    Yields the signals that were received.
+    Returns the signals that were received so far. The handlers are removed when the loop is closed.
     """
     signals: list[int] = []
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
 
     def on_signal(number: int) -> None:
         signals.append(number)
@@ -437,12 +420,8 @@ def _stoppable(sweep: Sweep) -> Iterator[list[int]]:
             _warn("stopping after this batch; interrupt again to stop at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        yield signals
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
+    return signals
 
 
 def _dry_run(args: argparse.Namespace, sweep: Sweep) -> int:

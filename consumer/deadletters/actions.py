@@ -8,8 +8,10 @@
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import schemas
@@ -22,7 +24,6 @@ from consumer.core.parse import parse
 from consumer.core.protocols import Publisher
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.audit import DurableJsonlFile, archive_line, audit_line
-from consumer.deadletters.record import fingerprint
 from consumer.deadletters.sweep import BATCH, BatchResult, DeadLetterMessage, Result
 from consumer.errors import PublishError, PublishFailure
 from consumer.registry.submit import Submission
@@ -30,6 +31,8 @@ from consumer.registry.submit import Submission
 REPLAYED = "replayed"
 NOT_CONFIRMED = "not confirmed"
 DISCARDED = "discarded"
+#: What was replayed so often is left to an operator.
+MOST_REPLAYS = 5
 #: The outcomes after which the Registry has the journey.
 IN_REGISTRY = frozenset({"registered", "already registered"})
 #: So many in a row say that the journey is not the cause.
@@ -44,97 +47,70 @@ _CONCERNS_ALL = (outcomes.Unauthorized, outcomes.Forbidden, outcomes.Unavailable
 # --- to the main queue ------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class ReplayToQueue:
     """Publishes dead letters to ``queue``.
 
-    ``patience_seconds`` is how long a broker that blocks publishers is waited for; None: without end.
+    ``patience_seconds`` is how long a broker that blocks publishers is waited for.
     """
 
-    def __init__(
-        self,
-        publisher: Publisher,
-        queue: str,
-        *,
-        patience_seconds: float | None = None,
-        on_replayed: Callable[[int], None] = lambda _count: None,
-    ) -> None:
-        self._publisher = publisher
-        self._queue = queue
-        self._patience = patience_seconds
-        self._on_replayed = on_replayed
+    publisher: Publisher
+    queue: str
+    patience_seconds: float = math.inf
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
-        """Publish all of them, many in flight; what is not confirmed stays."""
-        messages = [replay_of(dead.delivery, self._queue) for dead in batch]
-        failures = await publish_confirmed(self._publisher, messages, self._patience)
-        results = [Result(NOT_CONFIRMED if each else REPLAYED, ack=not each) for each in failures]
-        self._on_replayed(sum(result.ack for result in results))
-        return BatchResult(results, trouble_of(failures))
+        return await self.publish([self.copy(dead.delivery) for dead in batch], REPLAYED)
 
+    def copy(self, delivery: Delivery) -> Outgoing:
+        """The message to publish so that ``delivery`` begins again in the queue."""
+        headers = replay_headers(delivery, tracking_headers(delivery))
+        return copy_of(delivery, exchange="", routing_key=self.queue, headers=headers)
 
-async def publish_confirmed(
-    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None
-) -> list[str | None]:
-    """Publish; returns for each message why it was not confirmed, or None.
+    async def publish(self, messages: Sequence[Outgoing], outcome: str) -> BatchResult:
+        """Publish all of them, many in flight; what is confirmed has ``outcome``, what is not stays.
 
-    A message whose headers, with those that we add, exceed a frame is published with its small headers only.
-    """
-    failures = await _publish_each(publisher, messages, patience_seconds)
-    too_large = [index for index, failure in enumerate(failures) if failure == PublishFailure.UNENCODABLE]
-    second = await _publish_each(publisher, [bare(messages[index]) for index in too_large], patience_seconds)
-    for index, failure in zip(too_large, second, strict=True):
-        failures[index] = failure
-    return failures
+        A message whose headers, with ours, exceed a frame is published with its small headers only.
+        """
+        failures = await self._publish_each(messages)
+        too_large = [index for index, failure in enumerate(failures) if failure == PublishFailure.UNENCODABLE]
+        second = await self._publish_each([bare(messages[index]) for index in too_large])
+        for index, failure in zip(too_large, second, strict=True):
+            failures[index] = failure
+        results = [Result(NOT_CONFIRMED if failure else outcome, ack=not failure) for failure in failures]
+        failed = [failure for failure in failures if failure is not None]
+        if not failed:
+            return BatchResult(results)
+        trouble = f"publishing {len(failed)} dead letters failed ({failed[0]}); they stay in their queues"
+        return BatchResult(results, trouble)
 
+    async def _publish_each(self, messages: Sequence[Outgoing]) -> list[str | None]:
+        """Returns for each message why it was not confirmed, or None."""
+        futures = [self.publisher.submit(message) for message in messages]
+        await self._while_unblocked(futures)
+        failures: list[str | None] = []
+        for result in await asyncio.gather(*futures, return_exceptions=True):
+            if isinstance(result, asyncio.CancelledError):
+                failures.append("the broker blocks publishers: a memory or disk alarm")
+            elif result is not None and not isinstance(result, PublishError):
+                raise result
+            else:
+                failures.append(None if result is None else result.kind)
+        return failures
 
-async def _publish_each(
-    publisher: Publisher, messages: Sequence[Outgoing], patience_seconds: float | None
-) -> list[str | None]:
-    futures = [publisher.submit(message) for message in messages]
-    if patience_seconds is not None:
-        await _while_unblocked(publisher, futures, patience_seconds)
-    failures: list[str | None] = []
-    for result in await asyncio.gather(*futures, return_exceptions=True):
-        if isinstance(result, asyncio.CancelledError):
-            failures.append("the broker blocks publishers: a memory or disk alarm")
-        elif result is not None and not isinstance(result, PublishError):
-            raise result
-        else:
-            failures.append(None if result is None else result.kind)
-    return failures
-
-
-async def _while_unblocked(
-    publisher: Publisher, futures: Sequence["asyncio.Future[None]"], patience_seconds: float
-) -> None:
-    """Wait for them; cancel those that are left when the broker has blocked publishers for so long."""
-    pending, free_at = set(futures), time.monotonic()
-    try:
-        while pending:
-            pending = (await asyncio.wait(pending, timeout=_POLL_SECONDS))[1]
-            now = time.monotonic()
-            free_at = free_at if publisher.blocked else now
-            if now - free_at >= patience_seconds:
-                return
-    finally:
-        for future in futures:
-            # What was not sent yet never is; what was sent may be confirmed without our knowing.
-            if not future.cancel() and not future.cancelled():
-                future.exception()  # retrieved, also when this task was cancelled
-
-
-def trouble_of(failures: Sequence[str | None]) -> str | None:
-    """Why to stop after these; None when all were confirmed."""
-    failed = [failure for failure in failures if failure is not None]
-    if not failed:
-        return None
-    return f"publishing {len(failed)} dead letters failed ({failed[0]}); they stay in their queues"
-
-
-def replay_of(delivery: Delivery, queue: str) -> Outgoing:
-    """The message to publish so that ``delivery`` begins again in ``queue``."""
-    headers = replay_headers(delivery, tracking_headers(delivery))
-    return copy_of(delivery, exchange="", routing_key=queue, headers=headers)
+    async def _while_unblocked(self, futures: Sequence["asyncio.Future[None]"]) -> None:
+        """Wait for them; cancel those that are left when the broker has blocked publishers for so long."""
+        pending, free_at = set(futures), time.monotonic()
+        try:
+            while pending and (pending := (await asyncio.wait(pending, timeout=_POLL_SECONDS))[1]):
+                now = time.monotonic()
+                free_at = free_at if self.publisher.blocked else now
+                if now - free_at >= self.patience_seconds:
+                    return
+        finally:
+            for future in futures:
+                # What was not sent yet never is; what was sent may be confirmed without our knowing.
+                if not future.cancel() and not future.cancelled():
+                    future.exception()  # retrieved, also when this task was cancelled
 
 
 # --- to the Registry --------------------------------------------------------------------------
@@ -164,7 +140,6 @@ class SubmitToRegistry:
         self._trouble: str | None = None
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
-        """Submit all of them, many at once."""
         words = map(_word, await asyncio.gather(*map(self._one, batch)))
         return BatchResult([Result(word, ack=word in IN_REGISTRY) for word in words], self._trouble)
 
@@ -221,34 +196,23 @@ def batch_size(rate_per_minute: float, concurrency: int) -> int:
 
 
 def _word(outcome: Outcome | None) -> str:
-    match outcome:
-        case None:
-            return "not tried"
-        case outcomes.AlreadyRegistered():
-            return "already registered"
-        case outcomes.Registered():
-            return "registered"
-    return type(outcome).__name__.lower()
+    if outcome is None:
+        return "not tried"
+    already = isinstance(outcome, outcomes.AlreadyRegistered)
+    return "already registered" if already else type(outcome).__name__.lower()
 
 
 # --- away -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
 class Discard:
     """Writes dead letters down, so that they can be removed. ``why`` is the operator's reason."""
 
-    def __init__(
-        self,
-        *,
-        why: str,
-        audit: DurableJsonlFile,
-        archive: DurableJsonlFile | None,
-        now: Callable[[], datetime],
-    ) -> None:
-        self._why = why
-        self._audit = audit
-        self._archive = archive
-        self._now = now
+    why: str
+    audit: DurableJsonlFile
+    archive: DurableJsonlFile | None
+    now: Callable[[], datetime]
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Write the archive lines, if they are wanted, and the audit lines. Raises ConsumerError."""
@@ -256,9 +220,7 @@ class Discard:
         return BatchResult([Result(DISCARDED, ack=True)] * len(batch))
 
     def _write(self, batch: Sequence[DeadLetterMessage]) -> None:
-        if self._archive is not None:
-            self._archive.write(archive_line(dead.record, dead.delivery) for dead in batch)
-        now, more = self._now(), {"why": self._why, "archived": self._archive is not None}
-        self._audit.write(
-            audit_line(DISCARDED, dead.record, fingerprint(dead.delivery), now, **more) for dead in batch
-        )
+        if self.archive is not None:
+            self.archive.write(map(archive_line, batch))
+        now, more = self.now(), {"why": self.why, "archived": self.archive is not None}
+        self.audit.write(audit_line(DISCARDED, dead, now, **more) for dead in batch)

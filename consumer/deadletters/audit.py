@@ -19,7 +19,8 @@ from typing import Any, Self, TextIO
 
 from consumer.core.clock import iso_utc
 from consumer.core.delivery import Delivery
-from consumer.deadletters.record import Record, fingerprint, payload_of
+from consumer.deadletters.record import payload_of
+from consumer.deadletters.sweep import DeadLetterMessage
 from consumer.errors import ConsumerError
 
 
@@ -51,8 +52,7 @@ class DurableJsonlFile:
             mode = os.fstat(self._descriptor).st_mode
             self._is_file = stat.S_ISREG(mode)
             if self._private and self._is_file and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                os.close(self._descriptor)
-                self._descriptor = None
+                self.__exit__()
                 raise ConsumerError(f"{self._path} can be read by other users: chmod 600 it first")
             self._torn = _is_torn(self._path)
         return self
@@ -99,39 +99,38 @@ def _is_torn(path: Path) -> bool:
         return False
 
 
-def audit_line(action: str, record: Record, key: str, now: datetime, **more: Any) -> dict[str, Any]:
+def audit_line(action: str, dead: DeadLetterMessage, now: datetime, **more: Any) -> dict[str, Any]:
     """One action on one dead letter: ids, codes, who and when; no value of the payload."""
-    shown = record.as_json(now)
-    kept = ("journey_id", "message_id", "reason", "detail", "status", "deadline")
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user without an entry
+        user = str(os.getuid())
+    shown = dead.record.as_json(now)
     return {
         "ts": iso_utc(now),
         "event": f"dead letter {action}",
-        "by": _user(),
-        **{name: shown[name] for name in kept},
-        "key": key,
+        "by": user,
+        **{
+            name: shown[name]
+            for name in ("journey_id", "message_id", "reason", "detail", "status", "deadline")
+        },
+        "key": dead.key,
         **more,
     }
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's numeric user without an entry
-        return str(os.getuid())
-
-
-def archive_line(record: Record, delivery: Delivery) -> dict[str, Any]:
+def archive_line(dead: DeadLetterMessage) -> dict[str, Any]:
     """All of a dead letter, so that it could be published again: body, properties, headers.
 
     Types that JSON does not have are ``{"$bytes": base64}``, ``{"$time": ISO 8601}``, ``{"$decimal": text}``.
     """
-    headers = {name: value for name, value in delivery.headers.items() if name != "x-delivery-count"}
+    headers = {name: value for name, value in dead.delivery.headers.items() if name != "x-delivery-count"}
     return {
-        "key": fingerprint(delivery),
-        "reason": record.reason,
-        "properties": _tagged(delivery.properties),
+        "key": dead.key,
+        "reason": dead.record.reason,
+        "properties": _tagged(dead.delivery.properties),
         "headers": _tagged(headers),
-        **body_of(delivery),
+        **body_of(dead.delivery),
     }
 
 
@@ -151,14 +150,14 @@ def _tagged(value: Any) -> Any:
     return value
 
 
-def export_line(record: Record, delivery: Delivery, now: datetime) -> dict[str, Any]:
+def export_line(dead: DeadLetterMessage, now: datetime) -> dict[str, Any]:
     """A dead letter to edit: its ``key``, why it is dead, and the payload."""
-    payload = payload_of(delivery)
-    shown = record.as_json(now)
+    payload = payload_of(dead.delivery)
+    shown = dead.record.as_json(now)
     return {
-        "key": fingerprint(delivery),
+        "key": dead.key,
         **{name: shown[name] for name in ("reason", "detail", "status", "deadline")},
-        **({"payload": payload} if payload is not None else body_of(delivery)),
+        **({"payload": payload} if payload is not None else body_of(dead.delivery)),
     }
 
 

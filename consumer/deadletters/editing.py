@@ -9,22 +9,21 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import schemas
 from consumer.core.outgoing import Outgoing
-from consumer.core.protocols import Publisher
-from consumer.deadletters.actions import NOT_CONFIRMED, publish_confirmed, replay_of, trouble_of
+from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.audit import DurableJsonlFile, audit_line, export_line
-from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, UNKNOWN_KEY, is_known_key
-from consumer.deadletters.record import V2_ID, V3_ID, fingerprint, ids_of, is_too_deep, payload_of
+from consumer.deadletters.masking import AND_MORE, EDITED, EVERYTHING, KNOWN_KEYS, UNKNOWN_KEY
+from consumer.deadletters.record import V2_ID, V3_ID, ids_of, is_too_deep, payload_of
 from consumer.deadletters.sweep import BatchResult, DeadLetterMessage, Result
 from consumer.errors import ConsumerError
 
@@ -32,14 +31,10 @@ _LONGEST_NOTE = 200
 _MISSING: Final = object()
 #: A command may write so much for what it is given, no more: otherwise it never ends.
 _MOST_TIMES, _MOST_MORE = 4, 4 * 1024 * 1024
-_CHUNK = 64 * 1024
 
-
-class PayloadEditor(Protocol):
-    """Returns the edited payloads of a batch by key; what it leaves out stays as it is."""
-
-    async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
-        """Raises ConsumerError; nothing of the batch is then sent."""
+#: Returns the edited payloads of a batch by key; what it leaves out stays as it is. When it raises
+#: ConsumerError, nothing of the batch is sent.
+PayloadEditor = Callable[[Sequence[DeadLetterMessage]], Awaitable[Mapping[str, Any]]]
 
 
 class FileEditor:
@@ -51,6 +46,7 @@ class FileEditor:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._offsets: dict[str, int] = {}
+        self.keys = self._offsets.keys()
         offset, payloads = 0, dict[str, int]()
         with path.open("rb") as file:
             for line in file:
@@ -63,20 +59,14 @@ class FileEditor:
                         raise ConsumerError(f"{where} and at byte {first} edit one dead letter in two ways")
                 offset += len(line)
 
-    @property
-    def keys(self) -> KeysView[str]:
-        """The keys of all lines."""
-        return self._offsets.keys()
-
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         edited = {}
         with self._path.open("rb") as file:
             for dead in batch:
-                key = fingerprint(dead.delivery)
-                if key in self._offsets:
-                    file.seek(self._offsets[key])
-                    found, payload = _parse_line(file.readline(), str(self._path))
-                    if found == key and payload is not _MISSING:
+                if dead.key in self._offsets:
+                    file.seek(self._offsets[dead.key])
+                    key, payload = _parse_line(file.readline(), str(self._path))
+                    if key == dead.key and payload is not _MISSING:
                         edited[key] = payload
         return edited
 
@@ -91,10 +81,7 @@ class CommandEditor:
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> Mapping[str, Any]:
         now = self._now()
         # Copies of one message have one key, and are edited alike.
-        lines = {
-            fingerprint(dead.delivery): json.dumps(export_line(dead.record, dead.delivery, now))
-            for dead in batch
-        }
+        lines = {dead.key: json.dumps(export_line(dead, now)) for dead in batch}
         written, code = await _run(self._command, "".join(f"{line}\n" for line in lines.values()).encode())
         if code:
             raise ConsumerError(f"the command exited with {code}; nothing of its batch was sent")
@@ -134,12 +121,11 @@ async def _run(command: str, text: bytes) -> tuple[bytes, int]:
 
 
 async def _read(stdout: asyncio.StreamReader, most: int) -> bytes:
-    written = bytearray()
-    while chunk := await stdout.read(_CHUNK):
-        written += chunk
-        if len(written) > most:
-            raise ConsumerError(f"the command wrote more than {most:,} bytes for one batch")
-    return bytes(written)
+    try:
+        await stdout.readexactly(most + 1)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    raise ConsumerError(f"the command wrote more than {most:,} bytes for one batch")
 
 
 async def _feed(stdin: asyncio.StreamWriter, text: bytes) -> None:
@@ -162,96 +148,76 @@ def _parse_line(line: bytes, where: str) -> tuple[str, Any]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
 class EditAndReplay:
-    """Publishes edited payloads to ``queue``. ``dry_run`` only validates them."""
+    """Publishes edited payloads with ``replay``. ``dry_run`` only validates them."""
 
-    def __init__(
-        self,
-        editor: PayloadEditor,
-        *,
-        publisher: Publisher,
-        queue: str,
-        version: schemas.Version,
-        audit: DurableJsonlFile,
-        now: Callable[[], datetime],
-        dry_run: bool = False,
-        patience_seconds: float | None = None,
-    ) -> None:
-        self._editor = editor
-        self._publisher = publisher
-        self._queue = queue
-        self._version: schemas.Version = version
-        self._audit = audit
-        self._now = now
-        self._dry_run = dry_run
-        self._patience = patience_seconds
-        self.refusals: list[str] = []
+    editor: PayloadEditor
+    replay: ReplayToQueue
+    version: schemas.Version
+    audit: DurableJsonlFile
+    now: Callable[[], datetime]
+    dry_run: bool
+    refusals: list[str] = field(default_factory=list)
 
     async def __call__(self, batch: Sequence[DeadLetterMessage]) -> BatchResult:
         """Edit, validate, write the audit lines, publish with confirms. Raises ConsumerError."""
-        edited = await self._editor(batch)
+        edited = await self.editor(batch)
         results = [Result("not edited", ack=False)] * len(batch)
-        notes, messages = dict[int, str](), list[Outgoing]()  # by index in the batch; in the same order
+        messages = dict[int, Outgoing]()  # by index in the batch
         for index, dead in enumerate(batch):
-            key = fingerprint(dead.delivery)
-            if key not in edited:
+            if dead.key not in edited:
                 continue
-            after = edited[key]
+            after = edited[dead.key]
             note = note_of(changes(payload_of(dead.delivery), after))
             refusal = self._refusal(dead, after) if note else "unchanged"
             results[index] = Result(refusal or "would be sent", ack=False)
-            if refusal is None and not self._dry_run:
-                notes[index] = note
-                messages.append(self._outgoing(dead, after, note))
-        await self._write_audit("edited", batch, notes)
-        failures = await publish_confirmed(self._publisher, messages, self._patience)
-        for index, failure in zip(tuple(notes), failures, strict=True):
-            results[index] = Result(NOT_CONFIRMED if failure else "edited and sent", ack=not failure)
-            if failure is None:
-                del notes[index]
-        trouble = trouble_of(failures)
+            if refusal is None and not self.dry_run:
+                messages[index] = self._outgoing(dead, after, note)
+        await self._write_audit("edited", batch, messages)
+        published = await self.replay.publish(list(messages.values()), "edited and sent")
+        trouble = published.trouble
+        for index, result in zip(tuple(messages), published.results, strict=True):
+            results[index] = result
+            if result.ack:
+                del messages[index]
         try:
-            await self._write_audit("edit not confirmed", batch, notes)
+            await self._write_audit("edit not confirmed", batch, messages)
         except ConsumerError as error:
             trouble = f"{trouble}; {error}"
         return BatchResult(results, trouble)
 
     async def _write_audit(
-        self, action: str, batch: Sequence[DeadLetterMessage], notes: Mapping[int, str]
+        self, action: str, batch: Sequence[DeadLetterMessage], messages: Mapping[int, Outgoing]
     ) -> None:
-        """An audit line for each of ``notes``: index in the batch, and what changed. Raises ConsumerError."""
-        now = self._now()
-        lines = [
-            audit_line(action, batch[index].record, fingerprint(batch[index].delivery), now, changed=note)
-            for index, note in notes.items()
-        ]
+        """An audit line for each message, by its index in the batch. Raises ConsumerError."""
+        now, lines = self.now(), list[dict[str, Any]]()
+        for index, message in messages.items():
+            lines.append(audit_line(action, batch[index], now, changed=message.headers[EDITED]))
         if lines:
-            await asyncio.to_thread(self._audit.write, lines)
+            await asyncio.to_thread(self.audit.write, lines)
 
     def _refusal(self, dead: DeadLetterMessage, after: Any) -> str | None:
-        verdict = schemas.validate(self._version, encode(after))
-        known = dead.record.journey_id
+        """Why an edited payload is not sent; None when it is valid and about the same journey."""
+        verdict = schemas.validate(self.version, encode(after))
         if isinstance(verdict, schemas.Refusal):
             first = verdict.violations[0]
             where = f" at {first.path}" if first.path else ""
-            self.refusals.append(f"{known or dead.record.message_id or '?'}: {first.code}{where}")
+            name = dead.record.journey_id or dead.record.message_id or "?"
+            self.refusals.append(f"{name}: {first.code}{where}")
             return "still invalid"
-        if not self._is_same(payload_of(dead.delivery), verdict.journey_id):
-            return "about another journey"
-        return None
-
-    def _is_same(self, before: Any, journey_id: str) -> bool:
-        """Whether an edited journey has the id that it had, or has one for the first time."""
-        ids = ids_of(before)
-        known = ids.get(V2_ID if self._version == "v2" else V3_ID)
-        return journey_id == known if known is not None else not ids or journey_id in ids.values()
+        ids = ids_of(payload_of(dead.delivery))
+        known = ids.get(V2_ID if self.version == "v2" else V3_ID)
+        # A payload without an id of this version may be given one of those that it has, or its first one.
+        allowed = [verdict.journey_id] if not ids else ids.values() if known is None else [known]
+        return None if verdict.journey_id in allowed else "about another journey"
 
     def _outgoing(self, dead: DeadLetterMessage, after: Any, note: str) -> Outgoing:
-        copy = replay_of(dead.delivery, self._queue)
+        copy = self.replay.copy(dead.delivery)
         # The edited body is plain JSON, also when the original was compressed.
         properties = {k: v for k, v in copy.properties.items() if k != "content_encoding"}
         headers = {k: v for k, v in copy.headers.items() if k != "compression"}
-        return dataclasses.replace(
+        return replace(
             copy,
             body=encode(after),
             headers={**headers, EDITED: note},
@@ -282,7 +248,7 @@ def changes(before: Any, after: Any, path: str = "") -> Iterator[str]:
     """The paths at which the two differ, outermost first; an unknown key is not named."""
     if type(before) is type(after) and isinstance(before, dict):
         for key in dict.fromkeys((*before, *after)):
-            name = key if is_known_key(key) else UNKNOWN_KEY
+            name = key if key in KNOWN_KEYS else UNKNOWN_KEY
             inner = f"{path}.{name}" if path else name
             yield from changes(before.get(key, _MISSING), after.get(key, _MISSING), inner)
     elif type(before) is type(after) and isinstance(before, list) and len(before) == len(after):

@@ -30,13 +30,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < _LARGEST_SHOWN
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 #: Keys whose values may be shown, when they look like this: ids of journeys, classes, dates, amounts, codes.
 _SHOWN: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("journey_id", "operator_journey_id", "operator_trip_id"), _is_text),
+    **dict.fromkeys(
+        ("journey_id", "operator_journey_id", "operator_trip_id"), lambda value: isinstance(value, str)
+    ),
     **dict.fromkeys(("distance", "duration", "seats", "index"), _is_number),
     **dict.fromkeys(("revenue", "contribution", "amount"), _is_number),
     "operator_class": matches(r"\w{1,2}"),
@@ -46,8 +44,8 @@ _SHOWN: Mapping[str, Callable[[Any], bool]] = {
     "specversion": matches(r"\d\.\d"),
     "datacontenttype": matches(r"[a-z]+/[a-z.+-]{1,40}"),
 }
-#: The contract's own keys; any other key could be a person's name.
-_KNOWN_KEYS = frozenset(_SHOWN) | frozenset(
+#: The contract's own keys, which are safe to name; any other key could be a person's name.
+KNOWN_KEYS = frozenset(_SHOWN) | frozenset(
     """
     driver passenger identity start end incentives payments incentive_counterparts lat lon insee literal
     country phone phone_trunc operator_user_id operator_id identity_key travel_pass name user_id email
@@ -55,6 +53,8 @@ _KNOWN_KEYS = frozenset(_SHOWN) | frozenset(
     data_base64 id source subject time dataschema pass target
     """.split()  # noqa: SIM905 - forty words, one below the other, would only be longer
 )
+#: In ``x-edited``, what has no path of known words.
+UNKNOWN_KEY, EVERYTHING, AND_MORE = _PLACEHOLDERS = "(unknown key)", "(everything)", "(more)"
 _LONGEST_SHOWN = 128
 
 
@@ -63,7 +63,7 @@ def masked(value: Any, key: str = "") -> Any:
     match value:
         case dict():
             return {
-                name if name in _KNOWN_KEYS else f"<unknown key {number}>": masked(each, name)
+                name if name in KNOWN_KEYS else f"<unknown key {number}>": masked(each, name)
                 for number, (name, each) in enumerate(value.items(), 1)
             }
         case list():
@@ -78,11 +78,6 @@ def masked(value: Any, key: str = "") -> Any:
             return "<number>"
 
 
-def is_known_key(key: str) -> bool:
-    """Whether ``key`` is one of the contract's own words, and so safe to name."""
-    return key in _KNOWN_KEYS
-
-
 def shape_of(text: str) -> str:
     """How long, and which kinds of characters in order, runs written once: ``+33 6..`` is ``+9 9``."""
     shape = re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", text[:_LONGEST_SHOWN]))
@@ -90,8 +85,11 @@ def shape_of(text: str) -> str:
 
 
 def is_known_path(path: str) -> bool:
-    """Whether a dotted path is made of the contract's own words and the indexes of lists."""
-    return all(part in _KNOWN_KEYS or re.fullmatch(r"\d{1,2}", part, re.ASCII) for part in path.split("."))
+    """Whether a dotted path is made of the contract's own words, the indexes of lists and placeholders."""
+    return all(
+        part in KNOWN_KEYS or part in _PLACEHOLDERS or re.fullmatch(r"\d{1,2}", part, re.ASCII)
+        for part in path.split(".")
+    )
 
 
 #: What our codes are made of. A test reads them out of the source.
@@ -133,9 +131,6 @@ def is_detail(text: str) -> bool:
 
 #: Which fields of an edited dead letter were changed; written by ``edit``.
 EDITED: Final = "x-edited"
-#: In ``x-edited``, what has no path of known words.
-UNKNOWN_KEY, EVERYTHING, AND_MORE = "(unknown key)", "(everything)", "(more)"
-
 #: HTTP's.
 STATUSES: Final = range(100, 600)
 #: No message is tried, or moved, more often; a larger number is not ours.
@@ -153,16 +148,6 @@ def _is_moment(value: Any) -> bool:
     return isinstance(value, datetime) or _is_date(value)
 
 
-def _is_edited(value: Any) -> bool:
-    return isinstance(value, str) and all(map(_is_changed_path, value.split(", ")))
-
-
-def _is_changed_path(path: str) -> bool:
-    if path in {EVERYTHING, AND_MORE}:
-        return True
-    return is_known_path(".".join(part for part in path.split(".") if part != UNKNOWN_KEY) or "0")
-
-
 _is_death = matches("rejected|expired|maxlen|delivery_limit")
 
 _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
@@ -175,14 +160,9 @@ _SHOWN_HEADERS: Mapping[str, Callable[[Any], bool]] = {
     ours.DETAIL: lambda value: isinstance(value, str) and is_detail(value),
     ours.STATUS: lambda value: type(value) is int and value in STATUSES,
     ours.CONSUMER_VERSION: matches(r"\d{1,3}(?:\.\d{1,3}){2}(?:(?:a|b|rc|\.dev|\.post)\d{1,3})?"),
-    EDITED: _is_edited,
+    EDITED: lambda value: isinstance(value, str) and all(map(is_known_path, value.split(", "))),
     "x-original-expiration": matches(r"\d{1,8}"),
     "x-unreadable-properties": lambda value: value is True,
-}
-_OF_A_DEATH: Mapping[str, Callable[[Any], bool]] = {
-    "reason": _is_death,
-    "count": _is_count,
-    "time": _is_moment,
 }
 #: Those that hold the name of an exchange or a queue, or a routing key.
 _NAMING = {ours.ORIGINAL_EXCHANGE, ours.ORIGINAL_ROUTING_KEY} | {
@@ -195,23 +175,39 @@ def masked_headers(headers: Mapping[str, Any], names: Collection[str]) -> dict[s
 
     ``names`` are those of exchanges, queues and routing keys that may be shown.
     """
+
+    def is_name(value: Any) -> bool:
+        return isinstance(value, str) and (not value or value in names)
+
+    is_shown = {**_SHOWN_HEADERS, **dict.fromkeys(_NAMING, is_name)}
+    of_a_death = {
+        "reason": _is_death, "queue": is_name, "exchange": is_name, "count": _is_count, "time": _is_moment
+    }  # fmt: skip
+
+    def death(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return masked_value(value)
+        known = {name: value[name] for name in of_a_death if value.get(name) is not None}
+        return {name: _checked(each, of_a_death[name]) for name, each in known.items()}
+
     shown, unknown = dict[str, Any](), 0
     for name, value in sorted(headers.items()):
         if name == "x-death" and isinstance(value, list):
-            shown[name] = [_death(each, names) for each in value]
-        elif name in _NAMING:
-            shown[name] = _name(value, names)
-        elif name in _SHOWN_HEADERS:
-            shown[name] = _plain(value) if _SHOWN_HEADERS[name](value) else masked_value(value)
+            shown[name] = [death(each) for each in value]
+        elif name in is_shown:
+            shown[name] = _checked(value, is_shown[name])
         else:
             unknown += 1
             shown[f"<header {unknown}>"] = masked_value(value)
     return shown
 
 
-def revealed_headers(headers: Mapping[str, Any]) -> dict[str, str]:
-    """``headers`` unmasked."""
-    return {name: str(value) for name, value in sorted(headers.items())}
+def _checked(value: Any, is_shown: Callable[[Any], bool]) -> Any:
+    if not is_shown(value):
+        return masked_value(value)
+    if isinstance(value, datetime):
+        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).isoformat()
+    return value
 
 
 def masked_value(value: Any) -> str:
@@ -219,35 +215,8 @@ def masked_value(value: Any) -> str:
     return shape_of(value) if isinstance(value, str) else f"<{type(value).__name__}>"
 
 
+_is_media_type = matches(r"(?i)[a-z]+/[a-z0-9.+-]{1,40}(?:; ?charset=\"?[a-z0-9-]{1,20}\"?)?")
+
+
 def masked_content_type(content_type: str) -> str:
-    """The declared media type, when it looks like one."""
-    known = re.fullmatch(
-        r"[a-z]+/[a-z0-9.+-]{1,40}(?:; ?charset=\"?[a-z0-9-]{1,20}\"?)?",
-        content_type,
-        re.ASCII | re.IGNORECASE,
-    )
-    return content_type if known else masked_value(content_type)
-
-
-def _name(value: Any, names: Collection[str]) -> str:
-    return value if isinstance(value, str) and (not value or value in names) else masked_value(value)
-
-
-def _death(death: Any, names: Collection[str]) -> Any:
-    if not isinstance(death, Mapping):
-        return masked_value(death)
-    shown = dict[str, Any]()
-    for name in ("reason", "queue", "exchange", "count", "time"):
-        if (value := death.get(name)) is None:
-            continue
-        if name in {"queue", "exchange"}:
-            shown[name] = _name(value, names)
-        else:
-            shown[name] = _plain(value) if _OF_A_DEATH[name](value) else masked_value(value)
-    return shown
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).isoformat()
-    return value
+    return content_type if _is_media_type(content_type) else masked_value(content_type)

@@ -7,12 +7,13 @@ So a queue is read only when its limit is ours, or when the operator says that i
 
 import logging
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from consumer.broker.connection import ConnectionFactory, is_amqp
+from consumer.broker.connection import ConnectionFactory, LogOnce, is_amqp
 from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
-from consumer.broker.queue_reader import AmqpQueueReader
+from consumer.broker.queue_reader import AmqpQueueReader, QueueReader
 from consumer.broker.virtual import VirtualQueueReader
 from consumer.core.topology import QueueSpec, Topology
 from consumer.deadletters.sweep import QueueReaders
@@ -25,23 +26,28 @@ class UnsafeQueueError(BrokerError):
     """Reading this queue might drop messages of it."""
 
 
-def build_queue_readers(
+@dataclass(frozen=True, slots=True)
+class FoundQueues:
+    """Readers by reason; why others were left out; the reasons whose queue has another consumer now."""
+
+    readers: dict[str, Callable[[], QueueReader]]
+    unsafe: list[UnsafeQueueError] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
+
+
+def find_queues(
     connections: Callable[[], ConnectionFactory],
     url: str,
     topology: Topology,
     reasons: Collection[str],
     *,
     unverified: bool,
-    on_unsafe: Callable[[UnsafeQueueError], None],
-    on_shared: Callable[[str], None],
     force: bool = False,
-) -> QueueReaders:
-    """A way to open each dead-letter queue of ``reasons`` (none: all). Raises BrokerError.
+) -> FoundQueues:
+    """The dead-letter queues of ``reasons`` (none: all those that exist). Raises BrokerError.
 
-    ``url`` is the broker's first address. A queue that does not exist is left out, unless it was named.
-    An unsafe one is left out when ``on_unsafe`` does not raise its error. ``unverified`` reads also where
-    we may not ask for the limit, ``force`` also where it is another one. ``on_shared`` is called with each
-    queue that has another consumer at the moment.
+    ``url`` is the broker's first address. ``unverified`` reads also where we may not ask for the limit,
+    ``force`` also where it is another one.
     """
     queues = {
         reason: topology.dead_letter_queue(reason)
@@ -49,45 +55,38 @@ def build_queue_readers(
         if not reasons or reason in reasons
     }
     if not is_amqp(url):
-        return {reason: partial(VirtualQueueReader, url, queue) for reason, queue in queues.items()}
-
-    def reader(queue: str) -> AmqpQueueReader:
-        return AmqpQueueReader(connections(), queue)
-
+        return FoundQueues({each: partial(VirtualQueueReader, url, queue) for each, queue in queues.items()})
     specs = {spec.name: spec for spec in topology.support()}
+    found = FoundQueues({})
     try:
         connection = connections().connect("dead letters")
     except ConnectionFactory.ERRORS as error:
         raise BrokerError(f"cannot connect to the broker: {why(error)}") from error
     try:
-        existing = {
-            reason: facts
-            for reason, queue in queues.items()
-            if (facts := queue_facts(connection, queue)) is not None
-        }
-        if reasons and (missing := queues.keys() - existing.keys()):
-            raise BrokerError(f"the queue {queues[min(missing)]!r} does not exist")
-        if not existing:
-            raise BrokerError(f"there is no dead-letter queue of {topology.queue!r}: is BROKER_QUEUE right?")
-        found = {}
-        for reason, facts in existing.items():
-            unsafe = None if force else _unsafe(connection, specs[queues[reason]], unverified=unverified)
-            if unsafe is not None:
-                on_unsafe(unsafe)
+        for reason, queue in queues.items():
+            facts = queue_facts(connection, queue)
+            if facts is None and reasons:
+                raise BrokerError(f"the queue {queue!r} does not exist")
+            if facts is None:
                 continue
-            found[reason] = partial(reader, queues[reason])
+            if (unsafe := _unsafe(connection, specs[queue], unverified=unverified, force=force)) is not None:
+                found.unsafe.append(unsafe)
+                continue
+            found.readers[reason] = partial(lambda name: AmqpQueueReader(connections(), name), queue)
             if facts.consumers:
-                on_shared(queues[reason])
+                found.shared.append(reason)
     except ConnectionFactory.ERRORS as error:
         raise BrokerError(f"the dead-letter queues cannot be read: {why(error)}") from error
     finally:
         connection.collect()
+    if not found.readers and not found.unsafe:
+        raise BrokerError(f"there is no dead-letter queue of {topology.queue!r}: is BROKER_QUEUE right?")
     return found
 
 
-def _unsafe(connection: Any, spec: QueueSpec, *, unverified: bool) -> UnsafeQueueError | None:
+def _unsafe(connection: Any, spec: QueueSpec, *, unverified: bool, force: bool) -> UnsafeQueueError | None:
     """Why reading is not known to be safe; None when it is. A classic queue counts no deliveries."""
-    if not can_ask(connection):
+    if force or not can_ask(connection):
         return None
     text = f"reading the queue {spec.name!r} could drop messages, each read being a delivery"
     try:
@@ -106,31 +105,19 @@ class SafeQueueReaders:
     def __init__(
         self, connections: Callable[[], ConnectionFactory], url: str, topology: Topology, *, unverified: bool
     ) -> None:
-        self._topology = topology
+        self._find = partial(find_queues, connections, url, topology, unverified=unverified)
         self._shared: set[str] = set()
-        self._warned: set[str] = set()
-        self._build = partial(
-            build_queue_readers,
-            connections,
-            url,
-            topology,
-            unverified=unverified,
-            on_unsafe=self._warn,
-            on_shared=self._shared.add,
-        )
+        self._left_out = LogOnce("dead-letter queue is neither read nor replayed", logger=log)
 
     def __call__(self, reasons: Collection[str]) -> QueueReaders:
         """The queues of ``reasons`` (none: all). Raises BrokerError."""
-        for reason in reasons or self._topology.dead_letter_reasons:
-            self._shared.discard(self._topology.dead_letter_queue(reason))
-        return self._build(reasons)
+        self._shared -= set(reasons or self._shared)
+        found = self._find(reasons)
+        self._shared.update(found.shared)
+        for unsafe in found.unsafe:
+            self._left_out.warn(unsafe)
+        return found.readers
 
     def shared(self, reason: str) -> bool:
         """Whether the queue of ``reason`` had another consumer, perhaps our own, when it was found."""
-        return self._topology.dead_letter_queue(reason) in self._shared
-
-    def _warn(self, unsafe: UnsafeQueueError) -> None:
-        reason = str(unsafe)
-        if reason not in self._warned:
-            self._warned.add(reason)
-            log.warning("dead-letter queue is neither read nor replayed", extra={"reason": reason})
+        return reason in self._shared

@@ -29,7 +29,8 @@ NO_DEADLINE: Final = float("inf")
 FOREIGN_DETAIL: Final = "(not ours)"
 V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
-_LONGEST_ID = 256
+#: Records hold so much of an id.
+LONGEST_ID: Final = 256
 #: No journey is nested deeper than six levels; what is too deep for recursion is not a payload.
 _DEEPEST = 64
 
@@ -54,22 +55,31 @@ class Record:
 
     @property
     def deadline(self) -> datetime | None:
-        """Until when it must be registered."""
         return None if self.start is None else self.start + REGISTRATION_WINDOW
 
     @property
     def urgency(self) -> float:
         """The deadline in seconds since 1970, to sort by: the smallest is the most urgent."""
-        return NO_DEADLINE if self.start is None else (self.start + REGISTRATION_WINDOW).timestamp()
+        return NO_DEADLINE if self.deadline is None else self.deadline.timestamp()
+
+    def left(self, now: datetime) -> float | None:
+        """Seconds until the deadline; negative when it has passed."""
+        return None if self.deadline is None else (self.deadline - now).total_seconds()
+
+    def age(self, now: datetime) -> float | None:
+        """Seconds since the death."""
+        return None if self.died is None else (now - self.died).total_seconds()
 
     def is_too_late(self, now: datetime) -> bool | None:
         """Whether the deadline has passed; None when it is not known."""
-        if self.start is None:
+        if self.deadline is None:
             return True if self.reason == Reason.EXPIRED else None
-        return self.start + REGISTRATION_WINDOW <= now
+        return self.deadline <= now
 
     def as_json(self, now: datetime) -> dict[str, Any]:
-        """The record as ``--json`` shows it; ages and times left in seconds."""
+        """The record as ``--json`` shows it."""
+        left = self.left(now)
+        dates = {"died": self.died, "start": self.start, "deadline": self.deadline}
         return {
             "reason": self.reason,
             "detail": self.detail,
@@ -78,10 +88,8 @@ class Record:
             "message_id": self.message_id,
             "attempts": self.attempts,
             "replays": self.replays,
-            "died": _text(self.died),
-            "start": _text(self.start),
-            "deadline": _text(self.deadline),
-            "left_seconds": None if self.start is None else round(self.urgency - now.timestamp(), 3),
+            **{name: None if date is None else iso_utc(date) for name, date in dates.items()},
+            "left_seconds": None if left is None else round(left, 3),
             "size_bytes": self.size,
         }
 
@@ -91,11 +99,12 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
     headers = delivery.headers
     past = tracking_headers(delivery)
     payload = payload_of(delivery)
+    message_id, journey_id = delivery.message_id, next(iter(ids_of(payload).values()), None)
     status = headers.get(STATUS)
     return Record(
         reason=queue_reason,
-        message_id=_short(delivery.message_id),
-        journey_id=_short(next(iter(ids_of(payload).values()), None)),
+        message_id=None if message_id is None else message_id[:LONGEST_ID],
+        journey_id=None if journey_id is None else journey_id[:LONGEST_ID],
         detail=_detail(headers.get(DETAIL)),
         status=status if type(status) is int and status in STATUSES else None,
         attempts=past.attempts,
@@ -185,16 +194,3 @@ def _died(headers: Mapping[str, Any]) -> datetime | None:
         case [{"time": datetime() as time}, *_]:
             return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     return None
-
-
-def shortened(text: str) -> str:
-    """An id as records hold it."""
-    return text[:_LONGEST_ID]
-
-
-def _short(text: str | None) -> str | None:
-    return None if text is None else shortened(text)
-
-
-def _text(moment: datetime | None) -> str | None:
-    return None if moment is None else iso_utc(moment)

@@ -2,7 +2,7 @@
 
 1. A filter that is not given matches everything; several values of one filter are alternatives, several
    filters must all match.
-2. A range never holds what is not known: a dead letter without a readable deadline matches no ``--left``.
+2. What is not known matches no range: a dead letter without a readable deadline matches no ``--left``.
 3. No filter can name a value of a payload other than the journey's id.
 """
 
@@ -16,7 +16,6 @@ from consumer.deadletters.record import Record
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?[smhd])+|0)", re.ASCII)
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +26,9 @@ class Range:
     most: float | None = None
 
     def holds(self, value: float | None) -> bool:
-        """Whether ``value`` lies in it; what is not known lies in no range."""
+        """Whether ``value`` lies in it; what is not known (None) only when both ends are open."""
         if value is None:
-            return False
+            return self.least is None and self.most is None
         return (self.least is None or value >= self.least) and (self.most is None or value < self.most)
 
 
@@ -55,7 +54,7 @@ def range_of(text: str) -> Range:
 
 def status_of(text: str) -> int | None:
     """An HTTP status, or None for ``none``: the Registry was never asked. Raises ValueError."""
-    if text.strip().lower() == _NONE:
+    if text.strip().lower() == "none":
         return None
     if not re.fullmatch(r"[1-5]\d\d", text.strip(), re.ASCII):
         raise ValueError("must be an HTTP status such as 401, or none")
@@ -75,26 +74,15 @@ class Selection:
     left: Range = Range()
 
     def __bool__(self) -> bool:
-        """Whether there is any filter."""
         return self != Selection()
 
     def matches(self, record: Record, now: datetime) -> bool:
-        """Whether ``record`` is meant. ``now`` is aware."""
         return (
             (not self.reasons or record.reason in self.reasons)
             and (not self.statuses or record.status in self.statuses)
             and (not self.details or any(fnmatchcase(record.detail or "", each) for each in self.details))
             and (not self.journey_ids or record.journey_id in self.journey_ids)
             and (not self.message_ids or record.message_id in self.message_ids)
-            and (self.age == _OPEN or self.age.holds(_seconds(record.died, now)))
-            and (self.left == _OPEN or self.left.holds(_seconds(now, record.deadline)))
+            and self.age.holds(record.age(now))
+            and self.left.holds(record.left(now))
         )
-
-
-_OPEN = Range()
-
-
-def _seconds(earlier: datetime | None, later: datetime | None) -> float | None:
-    if earlier is None or later is None:
-        return None
-    return (later - earlier).total_seconds()

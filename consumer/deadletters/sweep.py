@@ -12,6 +12,7 @@
 import asyncio
 import heapq
 import itertools
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -48,6 +49,10 @@ class DeadLetterMessage:
     delivery: Delivery
     reader: QueueReader
 
+    @property
+    def key(self) -> str:
+        return fingerprint(self.delivery)
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -68,7 +73,7 @@ class BatchResult:
 Act = Callable[[Sequence[DeadLetterMessage]], Awaitable[BatchResult]]
 QueueReaders = Mapping[str, Callable[[], QueueReader]]
 #: Why to leave out a dead letter that is selected, in a word for the summary; None: do not.
-Skip = Callable[[Record, Delivery], str | None]
+Skip = Callable[[DeadLetterMessage], str | None]
 
 
 @dataclass(slots=True)
@@ -91,7 +96,6 @@ class Tally:
 
     @property
     def acted(self) -> int:
-        """How many were acted upon."""
         return self.outcomes.total()
 
     @property
@@ -145,7 +149,7 @@ class Nearest:
     def __init__(self, limit: int, most_bytes: int = 64 * 1024 * 1024) -> None:
         self._limit = limit
         self._most_bytes = most_bytes
-        self._heap: list[tuple[float, int, Record, Delivery]] = []  # the farthest deadline on top
+        self._heap: list[tuple[float, int, DeadLetterMessage]] = []  # the farthest deadline on top
         self._dropped: float | None = None
         self._bytes = 0
         self.matching = 0
@@ -153,29 +157,29 @@ class Nearest:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, record: Record, delivery: Delivery) -> None:
+    def add(self, dead: DeadLetterMessage) -> None:
         self.matching += 1
-        if self._dropped is not None and record.urgency >= self._dropped:
+        urgency = dead.record.urgency
+        if self._dropped is not None and urgency >= self._dropped:
             return
-        heapq.heappush(self._heap, (-record.urgency, -self.matching, record, delivery))
-        self._bytes += len(delivery.body)
+        heapq.heappush(self._heap, (-urgency, -self.matching, dead))
+        self._bytes += len(dead.delivery.body)
         while len(self._heap) > self._limit or (self._bytes > self._most_bytes and len(self._heap) > 1):
-            farthest, _, _, dropped = heapq.heappop(self._heap)
+            farthest, _, dropped = heapq.heappop(self._heap)
             self._dropped = -farthest
-            self._bytes -= len(dropped.body)
+            self._bytes -= len(dropped.delivery.body)
 
-    def entries(self) -> list[tuple[Record, Delivery]]:
+    def entries(self) -> list[DeadLetterMessage]:
         """Those that are kept, the nearest deadline first."""
-        return [(record, delivery) for _, _, record, delivery in sorted(self._heap, reverse=True)]
+        return [dead for _, _, dead in sorted(self._heap, reverse=True)]
 
 
 class _Pace:
     """At most ``rate`` a second, in batches that last a fifth of a second, of ``most`` at most."""
 
-    def __init__(self, rate: float | None, most: int | None) -> None:
+    def __init__(self, rate: float | None, most: int) -> None:
         self._rate = rate
         self._due = 0.0
-        most = BATCH if most is None else most
         self.batch = most if rate is None else max(1, min(most, int(rate / 5)))
 
     async def wait(self, count: int) -> None:
@@ -192,29 +196,11 @@ class _Held:
 
     def __init__(self, buffer: ReorderBuffer) -> None:
         self.buffer = buffer
+        self.readers: list[QueueReader] = []
         self.unread: deque[tuple[str, QueueReader, int]] = deque()  # reason, reader, how many are left
-        self._readers: list[QueueReader] = []
-        self._batch: Sequence[DeadLetterMessage] = ()
-        self._acting: asyncio.Future[BatchResult] | None = None
+        self.batch: Sequence[DeadLetterMessage] = ()
+        self.acting: asyncio.Future[BatchResult] | None = None
         self._alive_at = time.monotonic()
-
-    async def open(self, make: Callable[[], QueueReader], at_least: int) -> tuple[QueueReader, int]:
-        reader = make()
-        self._readers.append(reader)
-        return reader, await in_thread(reader.open, at_least)
-
-    def begin(self, batch: Sequence[DeadLetterMessage], act: Act) -> None:
-        self._batch, self._acting = batch, asyncio.ensure_future(act(batch))
-
-    @property
-    def has_result(self) -> bool:
-        return self._acting is not None and self._acting.done()
-
-    async def result(self) -> tuple[Sequence[DeadLetterMessage], BatchResult]:
-        """Wait for the batch; an empty one when none is being acted upon."""
-        batch, acting = self._batch, self._acting
-        self._batch, self._acting = (), None
-        return (batch, await self.wait(acting)) if acting is not None else ((), BatchResult(()))
 
     async def wait(self, work: Awaitable[T]) -> T:
         """Wait for ``work``, and answer the heartbeats of all readers meanwhile."""
@@ -231,20 +217,16 @@ class _Held:
     async def keep_alive(self, after_seconds: float = 0.0) -> None:
         """Answer the heartbeats of all readers, unless that was done less than ``after_seconds`` ago."""
         if time.monotonic() - self._alive_at >= after_seconds:
-            for reader in self._readers:
+            for reader in self.readers:
                 await in_thread(reader.keep_alive)
             self._alive_at = time.monotonic()
 
-    async def finish(self) -> None:
-        for reader in self._readers:
-            await in_thread(reader.finish)
-
     async def close(self) -> None:
         """Cancel the batch if there is one, and give back everything that was not acknowledged."""
-        if self._acting is not None:
-            self._acting.cancel()
-            await asyncio.gather(self._acting, return_exceptions=True)
-        for reader in self._readers:
+        if self.acting is not None:
+            self.acting.cancel()
+            await asyncio.gather(self.acting, return_exceptions=True)
+        for reader in self.readers:
             await in_thread(reader.close)
 
 
@@ -257,7 +239,7 @@ class Sweep:
         selection: Selection,
         *,
         now: Callable[[], datetime],
-        skip: Skip | None = None,
+        skip: Skip = lambda _dead: None,
         most_held: int | None = None,
         most_bytes: int | None = None,
     ) -> None:
@@ -269,6 +251,8 @@ class Sweep:
         self._there: Counter[str] = Counter()
         self._stay: Counter[str] = Counter()
         self._stopping = False
+        self._limit = sys.maxsize
+        self._show: Callable[[Tally], None] = lambda _tally: None
         self.tally = Tally()
 
     def stop(self) -> None:
@@ -279,10 +263,10 @@ class Sweep:
         """Count what is selected, and act on nothing."""
         self.tally = tally = Tally()
 
-        def see(record: Record, delivery: Delivery) -> None:
+        def see(dead: DeadLetterMessage) -> None:
             tally.waiting += 1
             tally.read += 1
-            self._selects(record, delivery)
+            self._selects(dead)
 
         self._there = await look(self._queues, see)
         tally.reading = False
@@ -302,44 +286,43 @@ class Sweep:
         ``batch`` bounds what is acted upon at once (None: ``BATCH``). Raises BrokerError; what was acted upon
         by then stays done.
         """
-        self.tally = Tally()
-        pace, first = _Pace(rate, batch), True
-        while not await self._pass(act, limit, pace, show, first=first):
+        self.tally, self._show = Tally(), show
+        self._limit = sys.maxsize if limit is None else limit
+        pace, first = _Pace(rate, batch or BATCH), True
+        while not await self._pass(act, pace, first=first):
             first = False
         self.tally.taken = self.tally.waiting - self.tally.read
-        if self._over(limit):
+        if self._is_over:
             self.tally.taken = self.tally.died_since = 0
         self.tally.reading = self.tally.reading and self._stopping
         return self.tally
 
-    def _over(self, limit: int | None) -> bool:
-        tally = self.tally
-        return self._stopping or tally.trouble is not None or (limit is not None and tally.acted >= limit)
+    @property
+    def _is_over(self) -> bool:
+        return self._stopping or self.tally.trouble is not None or self.tally.acted >= self._limit
 
-    async def _pass(
-        self, act: Act, limit: int | None, pace: _Pace, show: Callable[[Tally], None], *, first: bool
-    ) -> bool:
+    async def _pass(self, act: Act, pace: _Pace, *, first: bool) -> bool:
         """Read the queues to their end; False when all was given back before, to be read once more."""
         held, stayed = _Held(ReorderBuffer(*self._bounds)), self._stay.copy()
         ends_at, acted = time.monotonic() + MOST_HELD_SECONDS, False
         try:
             await self._open(held, first=first)
             while True:
-                while held.unread and held.buffer.room and not self._over(limit):
+                while held.unread and held.buffer.room and not self._is_over:
                     await self._read(held, stayed)
-                    show(self.tally)
-                    if held.has_result:
-                        await self._settle(held, show)
-                await self._settle(held, show)
-                done = self._over(limit) or not held.buffer
+                    self._show(self.tally)
+                    if held.acting is not None and held.acting.done():
+                        await self._settle(held)
+                await self._settle(held)
+                done = self._is_over or not held.buffer
                 if done or (acted and time.monotonic() >= ends_at):
                     break
-                size = pace.batch if limit is None else min(pace.batch, limit - self.tally.acted)
-                batch = held.buffer.pop(size)
+                batch = held.buffer.pop(min(pace.batch, self._limit - self.tally.acted))
                 await held.wait(pace.wait(len(batch)))
                 self.tally.reading, acted = False, True
-                held.begin(batch, act)
-            await held.finish()
+                held.batch, held.acting = batch, asyncio.ensure_future(act(batch))
+            for reader in held.readers:
+                await in_thread(reader.finish)
         finally:
             await held.close()
         return done
@@ -348,8 +331,9 @@ class Sweep:
         """Open all queues. What came after the first pass began is not read."""
         tally, there = self.tally, Counter[str]()
         for reason, make in self._queues.items():
+            held.readers.append(reader := make())
             # What a look, or the last pass, gave back may take a moment to be there again.
-            reader, waiting = await held.open(make, self._there[reason])
+            waiting = await in_thread(reader.open, self._there[reason])
             there[reason] = waiting if first else min(waiting, self._there[reason])
             if there[reason]:
                 held.unread.append((reason, reader, there[reason]))
@@ -373,11 +357,11 @@ class Sweep:
                 held.buffer.push(dead)
         await held.keep_alive(KEEP_ALIVE_SECONDS)
 
-    def _selects(self, record: Record, delivery: Delivery) -> bool:
+    def _selects(self, dead: DeadLetterMessage) -> bool:
         """Whether it is selected and not skipped; it is counted as one of them."""
-        if not self._selection.matches(record, self._began):
+        if not self._selection.matches(dead.record, self._began):
             return False
-        if self._skip is not None and (skipped := self._skip(record, delivery)) is not None:
+        if (skipped := self._skip(dead)) is not None:
             self.tally.skipped[skipped] += 1
             return False
         self.tally.selected += 1
@@ -392,43 +376,49 @@ class Sweep:
             elif died > self._latest_death:
                 self.tally.died_since += self._selection.matches(dead.record, self._began)
                 return False
-        if not self._selects(dead.record, dead.delivery):
+        if not self._selects(dead):
             return False
-        if stayed and stayed[key := fingerprint(dead.delivery)]:
+        if stayed and stayed[key := dead.key]:
             stayed[key] -= 1
             return False
         return True
 
-    async def _settle(self, held: _Held, show: Callable[[Tally], None]) -> None:
+    async def _settle(self, held: _Held) -> None:
         """Wait for the batch, count its results, and acknowledge what the action is done with."""
-        batch, acted = await held.result()
-        if not batch:
+        if held.acting is None:
             return
+        acted = await held.wait(held.acting)
+        held.acting = None
         self.tally.trouble = acted.trouble
         done: dict[QueueReader, list[Delivery]] = {}
-        for dead, result in zip(batch, acted.results, strict=True):
+        for dead, result in zip(held.batch, acted.results, strict=True):
             self.tally.outcomes[result.outcome] += 1
             if result.ack:
                 done.setdefault(dead.reader, []).append(dead.delivery)
                 self._there[dead.record.reason] -= 1
             else:
-                self._stay[fingerprint(dead.delivery)] += 1
+                self._stay[dead.key] += 1
         for reader, deliveries in done.items():
             await in_thread(reader.acknowledge, deliveries)
-        show(self.tally)
+        self._show(self.tally)
 
 
-async def look(queues: QueueReaders, see: Callable[[Record, Delivery], None]) -> Counter[str]:
-    """Show ``see`` every dead letter, in the order of the queues; returns how many each queue had."""
+async def look(
+    queues: QueueReaders, see: Callable[[DeadLetterMessage], None], most: int = sys.maxsize
+) -> Counter[str]:
+    """Show ``see`` the first ``most`` dead letters of each queue; returns how many they were."""
     counts: Counter[str] = Counter()
     for reason, make in queues.items():
         reader = make()
         try:
             await in_thread(reader.open)
-            while batch := await in_thread(take, reader, reason, READ_AT_ONCE):
+            while left := min(READ_AT_ONCE, most - counts[reason]):
+                batch = await in_thread(take, reader, reason, left)
                 counts[reason] += len(batch)
                 for dead in batch:
-                    see(dead.record, dead.delivery)
+                    see(dead)
+                if not batch:
+                    break
         finally:
             await in_thread(reader.close)
     return counts

@@ -8,10 +8,11 @@ grows with the number of different groups, which is bounded, and not with that o
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Self
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from consumer.deadletters.record import Record
+from consumer.deadletters.record import NO_DEADLINE, Record
 from consumer.deadletters.sweep import Tally
 
 _PLAIN_INTERVAL_SECONDS = 5.0
@@ -33,10 +34,8 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_PIPE)
 
 
-def span(seconds: float | None) -> str:
+def span(seconds: float) -> str:
     """A time in its two largest units: ``3 h 05 min`` or ``-20 min``."""
-    if seconds is None:
-        return "?"
     sign, left = ("-" if seconds < 0 else ""), int(abs(seconds))
     days, hours, minutes = left // 86_400, left // 3_600 % 24, left // 60 % 60
     if days:
@@ -67,7 +66,6 @@ def left_text(seconds: float | None) -> Text:
 # --- summary ----------------------------------------------------------------------------------
 
 MOST_GROUPS = 500
-_OTHER = "(other details)"
 
 
 @dataclass(slots=True)
@@ -91,23 +89,18 @@ class Group:
 
     def add(self, record: Record, now: datetime) -> None:
         self.count += 1
-        too_late = record.is_too_late(now)
-        if too_late:
+        left, age = record.left(now), record.age(now)
+        if record.is_too_late(now):
             self.too_late += 1
-        elif too_late is False:
+        elif left is not None:
             self.in_time += 1
-            left = record.urgency - now.timestamp()
             self.shortest_left = left if self.shortest_left is None else min(left, self.shortest_left)
-        if record.died is not None:
-            age = (now - record.died).total_seconds()
+        if age is not None:
             self.youngest_age = age if self.youngest_age is None else min(age, self.youngest_age)
             self.oldest_age = age if self.oldest_age is None else max(age, self.oldest_age)
 
-    def as_json(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         return {
-            "reason": self.reason,
-            "detail": self.detail,
-            "status": self.status,
             "count": self.count,
             "savable": self.in_time,
             "beyond_saving": self.too_late,
@@ -120,37 +113,32 @@ class Group:
 
 @dataclass(slots=True)
 class Overview:
-    """All groups, and everything together."""
-
     groups: dict[tuple[str, str | None, int | None], Group] = field(default_factory=dict)
     total: Group = field(default_factory=lambda: Group("total"))
 
     def add(self, record: Record, now: datetime) -> None:
         key = (record.reason, record.detail, record.status)
         if key not in self.groups and len(self.groups) >= MOST_GROUPS:
-            key = (record.reason, _OTHER, None)
+            key = (record.reason, "(other details)", None)
         group = self.groups.setdefault(key, Group(*key))
         group.add(record, now)
         self.total.add(record, now)
 
     def ranked(self) -> Iterable[Group]:
         """Those that can be registered first, by the time left; then the largest."""
-        return sorted(
-            self.groups.values(),
-            key=lambda g: (
-                g.shortest_left is None,
-                g.shortest_left or 0.0,
-                -g.count,
-                g.reason,
-                g.detail or "",
-                g.status or 0,
-            ),
-        )
+
+        def rank(group: Group) -> tuple[Any, ...]:
+            left = NO_DEADLINE if group.shortest_left is None else group.shortest_left
+            return (left, -group.count, group.reason, group.detail or "", group.status or 0)
+
+        return sorted(self.groups.values(), key=rank)
 
     def as_json(self) -> dict[str, Any]:
-        total = self.total.as_json()
-        del total["reason"], total["detail"], total["status"]
-        return {"total": total, "groups": [group.as_json() for group in self.ranked()]}
+        groups = [
+            {"reason": group.reason, "detail": group.detail, "status": group.status, **group.counts()}
+            for group in self.ranked()
+        ]
+        return {"total": self.total.counts(), "groups": groups}
 
 
 def _rounded(seconds: float | None) -> float | None:
@@ -209,17 +197,15 @@ def show_records(console: Console, records: Sequence[Record], now: datetime) -> 
     """One line for each; ids are never cut."""
     table = _table("died", "time left", "replays", ids=("journey id", "message id"))
     for record in records:
-        left = None if record.deadline is None else record.urgency - now.timestamp()
-        died = None if record.died is None else (now - record.died).total_seconds()
-        same = record.message_id == record.journey_id
+        age, same = record.age(now), record.message_id == record.journey_id
         table.add_row(
             _text(record.journey_id or "?"),
             _text("the same" if same else record.message_id or "-", "dim" if same else ""),
             _text(record.reason),
             _text(record.detail or "-"),
             str(record.status or "-"),
-            "?" if died is None else f"{span(died)} ago",
-            left_text(left),
+            _ages(age, age),
+            left_text(record.left(now)),
             str(record.replays or "-"),
         )
     console.print(table)
@@ -243,61 +229,43 @@ def show_tally(tally: Tally, *, dry_run: bool = False) -> str:
     """The result of a sweep."""
     if tally.reading:
         return f"stopped after reading {tally.read:,} of {tally.waiting:,} dead letters; nothing was done"
-    left = tally.selected - tally.acted
-    counts = (*tally.outcomes.values(), *tally.skipped.values(), tally.taken, tally.died_since, left)
-    width = max(len(f"{count:,}") for count in counts)
-    lines = [f"  {count:>{width},}  {name}" for name, count in sorted(tally.outcomes.items())]
-    lines += [f"  {count:>{width},}  skipped: {name}" for name, count in sorted(tally.skipped.items())]
-    for count, name in (
-        (tally.taken, "no longer in the queue (taken by another consumer)"),
-        (tally.died_since, "left in the queue: died after this command began"),
-        (left, "selected, nothing done" if dry_run else "not processed"),
-    ):
-        if count > 0:
-            lines.append(f"  {count:>{width},}  {name}")
-    return "\n".join(
-        [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected", *lines]
-    )
+    counts = dict(sorted(tally.outcomes.items()))
+    counts |= {f"skipped: {name}": count for name, count in sorted(tally.skipped.items())}
+    counts["no longer in the queue (taken by another consumer)"] = tally.taken
+    counts["left in the queue: died after this command began"] = tally.died_since
+    counts["selected, nothing done" if dry_run else "not processed"] = tally.selected - tally.acted
+    width = max(len(f"{count:,}") for count in counts.values())
+    lines = [f"{tally.waiting:,} dead letters, {tally.selected + tally.skipped.total():,} selected"]
+    lines += [f"  {count:>{width},}  {name}" for name, count in counts.items() if count > 0]
+    return "\n".join(lines)
 
 
-class Meter:
-    """Shows a tally while entered: a bar on a terminal, a line every few seconds elsewhere."""
+@contextmanager
+def progress(verb: str, limit: int | None) -> Iterator[Callable[[Tally], None]]:
+    """Yields a function that shows a tally: a bar on a terminal, a line every few seconds elsewhere."""
+    console = Console(stderr=True)
+    fancy = console.is_terminal and not console.is_dumb_terminal
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[count]}")
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=not fancy)
+    task = bar.add_task("reading", total=None, count="0")
+    printed_at = started = time.monotonic()
+    acting = False
 
-    def __init__(self, verb: str, limit: int | None) -> None:
-        self._verb = verb
-        self._limit = limit
-        console = Console(stderr=True)
-        self._fancy = console.is_terminal and not console.is_dumb_terminal
-        self._printed_at = self._started = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[count]}"),
-        )
-        self._bar = Progress(
-            *columns, TimeRemainingColumn(), console=console, transient=True, disable=not self._fancy
-        )
-        self._task = self._bar.add_task("reading", total=None, count="0")
-        self._acting = False
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._bar.stop()
-
-    def show(self, tally: Tally) -> None:
+    def show(tally: Tally) -> None:
+        nonlocal acting, printed_at, started
         now = time.monotonic()
-        done, count, verb, total = tally.read, f"{tally.read:,}", "reading", None
+        done, count, doing, total = tally.read, f"{tally.read:,}", "reading", None
         if not tally.reading:
-            total = tally.to_act if self._limit is None else min(tally.to_act, self._limit)
-            done, count, verb = tally.acted, f"{tally.acted:,} of {total:,}", self._verb
-            if not self._acting:
-                self._acting, self._started = True, now
-                self._bar.reset(self._task, description=verb)
-        count = f"{count}, {done / max(now - self._started, 0.001):,.0f}/s"
-        self._bar.update(self._task, completed=done, total=total, count=count)
-        if not self._fancy and now - self._printed_at >= _PLAIN_INTERVAL_SECONDS:
-            self._printed_at = now
-            print(f"{verb}: {count}", file=sys.stderr)  # noqa: T201
+            total = tally.to_act if limit is None else min(tally.to_act, limit)
+            done, count, doing = tally.acted, f"{tally.acted:,} of {total:,}", verb
+            if not acting:
+                acting, started = True, now
+                bar.reset(task, description=verb)
+        count = f"{count}, {done / max(now - started, 0.001):,.0f}/s"
+        bar.update(task, completed=done, total=total, count=count)
+        if not fancy and now - printed_at >= _PLAIN_INTERVAL_SECONDS:
+            printed_at = now
+            print(f"{doing}: {count}", file=sys.stderr)  # noqa: T201
+
+    with bar:
+        yield show

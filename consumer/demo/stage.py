@@ -11,6 +11,7 @@ import secrets
 import tempfile
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from consumer.core.clock import utc_now
 from consumer.core.topology import Topology
 from consumer.deadletters.actions import ReplayToQueue
 from consumer.deadletters.selection import Selection
-from consumer.deadletters.sweep import Sweep
+from consumer.deadletters.sweep import BatchResult, DeadLetterMessage, Sweep
 from consumer.demo.account import Evidence
 from consumer.errors import ConsumerError
 from consumer.logs import Output
@@ -161,11 +162,15 @@ class Stage:
         reason = "unauthorized"
         queue = self._topology.dead_letter_queue(reason)
 
-        def count(replayed: int) -> None:
-            self.replayed[reason] += replayed
+        replay = ReplayToQueue(self._link, self._topology.queue)
+
+        async def replay_and_count(batch: Sequence[DeadLetterMessage]) -> BatchResult:
+            replayed = await replay(batch)
+            self.replayed[reason] += sum(result.ack for result in replayed.results)
+            return replayed
 
         sweep = Sweep({reason: lambda: VirtualQueueReader(BROKER, queue)}, Selection(), now=utc_now)
-        tally = await sweep.run(ReplayToQueue(self._link, self._topology.queue, on_replayed=count))
+        tally = await sweep.run(replay_and_count)
         if tally.trouble is not None:
             raise ConsumerError(tally.trouble)
         return tally.acted

@@ -12,33 +12,36 @@
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import QueueReader
-from consumer.core.delivery import Delivery
 from consumer.core.outcome import Reason
 from consumer.core.protocols import Publisher
-from consumer.deadletters.actions import REPLAYED, ReplayToQueue
-from consumer.deadletters.record import NO_DEADLINE, Record, read
+from consumer.deadletters.actions import MOST_REPLAYS, REPLAYED, ReplayToQueue
+from consumer.deadletters.record import NO_DEADLINE
 from consumer.deadletters.selection import Range, Selection
 from consumer.deadletters.sweep import (
+    Act,
     BatchResult,
     DeadLetterMessage,
     QueueReaders,
     Result,
     Sweep,
     in_thread,
-    take,
+    look,
 )
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
 
 log = logging.getLogger("journey_consumer.auto_replay")
 
-MOST_REPLAYS = 5
 #: Held at once: less than at the command line, because the service's memory is not ours alone.
 MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
@@ -96,6 +99,9 @@ class AutoReplayer:
         self._round_seconds = round_seconds
         self._shared = shared
         self._deadlines: dict[str, float] = {}
+        self._cannot_read: defaultdict[tuple[str, ...], LogOnce] = defaultdict(
+            lambda: LogOnce("dead letters cannot be read now", logging.INFO, log)
+        )
         self._token_loaded_at = now()
         self._successes_before = 0
         self._token_changed = asyncio.Event()
@@ -118,183 +124,142 @@ class AutoReplayer:
 
     # --- replaying ------------------------------------------------------------------------
 
-    async def _replay_forever(self, around: ServiceState) -> None:
+    async def _replay_forever(self, state: ServiceState) -> None:
         while True:
             await self._token_changed.wait()
             self._token_changed.clear()
-            self._successes_before = around.successes()
+            self._successes_before = state.successes()
             first = min(FIRST_ROUND_SECONDS, self._round_seconds)
-            rounds, pause, logged = 0, first, ""
-            while rounds < ROUNDS:
+            rounds, pause = 0, first
+            # The reason may last: a queue that was deleted, a permission.
+            cannot_replay = LogOnce("dead letters cannot be replayed now", logging.INFO, log)
+            while rounds < ROUNDS and not self._token_changed.is_set():
                 try:
-                    replayed = await self._round(around)
+                    replayed = await self._round(state)
                     # An outage, fresh journeys or another replica may last for any number of rounds.
-                    waits = around.paused() or around.busy() or self._shared(Reason.UNAUTHORIZED)
+                    waits = state.paused() or state.busy() or self._shared(Reason.UNAUTHORIZED)
                     rounds += not (replayed or waits)
-                    pause, logged = (first if replayed else pause), ""
+                    pause = first if replayed else pause
+                    cannot_replay.reset()
                 except BrokerError as error:
-                    if str(error) != logged:  # it may last: a queue that was deleted, a permission
-                        logged = str(error)
-                        log.info("dead letters cannot be replayed now", extra={"reason": logged})
+                    cannot_replay.warn(error)
                 except Exception:
                     rounds += 1
                     log.exception("replaying dead letters failed; this is tried again")
-                if self._token_changed.is_set():
-                    break
-                await _wait_for(self._token_changed, pause)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._token_changed.wait()
                 pause = min(2 * pause, self._round_seconds)
 
-    async def _round(self, around: ServiceState) -> int:
+    async def _round(self, state: ServiceState) -> int:
         """Probe unless the token is known to be good, then replay; returns how many, without the probe."""
-        if not self._is_accepted(around):
-            if not around.busy():  # otherwise the fresh ones are the probe
-                await self._probe()
-            before = self._now()
-            while not self._is_accepted(around):
-                waited = (self._now() - before).total_seconds()
-                if waited > _ACCEPTED_WITHIN_SECONDS or self._token_changed.is_set():
-                    return 0  # refused, or nothing to probe with: the next round asks again
-                await asyncio.sleep(_POLL_SECONDS)
-        if around.paused():
+
+        def is_accepted() -> bool:
+            return state.successes() > self._successes_before
+
+        if not is_accepted():
+            if not state.busy():  # otherwise the fresh ones are the probe
+                await self._sweep(self._to_queue, Selection(), most_held=MOST_LOOKED_AT, limit=1)
+            await _until(lambda: is_accepted() or self._token_changed.is_set(), _ACCEPTED_WITHIN_SECONDS)
+            if not is_accepted():
+                return 0  # refused, or nothing to probe with: the next round asks again
+        if state.paused():
             return 0
-        replayed = await self._sweep(around, _URGENT)  # wherever in the queue they are
-        if not (replayed or around.busy() or around.paused()):
-            replayed = await self._sweep(around, Selection())
+        replayed = await self._replay(state, _URGENT)  # wherever in the queue they are
+        if not (replayed or state.busy() or state.paused()):
+            replayed = await self._replay(state, Selection())
         return replayed
 
-    def _is_accepted(self, around: ServiceState) -> bool:
-        return around.successes() > self._successes_before
+    async def _replay(self, state: ServiceState, selection: Selection) -> int:
+        """Replay what may be replayed, for ``HOLD_SECONDS`` at most; returns how many."""
+        until = time.monotonic() + HOLD_SECONDS
 
-    def _skip(self, record: Record, _delivery: Delivery) -> str | None:
+        async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
+            urgency = min(dead.record.urgency for dead in batch)
+
+            def may_go() -> bool:
+                is_urgent = urgency - self._now().timestamp() < URGENT_SECONDS
+                return not state.paused() and (is_urgent or not state.busy())
+
+            waits = [Result("waits", ack=False)] * len(batch)
+            if time.monotonic() > until:
+                return BatchResult(waits, "given back for a moment, so that others see them")
+            if not await _until(may_go, BUSY_SECONDS):
+                return BatchResult(waits, "the service is busy")
+            return await self._to_queue(batch)
+
+        return await self._sweep(act, selection)
+
+    async def _sweep(
+        self, act: Act, selection: Selection, *, most_held: int | None = None, limit: int | None = None
+    ) -> int:
+        readers = await in_thread(self._taps, [Reason.UNAUTHORIZED])
+        sweep = Sweep(
+            readers, selection, now=self._now, skip=self._skip, most_held=most_held, most_bytes=MOST_BYTES
+        )
+        tally = await sweep.run(act, limit=limit, rate=self._per_second)
+        if tally.acted:
+            counts = {"outcomes": dict(tally.outcomes), "skipped": dict(tally.skipped)}
+            log.info("unauthorized dead letters replayed", extra=counts)
+        return tally.outcomes[REPLAYED]
+
+    def _skip(self, dead: DeadLetterMessage) -> str | None:
         """Why one stays. The time of death counts only after a replay: another replica's clock wrote it."""
+        record = dead.record
         if record.replays and record.died is not None and record.died >= self._token_loaded_at:
             return "died again with this token"
         if record.replays >= MOST_REPLAYS:
             return "replayed too often"
         return "too late" if record.is_too_late(self._now()) else None
 
-    async def _probe(self) -> None:
-        """Replay the most urgent of the first ``MOST_LOOKED_AT``."""
-        taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
-        for reason, make in taps.items():
-            reader = make()
-            try:
-                await in_thread(reader.open)
-                taken = await in_thread(take, reader, reason, MOST_LOOKED_AT)
-                wanted = [dead for dead in taken if self._skip(dead.record, dead.delivery) is None]
-                for dead in sorted(wanted, key=lambda dead: dead.record.urgency)[:1]:
-                    acted = await self._to_queue([dead])
-                    if acted.results[0].ack:
-                        await in_thread(reader.acknowledge, [dead.delivery])
-                        await in_thread(reader.finish)
-                        self._log({acted.results[0].outcome: 1}, {})
-            finally:
-                await in_thread(reader.close)
-
-    async def _sweep(self, around: ServiceState, selection: Selection) -> int:
-        """Replay what may be replayed, for ``HOLD_SECONDS`` at most; returns how many."""
-        until = asyncio.get_running_loop().time() + HOLD_SECONDS
-
-        async def act(batch: Sequence[DeadLetterMessage]) -> BatchResult:
-            waits = [Result("waits", ack=False)] * len(batch)
-            if asyncio.get_running_loop().time() > until:
-                return BatchResult(waits, "given back for a moment, so that others see them")
-            if not await self._may_go(batch, around):
-                return BatchResult(waits, "the service is busy")
-            return await self._to_queue(batch)
-
-        taps = await in_thread(self._taps, [Reason.UNAUTHORIZED])
-        sweep = Sweep(taps, selection, now=self._now, skip=self._skip, most_bytes=MOST_BYTES)
-        tally = await sweep.run(act, rate=self._per_second)
-        if tally.acted:
-            self._log(tally.outcomes, tally.skipped)
-        return tally.outcomes[REPLAYED]
-
-    def _log(self, outcomes: Mapping[str, int], skipped: Mapping[str, int]) -> None:
-        log.info(
-            "unauthorized dead letters replayed",
-            extra={"outcomes": dict(outcomes), "skipped": dict(skipped)},
-        )
-
-    async def _may_go(self, batch: Sequence[DeadLetterMessage], around: ServiceState) -> bool:
-        """Wait for a good moment, within a bound; False when none came."""
-        for _ in range(int(BUSY_SECONDS / _POLL_SECONDS)):
-            left = min(dead.record.urgency for dead in batch) - self._now().timestamp()
-            if not around.paused() and (left < URGENT_SECONDS or not around.busy()):
-                return True
-            await asyncio.sleep(_POLL_SECONDS)
-        return False
-
     # --- the metric -----------------------------------------------------------------------
 
     async def _look_forever(self) -> None:
-        logged = dict[str, str]()
+        gauges = self._metrics.dead_letters_oldest_deadline
         while True:
-            try:
-                taps = await in_thread(self._taps, ())
-            except BrokerError as error:
-                self._set_unknown("", str(error), logged)
-            except Exception:
-                log.exception("reading dead letters failed; this is tried again")
-            else:
-                logged.pop("", None)
-                for reason, gauge in self._metrics.dead_letters_oldest_deadline.items():
-                    if reason not in taps:
-                        gauge.set(UNKNOWN)
-                for reason, make in taps.items():
-                    await self._look(reason, make, logged)
+            readers: QueueReaders = {}
+            with self._unknown_on_error(*gauges):
+                readers = await in_thread(self._taps, ())
+                for missing in gauges.keys() - readers.keys():
+                    gauges[missing].set(UNKNOWN)
+            for reason, make in readers.items():
+                with self._unknown_on_error(reason):
+                    gauges[reason].set(await self._nearest_deadline(reason, make))
             await asyncio.sleep(self._look_seconds)
 
-    async def _look(self, reason: str, make: Callable[[], QueueReader], logged: dict[str, str]) -> None:
-        """Read one queue; whatever is wrong with it, the others are read all the same."""
-        now = self._now().timestamp()
+    @contextlib.contextmanager
+    def _unknown_on_error(self, *reasons: str) -> Iterator[None]:
+        """Log what fails inside, a lasting reason once; the metric of ``reasons`` is then unknown."""
         try:
-            urgency = await in_thread(_nearest, make, reason, now)
-        except BrokerError as error:
-            self._set_unknown(reason, str(error), logged)
-            return
-        except Exception:
-            self._metrics.dead_letters_oldest_deadline[reason].set(UNKNOWN)
-            log.exception("reading dead letters failed; this is tried again")
-            return
-        logged.pop(reason, None)
-        found = 0.0 if urgency is None or urgency == NO_DEADLINE else urgency
-        if self._shared(reason):  # what others hold is not seen, but may still be there
-            before = self._deadlines.get(reason, 0.0)
-            found = min((each for each in (before, found) if each > now), default=found)
-        self._deadlines[reason] = found
-        self._metrics.dead_letters_oldest_deadline[reason].set(found)
+            yield
+        except Exception as error:
+            for reason in reasons:
+                self._metrics.dead_letters_oldest_deadline[reason].set(UNKNOWN)
+            if isinstance(error, BrokerError):
+                self._cannot_read[reasons].warn(error)
+            else:
+                log.exception("reading dead letters failed; this is tried again")
+        else:
+            self._cannot_read[reasons].reset()
 
-    def _set_unknown(self, reason: str, why: str, logged: dict[str, str]) -> None:
-        """The metric of a queue, or of all, is unknown; logged once for each cause."""
-        for each, gauge in self._metrics.dead_letters_oldest_deadline.items():
-            if reason in ("", each):
-                gauge.set(UNKNOWN)
-        if logged.get(reason) != why:
-            logged[reason] = why
-            log.info("dead letters cannot be read now", extra={"reason": why})
+    async def _nearest_deadline(self, reason: str, make: Callable[[], QueueReader]) -> float:
+        """The nearest that has not passed of the first ``MOST_LOOKED_AT``, in seconds since 1970.
 
-
-def _nearest(make: Callable[[], QueueReader], reason: str, now: float) -> float | None:
-    """The nearest deadline that has not passed of the first ``MOST_LOOKED_AT`` of a queue.
-
-    One that has passed when there is no other; None for an empty queue.
-    """
-    reader = make()
-    try:
-        left, urgencies = min(reader.open(), MOST_LOOKED_AT), list[float]()
-        while left > 0 and (batch := reader.take(left)):
-            left -= len(batch)
-            urgencies += (read(each, reason).urgency for each in batch)
-        in_time = [each for each in urgencies if each > now]
-        return min(in_time or urgencies, default=None)
-    finally:
-        reader.close()
+        One that has passed when there is no other; 0 for an empty queue.
+        """
+        now, urgencies = self._now().timestamp(), list[float]()
+        await look({reason: make}, lambda dead: urgencies.append(dead.record.urgency), MOST_LOOKED_AT)
+        if self._shared(reason) and (before := self._deadlines.get(reason, 0.0)) > now:
+            urgencies.append(before)  # what others hold is not seen, but may still be there
+        found = min([each for each in urgencies if each > now] or urgencies, default=NO_DEADLINE)
+        self._deadlines[reason] = 0.0 if found == NO_DEADLINE else found
+        return self._deadlines[reason]
 
 
-async def _wait_for(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return
+async def _until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until ``condition`` holds; False when it did not within ``seconds``."""
+    for _ in range(int(seconds / _POLL_SECONDS)):
+        if condition():
+            return True
+        await asyncio.sleep(_POLL_SECONDS)
+    return False

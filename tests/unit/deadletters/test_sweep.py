@@ -16,7 +16,7 @@ from consumer.core.delivery import Delivery
 from consumer.core.headers import replay_headers, tracking_headers
 from consumer.core.outgoing import Outgoing
 from consumer.deadletters.actions import ReplayToQueue
-from consumer.deadletters.record import Record, read
+from consumer.deadletters.record import read
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import (
     Act,
@@ -382,8 +382,8 @@ async def test_the_nearest_of_those_held_goes_first(
         order.extend(urgencies)
         return BatchResult([Result("replayed", ack=True)] * len(dead_letters))
 
-    def skip(record: Record, _delivery: Delivery) -> str | None:
-        seen.append(record.urgency)
+    def skip(dead: DeadLetterMessage) -> str | None:
+        seen.append(dead.record.urgency)
         return None
 
     one = Sweep(readers, Selection(), now=lambda: NOW, skip=skip, most_held=most_held)  # type: ignore[arg-type]
@@ -446,8 +446,8 @@ def test_the_nearest_are_kept_in_order(items: list[tuple[int, int]], limit: int,
     nearest = Nearest(limit, most_bytes)
     for number, (hours, size) in enumerate(items):
         each = dead(number, hours, size)
-        nearest.add(each.record, each.delivery)
-    kept = [int(delivery.tag) for _, delivery in nearest.entries()]
+        nearest.add(each)
+    kept = [int(each.delivery.tag) for each in nearest.entries()]
     assert kept == sorted(range(len(items)), key=lambda number: items[number][0])[: len(kept)]
     assert (len(nearest), nearest.matching) == (len(kept), len(items))
     assert len(kept) <= limit
