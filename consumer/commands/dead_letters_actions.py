@@ -146,8 +146,8 @@ def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selec
         unverified=settings.dead_letters_unverified,
         force=args.force,
     )
-    for unsafe in found.unsafe:
-        raise unsafe
+    if found.unsafe:
+        raise found.unsafe[0]
     for reason in found.shared:
         queue = topology.dead_letter_queue(reason)
         _warn(f"{queue!r} has another consumer, whose messages are not seen")
