@@ -102,11 +102,9 @@ _CODE_WORDS = frozenset(
     without wrong
     """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
 )
-#: As ``classify``, ``policy`` and ``schemas`` write them: a code, perhaps broken terms, perhaps the field's
-#: path; after a fault the class of the exception.
+#: As the service writes them: a code, perhaps the broken terms, the field's path or the exception's class.
 _DETAIL = re.compile(
-    r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|"
-    r"(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}|"
+    r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}|"
     r"JsonWebTokenError|TokenExpiredError|NotBeforeError|SyntaxError|PayloadTooLargeError)"
     r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
     r"(?: at (?P<path>[a-z0-9_.]{1,160}))?"
