@@ -137,7 +137,7 @@ def test_what_came_after_the_question_stays(broker: Broker) -> None:
 
 
 def test_without_a_terminal_it_must_be_said(broker: Broker) -> None:
-    """Nobody can be asked: without --yes it is refused as a wrong usage."""
+    """Standard input is no terminal: without --yes it is refused as a wrong usage."""
     done = typed(broker, *DISCARD)
     assert done.returncode == 2
     assert "--yes is needed" in done.stderr

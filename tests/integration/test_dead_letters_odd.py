@@ -46,7 +46,7 @@ def broker(vhost: Broker) -> Broker:
 
 
 def test_a_person_in_any_header_or_field_is_masked(broker: Broker) -> None:
-    """Under names of ours, of the broker's and of nobody's, and under harmless keys of the payload."""
+    """Under our names, the broker's and unknown ones, and under harmless keys of the payload."""
     payload = {
         **journey(1),
         "distance": PERSON,
@@ -173,7 +173,7 @@ def test_twins_are_edited_by_one_line(broker: Broker, tmp_path: Path) -> None:
 
 
 def test_a_line_that_contradicts_another_sends_nothing(broker: Broker, tmp_path: Path) -> None:
-    """Which of the two was meant nobody can tell; the message names both places."""
+    """It is unknown which of the two was meant; the message names both places."""
     put(broker, INVALID, broken(1), **BROKEN)
     file = tmp_path / "edit.jsonl"
     assert typed(broker, "edit", "--out", str(file)).returncode == 0
@@ -300,8 +300,8 @@ def test_closed_streams_take_nothing_with_them(broker: Broker, tmp_path: Path) -
     assert ids(broker, INVALID) == []
 
 
-def test_a_pipe_that_nobody_reads_is_an_error(broker: Broker, tmp_path: Path) -> None:
-    """Opening it would wait for ever, and hear no signal."""
+def test_a_pipe_without_a_reader_is_an_error(broker: Broker, tmp_path: Path) -> None:
+    """Opening it would wait without end, deaf to signals."""
     put(broker, INVALID, broken(1), **BROKEN)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

@@ -229,7 +229,7 @@ def test_nothing_registered_is_not_success(
 def test_a_registry_that_asks_to_wait_for_long_is_not_waited_for(
     broker: Broker, sandbox: LocalRegistry, straight: Straight
 ) -> None:
-    """An error in words; nobody sits at a terminal for so long, with dead letters in hand."""
+    """An error in words: no command waits so long while it holds dead letters."""
     put(broker, UNAUTHORIZED, *map(journey, range(3)), **REFUSED)
     sandbox.faults.for_next(3, throttle={"retry_after_seconds": 900})
     told = straight()

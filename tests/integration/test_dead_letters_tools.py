@@ -181,7 +181,7 @@ def test_a_refused_token_ends_it_early(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Nobody's journey is at fault: all stay, and the error says so."""
+    """No journey is the cause: all stay, and the error says so."""
     monkeypatch.setenv("REGISTRY_URL", sandbox.url)
     monkeypatch.setenv("REGISTRY_TOKEN", "another-token")
     monkeypatch.setenv("REGISTRY_CONCURRENCY", "2")
@@ -220,7 +220,7 @@ def test_discarding_needs_a_filter_a_reason_and_a_yes(
     assert run("discard", "--why", "x", "--yes") == 2
     assert "needs a filter" in capsys.readouterr().err
     assert run("discard", "--reason", "invalid", "--why", " ", "--yes") == 2
-    assert run("discard", "--reason", "invalid", "--why", "x") == 2  # nobody to ask
+    assert run("discard", "--reason", "invalid", "--why", "x") == 2  # no terminal to ask
     missing = tmp_path / "missing" / "archive"
     assert run("discard", "--reason", "invalid", "--why", "x", "--yes", "--archive", str(missing)) == 1
     assert run("discard", "--reason", "invalid", "--why", "x", "--yes", "--archive", "/dev/full") == 1

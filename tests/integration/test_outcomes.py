@@ -411,7 +411,7 @@ def test_early_by_the_registrys_clock(serve: Run, ledger: Ledger, vhost: Broker)
 
 
 def test_throttled_with_headers(serve: Run, ledger: Ledger, vhost: Broker, sandbox: LocalRegistry) -> None:
-    """As long as the answer says nobody sends; afterwards all are registered, at no cost."""
+    """Nothing is sent as long as the answer says; afterwards all are registered, at no cost."""
     service = serve(vhost)
     sandbox.faults.for_next(1, throttle={"retry_after_seconds": 2})
     ledger.publish(1)
@@ -426,7 +426,7 @@ def test_throttled_with_headers(serve: Run, ledger: Ledger, vhost: Broker, sandb
 
 
 def test_throttled_without_headers(serve: Run, ledger: Ledger, vhost: Broker, sandbox: LocalRegistry) -> None:
-    """Nobody says how long: a whole window is waited; SIGTERM meanwhile gives everything back untouched."""
+    """No answer says how long: a whole window is waited; SIGTERM meanwhile gives all back untouched."""
     service = serve(vhost)
     sandbox.faults.throttle = Throttle(with_headers=False)
     ledger.publish(20)

@@ -283,7 +283,7 @@ def test_nothing_personal_and_no_secret_gets_out(  # noqa: PLR0915, PLR0917 - on
         ledger.await_settled()
         registry.down()
         publish(5)
-        wait_until(lambda: service.value("retries_total", reason="connect") >= 1, 10, "nobody answers")
+        wait_until(lambda: service.value("retries_total", reason="connect") >= 1, 10, "no answer")
         registry.up()
         ledger.await_settled()
         outputs.collect()

@@ -51,7 +51,7 @@ def test_depths_are_live(vhost: Broker, arguments: dict[str, str] | None) -> Non
 
 
 def test_what_the_broker_itself_moves_is_counted(vhost: Broker) -> None:
-    """A message whose time is over and whose target is not there is still in its queue, ready for nobody."""
+    """A message whose time is over and whose target is not there is still in its queue, counted as ready."""
     vhost.declare(
         "q",
         arguments={

@@ -19,7 +19,7 @@ README = pages.ROOT / "README.md"
 
 
 def terminals(ports: dict[str, str]) -> list[str]:
-    """Return the three blocks, on ports that nobody uses."""
+    """Return the three blocks, on free ports."""
     blocks = [block for block in pages.fenced(README, "sh") if block.startswith("# terminal")]
     for number, other in ports.items():
         blocks = [re.sub(rf"\b{number}\b", other, block) for block in blocks]
@@ -28,7 +28,7 @@ def terminals(ports: dict[str, str]) -> list[str]:
 
 @contextmanager
 def shell(script: str, environ: dict[str, str], output: Path) -> Iterator[None]:
-    """Run a block as somebody would type it; its last command is ended by SIGTERM."""
+    """Run a block as it would be typed; its last command is ended by SIGTERM."""
     *first, last = script.strip().splitlines()
     lines = "\n".join(["set -e", *first, f"exec {last}"])
     with output.open("wb") as stream:

@@ -208,7 +208,7 @@ def test_the_key_exchange(serve: Run, vhost: Broker, tmp_path: Path, trouble: st
 
 
 def test_a_storm_of_429(serve: Run, ledger: Ledger, vhost: Broker, sandbox: LocalRegistry) -> None:
-    """Everybody waits as long as the answers say, nobody pays an attempt, nothing is dead-lettered."""
+    """All wait as long as the answers say, no journey pays an attempt, nothing is dead-lettered."""
     service = serve(vhost, registry_concurrency="4", retry_max_attempts="3")
     sandbox.faults.throttle = Throttle(retry_after_seconds=2)
     ledger.publish(100)

@@ -172,7 +172,7 @@ async def test_dead_letters_return_by_themselves_where_that_is_safe(
     returning: bool,  # noqa: FBT001
     clock: FakeClock,
 ) -> None:
-    """On transports where what is taken is in nobody's queue a crash would lose all that was looked at."""
+    """On transports where what is taken is in no queue a crash would lose all that was read."""
     service = _assembled(url, clock).service
     assert service._auto_replayer is not None
     assert service._auto_replayer._returning is returning

@@ -129,7 +129,7 @@ class _Virtual:
 
 @pytest.fixture(params=["fake", "memory", "sqs", "rabbitmq"])
 async def side(request: pytest.FixtureRequest) -> AsyncIterator[Side]:
-    """Each broker in turn, with a queue that nobody else uses."""
+    """Each broker in turn, with a queue of its own."""
     topology = Topology(f"journeys.{uuid.uuid4().hex[:8]}", delays_seconds=(60,))
     metrics = Metrics(CollectorRegistry())
     kind = request.param

@@ -124,7 +124,7 @@ def server_context(authority: trustme.CA, host: str) -> ssl.SSLContext:
 
 
 def free_port() -> int:
-    """A port on which nobody listens."""
+    """A port without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

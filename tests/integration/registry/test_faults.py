@@ -30,7 +30,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_a_refused_port_was_never_reached(connect: Connect) -> None:
-    """Nobody listens."""
+    """No server listens."""
     found = await connect(f"http://127.0.0.1:{free_port()}").post_journey(BODY, TOKEN)
     assert found == Fault(FaultKind.CONNECT, "ConnectError")
 

@@ -13,7 +13,7 @@ from consumer.errors import PublishFailure
 
 
 def request(body: bytes = b"", key: str = "key", exchange: str = "exchange") -> Request:
-    """A publish whose future nobody ends here."""
+    """A publish whose future is not ended here."""
     loop = asyncio.new_event_loop()
     loop.close()
     return Request(Outgoing(exchange, key, body, {}, {}), asyncio.Future(loop=loop))

@@ -49,7 +49,7 @@ def test_a_success_starts_the_row_anew() -> None:
 
 
 def test_one_probe_at_a_time() -> None:
-    """A due probe is granted once; until it ends nobody gets another."""
+    """A due probe is granted once; until it ends no other is granted."""
     breaker = opened(at=100.0)
     assert not breaker.may_probe(101.9)
     assert breaker.may_probe(102.0)

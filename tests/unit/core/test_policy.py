@@ -127,7 +127,7 @@ def test_an_answer_about_this_journey_alone_leaves_at_once(outcome: Outcome) -> 
     )
     assert decide(outcome, FIRST, POLICY) == RetrySoon(0.25)
     fault = replace(FIRST, others_pass=True)
-    assert decide(Unavailable("read"), fault, POLICY) == RetrySoon(0.25), "a lost connection is nobody's"
+    assert decide(Unavailable("read"), fault, POLICY) == RetrySoon(0.25), "often transient"
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
     left=st.none() | st.floats(0, 86_400),
 )
 def test_a_journey_that_always_fails_ends(outcome: Outcome, jitters: list[float], left: float | None) -> None:
-    """Failing for ever ends in a dead letter, within the attempts and not after the deadline."""
+    """Failing always ends in a dead letter, within the attempts and not after the deadline."""
     deadline = None if left is None else NOW + timedelta(seconds=left)
     situation = Situation(
         attempts=0, attempts_here=0, delayed_retries=0, now=NOW, deadline=deadline, ends_at=NOW
@@ -235,7 +235,7 @@ def test_a_journey_that_always_fails_ends(outcome: Outcome, jitters: list[float]
 
 
 def test_the_attempts_last_for_most_of_a_day() -> None:
-    """With the defaults an outage of 21 hours exhausts nobody."""
+    """With the defaults an outage of 21 hours exhausts no journey."""
     now, attempts, delayed_retries = 0.0, 0, 0
     while True:
         attempts += POLICY.attempts_per_delivery

@@ -63,7 +63,7 @@ def test_no_window_sees_more_than_rate_and_burst(
         assert highest - value <= (burst - 1) * interval + 1e-6
 
 
-def test_nobody_sends_while_held() -> None:
+def test_nothing_is_sent_while_held() -> None:
     """A hold moves the next slots behind it, is never shortened, and starts with a burst at most."""
     rate_limiter = RateLimiter(60, burst=2)
     rate_limiter.hold(30.0)
@@ -138,7 +138,7 @@ def test_a_later_window_replaces_the_old_one() -> None:
 
 @pytest.mark.parametrize("known_end", [10.0, 65.0])
 def test_late_answers_of_a_window_that_is_over(known_end: float) -> None:
-    """The old window's last words, when they arrive in the new one, hold nobody up."""
+    """The old window's last words, when they arrive in the new one, delay nothing."""
     rate_limiter = RateLimiter(6000, burst=1)
     rate_limiter.observe(RateLimit(1000, 900, known_end), now=0.0)
     rate_limiter.observe(RateLimit(1000, 3, 1.0), now=10.2)

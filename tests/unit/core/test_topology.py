@@ -13,7 +13,7 @@ SUPPORT = {spec.name: spec for spec in TOPOLOGY.support()}
 
 @pytest.mark.parametrize("reason", [*Reason, DELIVERY_LIMIT])
 def test_every_reason_has_a_queue_of_its_own(reason: str) -> None:
-    """A dead letter without a queue would be unroutable for ever."""
+    """A dead letter without a queue would stay unroutable."""
     spec = SUPPORT[TOPOLOGY.dead_letter_queue(reason)]
     assert spec.name == f"journeys.dead-letter.{reason}"
     assert spec.bindings == ((TOPOLOGY.dead_letter_exchange, reason),)

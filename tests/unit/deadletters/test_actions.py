@@ -62,7 +62,7 @@ def dead(number: int) -> DeadLetterMessage:
 async def test_without_a_second_token_the_exchange_is_the_outcome(
     exchanges: list[bytes | FaultKind], outcome: str, posted: list[str]
 ) -> None:
-    """A 401 on every post: what the key exchange then fails with is what is told, as by the service."""
+    """A 401 on every post: the outcome is that of the key exchange, as in the service."""
     answers = list(exchanges)
 
     async def exchange(_access: str, _secret: str) -> Reply | Fault:

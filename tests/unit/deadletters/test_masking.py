@@ -46,7 +46,7 @@ PERSONAL = (
 
 
 def test_a_masked_payload_holds_nothing_of_a_person() -> None:
-    """Values that nobody listed as harmless are shapes, unknown keys are not named."""
+    """Values that are not listed as harmless are shapes, unknown keys are not named."""
     payload = {
         "operator_journey_id": "j-1",
         "start": {"datetime": "2026-03-02T06:10:00Z", "lat": 48.1113, "lon": -1.68},

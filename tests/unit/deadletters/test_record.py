@@ -83,7 +83,7 @@ def test_each_version_calls_its_journey_by_its_own_name() -> None:
 
 @pytest.mark.parametrize("levels", [60, 70, 500, 100_000])
 def test_what_is_nested_without_end_is_no_payload(levels: int) -> None:
-    """JSON that nobody could print, mask or compare; its bytes can be shown all the same."""
+    """JSON that cannot be printed, masked or compared; its bytes can be shown all the same."""
     body = b'{"journey_id": "j", "x": ' + b"[" * levels + b"]" * levels + b"}"
     assert (payload_of(Delivery(body)) is None) == (levels > 63)
 

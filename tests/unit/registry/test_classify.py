@@ -228,7 +228,7 @@ def test_a_cut_answer_keeps_the_meaning_of_its_status(case: str, cut: int) -> No
     ],
 )
 def test_what_the_database_cannot_store_is_rejected(message: str, code: str) -> None:
-    """A 500 without code and data, for ever: the text of PostgreSQL says that this journey is the cause."""
+    """A 500 without code and data: the text of PostgreSQL says that this journey is the cause."""
     assert classify(error(500, message=message)) == Rejected(500, code)
 
 

@@ -12,7 +12,7 @@ from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.errors import ConfigurationError
 from consumer.registry.client import MAX_BODY_BYTES, RegistryClient
 
-TOKEN = "token-that-nobody-may-see"
+TOKEN = "token-that-must-stay-secret"
 
 
 def registry(transport: httpx.AsyncBaseTransport | None = None, **changes: object) -> RegistryClient:
@@ -34,7 +34,7 @@ class Trickle(httpx.AsyncByteStream):
         self.chunk, self.delay_seconds, self.closed = chunk, delay_seconds, False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yield for ever."""
+        """Yield without end."""
         while True:
             await asyncio.sleep(self.delay_seconds)
             yield self.chunk
@@ -105,7 +105,7 @@ async def test_a_body_of_exactly_the_bound_is_whole() -> None:
 
 
 async def test_the_deadline_is_total_for_any_transport() -> None:
-    """A body that drips for ever ends as a timeout, and is closed."""
+    """A body that drips without end ends as a timeout, and is closed."""
     body = Trickle(b"x", delay_seconds=0.01)
     client = registry(httpx.MockTransport(lambda _: httpx.Response(200, stream=body)))
     assert await client.post_journey(b"{}", TOKEN) == Fault(FaultKind.TIMEOUT, "TimeoutError")
@@ -128,7 +128,7 @@ async def test_a_mistake_of_ours_is_not_taken_for_the_network() -> None:
      "http://[::1", "http://localhost:99999"],
 )  # fmt: skip
 def test_an_unusable_url_is_refused_without_being_quoted(url: str) -> None:
-    """What can not be an origin stops the start; a password in it is not shown."""
+    """What cannot be an origin stops the start; a password in it is not shown."""
     with pytest.raises(ConfigurationError) as caught:
         registry(url=url)
     assert "hidden" not in str(caught.value)

@@ -40,13 +40,13 @@ def test_the_walks_find_what_they_should() -> None:
 
 @pytest.mark.parametrize("error", sorted(HTTPX, key=lambda cls: cls.__name__))
 def test_every_exception_of_httpx_has_its_own_row(error: type[Exception]) -> None:
-    """A new exception class in httpx fails here until somebody decides what it means."""
+    """A new exception class in httpx fails here until it has a row."""
     assert error in FAULTS
 
 
 @pytest.mark.parametrize("error", sorted(PYREQWEST, key=lambda cls: cls.__name__))
 def test_every_exception_of_pyreqwest_is_translated(error: type[Exception]) -> None:
-    """A new exception class in pyreqwest fails here until somebody decides what it means."""
+    """A new exception class in pyreqwest fails here until it has a row."""
     assert TRANSLATION[error] in FAULTS
 
 

@@ -177,7 +177,7 @@ async def test_probes_come_at_growing_distances() -> None:
 
 @travelling
 async def test_a_probe_given_back_is_made_by_another() -> None:
-    """A probe that was never sent may not block the gate for ever."""
+    """A probe that was never sent may not block the gate without end."""
     b = bench()
     await b.fail(CAUSES[PauseCause.UNAVAILABLE])
     permit = await b.next_permit()
@@ -292,7 +292,7 @@ async def test_a_new_token_during_a_probe_is_tried_right_after_it() -> None:
 def _pause(b: Bench) -> None:
     for number in range(THRESHOLD):
         b.admission.record(Permit(), CAUSES[PauseCause.UNAVAILABLE], number)
-    permit = b.admission._probe(loop().time() + CAP)  # somebody else probes, for ever
+    permit = b.admission._probe(loop().time() + CAP)  # another journey probes, without an end
     assert permit.probing
 
 

@@ -65,10 +65,10 @@ def made(
     registry: CollectorRegistry, taps: Callable[[Sequence[str]], QueueReaders], **how: Any
 ) -> AutoReplayer:
     """One that looks all the time and returns nothing, unless ``how`` says otherwise."""
-    nobody: Any = None
+    publisher: Any = None
     settings: dict[str, Any] = {"returning": False, "per_second": 1, "look_seconds": 0.01, **how}
     return AutoReplayer(
-        taps=taps, publisher=nobody, queue="q", metrics=Metrics(registry), now=lambda: NOW, **settings
+        taps=taps, publisher=publisher, queue="q", metrics=Metrics(registry), now=lambda: NOW, **settings
     )
 
 
@@ -128,7 +128,7 @@ async def test_a_bug_in_it_does_not_end_the_service(
 async def test_a_lasting_refusal_is_logged_once(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A queue that somebody deleted for good is one line, not one a minute; another reason is a new one."""
+    """A queue that was deleted is one line, not one a minute; another reason is a new one."""
     asked = 0
 
     def refused(_reasons: Sequence[str]) -> QueueReaders:
@@ -146,7 +146,7 @@ async def test_a_lasting_refusal_is_logged_once(
 
 
 class Broken(Queue):
-    """One that nobody may read."""
+    """One that may not be read."""
 
     def open(self) -> int:
         """Refuse."""
@@ -189,7 +189,7 @@ async def test_what_is_wrong_with_one_queue_hides_no_other(
 async def test_what_others_hold_is_not_forgotten(
     registry: CollectorRegistry, seen: tuple[float, ...], expected: float
 ) -> None:
-    """A look while somebody holds some sees the rest: what was known before may still be there."""
+    """A read while another consumer holds some sees the rest: what was known before may still be there."""
     looks = 0
 
     def found(_reasons: Sequence[str]) -> QueueReaders:

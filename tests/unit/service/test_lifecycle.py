@@ -197,7 +197,7 @@ async def test_a_wrong_route_kills_nothing() -> None:
 
 @travelling
 async def test_an_outage_costs_no_journey_its_attempts() -> None:
-    """Two hours: everything is registered afterwards, and nobody was near the bound of attempts."""
+    """Two hours: everything is registered afterwards, and none was near the bound of attempts."""
     corridor = Corridor(unavailable(), retry_max_attempts=10)
     async with corridor.serving():
         publish(corridor, 30)
