@@ -280,7 +280,7 @@ def assemble(
         unverified=settings.dead_letters_unverified,
     )
     auto_replayer = AutoReplayer(
-        taps=readers,
+        readers=readers,
         shared=readers.shared,
         publisher=link.publisher,
         queue=topology.queue,

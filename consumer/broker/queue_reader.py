@@ -54,7 +54,7 @@ class QueueReader(Protocol):
         Raises BrokerError.
         """
 
-    def take(self, most: int) -> list[Delivery]:
+    def read(self, most: int) -> list[Delivery]:
         """Read up to ``most`` messages or ``BATCH_BYTES``; empty at the end. Raises BrokerError."""
 
     def acknowledge(self, deliveries: list[Delivery]) -> None:
@@ -105,7 +105,7 @@ class AmqpQueueReader:
         self._left = waiting
         return waiting
 
-    def take(self, most: int) -> list[Delivery]:
+    def read(self, most: int) -> list[Delivery]:
         wanted = min(most, self._left)
         with self._errors("could not be read to its end"):
             self._receive(wanted)

@@ -327,7 +327,7 @@ class VirtualQueueReader:
             raise BrokerError(f"the queue {self._queue!r} cannot be read: {_why(error)}") from error
         return self._left
 
-    def take(self, most: int) -> list[Delivery]:
+    def read(self, most: int) -> list[Delivery]:
         batch = list[Delivery]()
         size = 0
         while len(batch) < min(most, self._left) and size < BATCH_BYTES:

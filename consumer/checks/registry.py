@@ -36,7 +36,7 @@ _FAULTS = {
 async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncIterator[Finding]:
     """The front page, the certificate and the clock; then the keys, if there are any."""
     asked_at = time.time()
-    answer = await registry.look()
+    answer = await registry.get_front_page()
     answered_at = time.time()
     if isinstance(answer, Fault):
         text = _FAULTS.get(answer.kind, f"cannot be reached ({answer.kind.value})")

@@ -28,7 +28,7 @@ from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers
 from consumer.deadletters.record import LONGEST_ID, payload_of
 from consumer.deadletters.selection import Range, Selection, range_of, status_of
-from consumer.deadletters.sweep import DeadLetterMessage, Nearest, look
+from consumer.deadletters.sweep import DeadLetterMessage, Nearest, read_queues
 from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
 from consumer.errors import ConfigurationError, ConsumerError
 
@@ -124,7 +124,7 @@ def _summary(args: argparse.Namespace, settings: Settings, selection: Selection)
         if selection.matches(dead.record, now):
             overview.add(dead.record, now)
 
-    asyncio.run(look(queue_readers(args, settings, selection), see))
+    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
     if args.json:
         print(json.dumps({"queue": settings.broker_queue, **overview.as_json()}, indent=2))  # noqa: T201
     else:
@@ -141,7 +141,7 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         if selection.matches(dead.record, now):
             nearest.add(dead if args.json else replace(dead, delivery=_NOT_SHOWN))
 
-    asyncio.run(look(queue_readers(args, settings, selection), see))
+    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
     if args.json:
         entries = nearest.entries()
         if args.reveal:
@@ -168,7 +168,7 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         if wanted in (dead.record.journey_id, dead.record.message_id, dead.key):
             found.append(dead)
 
-    asyncio.run(look(queue_readers(args, settings, selection), see))
+    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
     if not found:
         raise ConsumerError("no dead letter has this journey id, message id or key")
     if args.reveal:

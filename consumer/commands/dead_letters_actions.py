@@ -52,7 +52,7 @@ from consumer.deadletters.sweep import (
     Nearest,
     QueueReaders,
     Sweep,
-    look,
+    read_queues,
 )
 from consumer.deadletters.view import printable, progress, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
@@ -279,7 +279,7 @@ async def _export(args: argparse.Namespace, settings: Settings, selection: Selec
             if selection.matches(dead.record, now):
                 take(dead)
 
-        await look(readers, see)
+        await read_queues(readers, see)
         if args.limit:
             for dead in nearest.entries():
                 add(dead)

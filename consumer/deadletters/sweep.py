@@ -1,4 +1,4 @@
-"""Reading dead-letter queues: ``look`` at all of them, or a ``Sweep`` that acts on what is selected.
+"""Reading dead-letter queues: ``read_queues`` at all of them, or a ``Sweep`` that acts on what is selected.
 
 1. Order: nearest deadline first among those held: up to ``MOST_HELD`` dead letters or ``MOST_BYTES`` at once.
    They are read in one pass, from all queues in turn; those with one deadline keep their order.
@@ -268,7 +268,7 @@ class Sweep:
             tally.read += 1
             self._selects(dead)
 
-        self._there = await look(self._queues, see)
+        self._there = await read_queues(self._queues, see)
         tally.reading = False
         return tally
 
@@ -348,7 +348,7 @@ class Sweep:
     async def _read(self, held: _Held, stayed: Counter[str]) -> None:
         """Read from the first queue, and put it behind the others."""
         reason, reader, left = held.unread.popleft()
-        taken = await in_thread(take, reader, reason, min(READ_AT_ONCE, left, held.buffer.room))
+        taken = await in_thread(read_batch, reader, reason, min(READ_AT_ONCE, left, held.buffer.room))
         self.tally.read += len(taken)
         if taken and left > len(taken):
             held.unread.append((reason, reader, left - len(taken)))
@@ -403,7 +403,7 @@ class Sweep:
         self._show(self.tally)
 
 
-async def look(
+async def read_queues(
     queues: QueueReaders, see: Callable[[DeadLetterMessage], None], most: int = sys.maxsize
 ) -> Counter[str]:
     """Show ``see`` the first ``most`` dead letters of each queue; returns how many they were."""
@@ -413,7 +413,7 @@ async def look(
         try:
             await in_thread(reader.open)
             while left := min(READ_AT_ONCE, most - counts[reason]):
-                batch = await in_thread(take, reader, reason, left)
+                batch = await in_thread(read_batch, reader, reason, left)
                 counts[reason] += len(batch)
                 for dead in batch:
                     see(dead)
@@ -424,9 +424,9 @@ async def look(
     return counts
 
 
-def take(reader: QueueReader, reason: str, most: int) -> list[DeadLetterMessage]:
+def read_batch(reader: QueueReader, reason: str, most: int) -> list[DeadLetterMessage]:
     """Take up to ``most`` dead letters of the queue of ``reason``. Blocking; raises BrokerError."""
-    return [DeadLetterMessage(read(delivery, reason), delivery, reader) for delivery in reader.take(most)]
+    return [DeadLetterMessage(read(delivery, reason), delivery, reader) for delivery in reader.read(most)]
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -222,4 +222,4 @@ class Stage:
 
 
 def _take_ids(reader: VirtualQueueReader) -> list[str]:
-    return [delivery.message_id or "" for delivery in reader.take(reader.open())]
+    return [delivery.message_id or "" for delivery in reader.read(reader.open())]

@@ -123,7 +123,7 @@ class RegistryClient:
         body = json.dumps({"access_key": access_key, "secret_key": secret_key}).encode()
         return await self._exchange("POST", self._access_token, self._plain_headers, body)
 
-    async def look(self) -> Reply | Fault:
+    async def get_front_page(self) -> Reply | Fault:
         """GET the front page without a token: shows ``check`` that it answers, and its ``date``."""
         return await self._exchange("GET", self._origin, self._plain_headers, b"")
 

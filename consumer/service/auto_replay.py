@@ -35,7 +35,7 @@ from consumer.deadletters.sweep import (
     Result,
     Sweep,
     in_thread,
-    look,
+    read_queues,
 )
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
@@ -53,7 +53,7 @@ ROUNDS, FIRST_ROUND_SECONDS, ROUND_SECONDS = 30, 1.0, 60.0
 BUSY_SECONDS = 5.0
 #: A round lasts so long, then all that is held is given back for a moment.
 HOLD_SECONDS = 30.0
-MOST_LOOKED_AT = 1_000
+MOST_READ = 1_000
 #: Of the metric: the queue could not be read.
 UNKNOWN = float("nan")
 _POLL_SECONDS = 0.2
@@ -70,15 +70,15 @@ class ServiceState:
 
 
 class AutoReplayer:
-    """``taps`` finds the dead-letter queues by reason; blocking, raises BrokerError. ``now`` is aware.
+    """``readers`` finds the dead-letter queues by reason; blocking, raises BrokerError. ``now`` is aware.
 
-    ``shared`` says whether the queue of a reason had another consumer when ``taps`` found it.
+    ``shared`` says whether the queue of a reason had another consumer when ``readers`` found it.
     """
 
     def __init__(
         self,
         *,
-        taps: Callable[[Sequence[str]], QueueReaders],
+        readers: Callable[[Sequence[str]], QueueReaders],
         publisher: Publisher,
         queue: str,
         metrics: Metrics,
@@ -89,7 +89,7 @@ class AutoReplayer:
         round_seconds: float = ROUND_SECONDS,
         shared: Callable[[str], bool] = lambda _reason: False,
     ) -> None:
-        self._taps = taps
+        self._readers = readers
         self._to_queue = ReplayToQueue(publisher, queue)
         self._metrics = metrics
         self._now = now
@@ -159,7 +159,7 @@ class AutoReplayer:
 
         if not is_accepted():
             if not state.busy():  # otherwise the fresh ones are the probe
-                await self._sweep(self._to_queue, Selection(), most_held=MOST_LOOKED_AT, limit=1)
+                await self._sweep(self._to_queue, Selection(), most_held=MOST_READ, limit=1)
             await _until(lambda: is_accepted() or self._token_changed.is_set(), _ACCEPTED_WITHIN_SECONDS)
             if not is_accepted():
                 return 0  # refused, or nothing to probe with: the next round asks again
@@ -193,7 +193,7 @@ class AutoReplayer:
     async def _sweep(
         self, act: Act, selection: Selection, *, most_held: int | None = None, limit: int | None = None
     ) -> int:
-        readers = await in_thread(self._taps, [Reason.UNAUTHORIZED])
+        readers = await in_thread(self._readers, [Reason.UNAUTHORIZED])
         sweep = Sweep(
             readers, selection, now=self._now, skip=self._skip, most_held=most_held, most_bytes=MOST_BYTES
         )
@@ -219,7 +219,7 @@ class AutoReplayer:
         while True:
             readers: QueueReaders = {}
             with self._unknown_on_error(*gauges):
-                readers = await in_thread(self._taps, ())
+                readers = await in_thread(self._readers, ())
                 for missing in gauges.keys() - readers.keys():
                     gauges[missing].set(UNKNOWN)
             for reason, make in readers.items():
@@ -248,7 +248,7 @@ class AutoReplayer:
         One that has passed when there is no other; 0 for an empty queue.
         """
         now, urgencies = self._now().timestamp(), list[float]()
-        await look({reason: make}, lambda dead: urgencies.append(dead.record.urgency), MOST_LOOKED_AT)
+        await read_queues({reason: make}, lambda dead: urgencies.append(dead.record.urgency), MOST_READ)
         if self._shared(reason) and (before := self._deadlines.get(reason, 0.0)) > now:
             urgencies.append(before)  # what others hold is not seen, but may still be there
         found = min([each for each in urgencies if each > now] or urgencies, default=NO_DEADLINE)

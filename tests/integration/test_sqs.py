@@ -158,7 +158,7 @@ async def test_dead_letters_are_readable_from_another_connection(
 
     def read(remove: int) -> list[bytes]:
         reader = VirtualQueueReader(sqs.url, queue)
-        found = reader.take(reader.open())
+        found = reader.read(reader.open())
         reader.acknowledge(found[:remove])
         reader.close()
         assert sqs.count(queue)[1] == 0
@@ -208,5 +208,5 @@ def test_the_service_registers_journeys_of_another_producer(
     assert again.terminate() == 0
     reader = VirtualQueueReader(sqs.url, dead)
     assert reader.open() == 1
-    assert [each.body for each in reader.take(1)] == [b"no journey"]
+    assert [each.body for each in reader.read(1)] == [b"no journey"]
     reader.close()

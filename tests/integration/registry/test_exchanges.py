@@ -76,7 +76,7 @@ async def test_keys_and_front_page(serve: Serve, connect: Connect) -> None:
     client = connect(await serve(record), api_version="v2")
     assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
     assert isinstance(await client.post_access_token("a", "s"), Reply)
-    assert isinstance(await client.look(), Reply)
+    assert isinstance(await client.get_front_page(), Reply)
     first_lines = [request.split(b"\r\n", 1)[0] for request in seen]
     assert first_lines == [
         b"POST /v2/journeys HTTP/1.1",

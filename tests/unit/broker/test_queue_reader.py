@@ -54,8 +54,8 @@ def test_no_more_is_read_than_was_there_at_the_start() -> None:
     reader = reader_of(connection)
     assert reader.open() == 2
     connection.events.extend(delivering(connection, tag) for tag in (1, 2, 3))
-    assert [each.tag for each in reader.take(10)] == [1, 2]
-    assert reader.take(10) == []
+    assert [each.tag for each in reader.read(10)] == [1, 2]
+    assert reader.read(10) == []
 
 
 def test_a_queue_without_further_deliveries_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_a_queue_without_further_deliveries_ends(monkeypatch: pytest.MonkeyPatch
     reader = reader_of(connection)
     reader.open()
     connection.events.append(delivering(connection, 1))
-    assert [each.tag for each in reader.take(5)] == [1]
+    assert [each.tag for each in reader.read(5)] == [1]
 
 
 def test_a_batch_ends_at_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +74,8 @@ def test_a_batch_ends_at_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = reader_of(connection)
     reader.open()
     connection.events.extend(delivering(connection, tag, bytes(6)) for tag in (1, 2, 3))
-    assert [each.tag for each in reader.take(3)] == [1, 2]
-    assert [each.tag for each in reader.take(3)] == [3]
+    assert [each.tag for each in reader.read(3)] == [1, 2]
+    assert [each.tag for each in reader.read(3)] == [3]
 
 
 def test_a_full_channel_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +87,7 @@ def test_a_full_channel_is_followed_by_another(monkeypatch: pytest.MonkeyPatch) 
     connection.events.extend(
         [*(delivering(connection, tag) for tag in (1, 2)), delivering(connection, 1, channel=2)]
     )
-    taken = reader.take(3)
+    taken = reader.read(3)
     assert [(each.channel, each.tag) for each in taken] == [(0, 1), (0, 2), (1, 1)]
     connection.events.extend([committed(connection, 1), committed(connection, 2)])
     reader.acknowledge(taken)
@@ -106,7 +106,7 @@ def test_finish_waits_for_the_commit_and_drops_what_comes_before_it() -> None:
     reader.open()
     connection.events.append(delivering(connection, 1))
     reader._channels.append(module.PrefetchChannel(connection, 0, "q", reader._on_message))
-    (delivery,) = reader.take(1)
+    (delivery,) = reader.read(1)
     connection.events.append(committed(connection))
     reader.acknowledge([delivery])
     reader._channels[0].unanswered = 1
@@ -123,7 +123,7 @@ def test_a_commit_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch,
     reader = reader_of(connection)
     reader.open()
     connection.events.append(delivering(connection, 1))
-    taken = reader.take(1)
+    taken = reader.read(1)
     connection.events.extend([lambda: None] * heartbeats)
     with pytest.raises(BrokerError, match="'q' did not take an acknowledgement: no answer in time"):
         reader.acknowledge(taken)

@@ -63,7 +63,7 @@ class Queue:
         self.at_least.append(at_least)
         return len(self._untaken)
 
-    def take(self, most: int) -> list[Delivery]:
+    def read(self, most: int) -> list[Delivery]:
         """Take the oldest."""
         if self.broken_after is not None and self._given >= self.broken_after:
             raise BrokerError("the connection was lost")

@@ -41,7 +41,7 @@ class Queue:
         """Connect."""
         return len(self._left)
 
-    def take(self, most: int) -> list[Delivery]:
+    def read(self, most: int) -> list[Delivery]:
         """Take the oldest two."""
         taken, self._left = self._left[: min(most, 2)], self._left[min(most, 2) :]
         return taken
@@ -62,13 +62,18 @@ def registry() -> CollectorRegistry:
 
 
 def made(
-    registry: CollectorRegistry, taps: Callable[[Sequence[str]], QueueReaders], **how: Any
+    registry: CollectorRegistry, readers: Callable[[Sequence[str]], QueueReaders], **how: Any
 ) -> AutoReplayer:
     """One that looks all the time and returns nothing, unless ``how`` says otherwise."""
     publisher: Any = None
     settings: dict[str, Any] = {"returning": False, "per_second": 1, "look_seconds": 0.01, **how}
     return AutoReplayer(
-        taps=taps, publisher=publisher, queue="q", metrics=Metrics(registry), now=lambda: NOW, **settings
+        readers=readers,
+        publisher=publisher,
+        queue="q",
+        metrics=Metrics(registry),
+        now=lambda: NOW,
+        **settings,
     )
 
 
@@ -90,8 +95,8 @@ async def test_the_nearest_that_can_be_saved_is_told(
     registry: CollectorRegistry, queue: tuple[float | None, ...], expected: float
 ) -> None:
     """What is lost hides nothing that can still be saved; it is told when there is nothing else."""
-    taps: Any = {"invalid": lambda: Queue(*queue)}
-    task = asyncio.create_task(made(registry, lambda _reasons: taps).run(QUIET))
+    readers: Any = {"invalid": lambda: Queue(*queue)}
+    task = asyncio.create_task(made(registry, lambda _reasons: readers).run(QUIET))
     await await_until(lambda: not math.isnan(registry.get_sample_value(GAUGE, {"reason": "invalid"}) or 0.0))
     task.cancel()
     value = registry.get_sample_value(GAUGE, {"reason": "invalid"})
@@ -158,15 +163,15 @@ async def test_what_is_wrong_with_one_queue_hides_no_other(
 ) -> None:
     """One that may not be read is unknown, said once; so is one that was deleted; the others are told."""
     caplog.set_level("INFO", logger="journey_consumer.auto_replay")
-    taps: Any = {"expired": Broken, "invalid": lambda: Queue(5), "rejected": lambda: Queue(7)}
+    readers: Any = {"expired": Broken, "invalid": lambda: Queue(5), "rejected": lambda: Queue(7)}
     looks = 0
 
     def found(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal looks
         looks += 1
         if looks > 5:
-            taps.pop("rejected", None)
-        found: QueueReaders = taps
+            readers.pop("rejected", None)
+        found: QueueReaders = readers
         return found
 
     def value(reason: str) -> float:
@@ -195,8 +200,8 @@ async def test_what_others_hold_is_not_forgotten(
     def found(_reasons: Sequence[str]) -> QueueReaders:
         nonlocal looks
         looks += 1
-        taps: Any = {"unauthorized": lambda: Queue(3) if looks == 1 else Queue(*seen)}
-        return taps  # type: ignore[no-any-return]
+        readers: Any = {"unauthorized": lambda: Queue(3) if looks == 1 else Queue(*seen)}
+        return readers  # type: ignore[no-any-return]
 
     one = made(registry, found, shared=lambda _reason: looks > 1)
     task = asyncio.create_task(one.run(QUIET))

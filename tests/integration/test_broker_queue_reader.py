@@ -22,14 +22,14 @@ def test_opening_waits_for_messages_that_are_given_back(vhost: Broker) -> None:
     vhost.publish("q", b"1", b"2", b"3")
     holding, giving = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), threading.Event()
     assert holding.open() == 3
-    assert len(holding.take(3)) == 3
+    assert len(holding.read(3)) == 3
     opened: list[int] = []
 
     def late() -> None:
         reader = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
         giving.set()
         opened.append(reader.open(at_least=3))
-        assert [each.body for each in reader.take(3)] == [b"1", b"2", b"3"]
+        assert [each.body for each in reader.read(3)] == [b"1", b"2", b"3"]
         reader.close()
 
     thread = threading.Thread(target=late)
@@ -62,24 +62,24 @@ def test_a_batch_is_bounded_in_bytes(vhost: Broker) -> None:
     vhost.publish("q", *bodies)
     reader, taken = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), list[bytes]()
     assert reader.open() == 20
-    while batch := reader.take(1_000):
+    while batch := reader.read(1_000):
         assert sum(len(each.body) for each in batch) < module.BATCH_BYTES + 2_000_000
         taken += [each.body for each in batch]
     reader.close()
     assert taken == bodies
 
 
-@pytest.mark.parametrize("act", ["take", "acknowledge", "keep_alive"])
+@pytest.mark.parametrize("act", ["read", "acknowledge", "keep_alive"])
 def test_a_lost_connection_is_an_error_that_names_the_queue(vhost: Broker, act: str) -> None:
     """In every call; closing does not fail, and unacknowledged messages are in their queue again."""
     vhost.declare("q")
     vhost.publish("q", *(b"%d" % number for number in range(10)))
     reader = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
     reader.open()
-    taken = [] if act == "take" else reader.take(5)  # otherwise all ten may have arrived already
+    taken = [] if act == "read" else reader.read(5)  # otherwise all ten may have arrived already
     assert vhost.close_connections() == 1
     actions = {
-        "take": lambda: reader.take(10),
+        "read": lambda: reader.read(10),
         "acknowledge": lambda: reader.acknowledge(taken),
         "keep_alive": reader.keep_alive,
     }
@@ -105,7 +105,7 @@ def test_reading_any_number_of_times_loses_no_message(vhost: Broker) -> None:
     for turn in range(50):
         reader = AmqpQueueReader(ConnectionFactory([vhost.url]), queue)
         assert reader.open(at_least=200) == 200, turn
-        assert [each.body for each in reader.take(200)] == bodies, turn
+        assert [each.body for each in reader.read(200)] == bodies, turn
         reader.close()
     assert wait_until(lambda: vhost.depth(queue).ready == 200)
     assert {message.delivery_count for message in vhost.messages(queue)} == {50}
@@ -117,7 +117,7 @@ def test_acknowledging_does_not_read_ahead(vhost: Broker) -> None:
     vhost.publish("q", *(b"%02d" % number + bytes(1_000_000) for number in range(40)))
     reader, taken = AmqpQueueReader(ConnectionFactory([vhost.url]), "q"), list[bytes]()
     assert reader.open() == 40
-    while batch := reader.take(1_000):
+    while batch := reader.read(1_000):
         taken += (each.body[:2] for each in batch)
         reader.acknowledge(batch)
         assert sum(len(each.body) for each in reader._read) < module.BATCH_BYTES + 1_000_002
@@ -133,7 +133,7 @@ def test_closing_early_keeps_acknowledgements_and_gives_back_the_rest(vhost: Bro
     vhost.publish("q", *(b"%03d" % number + bytes(100_000) for number in range(200)))
     reader = AmqpQueueReader(ConnectionFactory([vhost.url]), "q")
     reader.open()
-    reader.acknowledge(reader.take(5))
+    reader.acknowledge(reader.read(5))
     reader.close()
     assert wait_until(lambda: vhost.depth("q").ready == 195)
     assert [each.body[:3] for each in vhost.messages("q")] == [b"%03d" % number for number in range(5, 200)]
@@ -146,7 +146,7 @@ def test_an_unconfirmed_removal_is_an_error(vhost: Broker) -> None:
     with Proxy("127.0.0.1", vhost.node.port) as proxy:
         reader = AmqpQueueReader(ConnectionFactory([vhost.url_at(proxy.port)]), "q")
         reader.open()
-        reader.acknowledge(reader.take(1))
+        reader.acknowledge(reader.read(1))
         assert any(channel.unanswered for channel in reader._channels)
         proxy.cut()
         with pytest.raises(BrokerError, match="some messages may still be in it"):
@@ -155,7 +155,7 @@ def test_an_unconfirmed_removal_is_an_error(vhost: Broker) -> None:
     assert wait_until(lambda: vhost.depth("q").ready in {59, 60})
 
 
-@pytest.mark.parametrize("act", ["take", "acknowledge", "finish", "close"])
+@pytest.mark.parametrize("act", ["read", "acknowledge", "finish", "close"])
 def test_a_broker_that_does_not_answer_is_an_error(
     vhost: Broker, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
@@ -168,12 +168,12 @@ def test_a_broker_that_does_not_answer_is_an_error(
     with Proxy("127.0.0.1", vhost.node.port) as proxy:
         reader = AmqpQueueReader(ConnectionFactory([vhost.url_at(proxy.port)]), "q")
         reader.open()
-        taken = reader.take(5)
+        taken = reader.read(5)
         proxy.blackhole()
         before = time.monotonic()
-        if act == "take":
+        if act == "read":
             with pytest.raises(BrokerError, match="no answer in time"):  # it opens another channel
-                reader.take(5)
+                reader.read(5)
         elif act != "close":
             with pytest.raises(BrokerError, match="no answer in time"):
                 reader.acknowledge(taken)
@@ -197,7 +197,7 @@ def test_removed_messages_stay_removed_after_a_restart(own_vhost: Broker) -> Non
         reader = AmqpQueueReader(ConnectionFactory([own_vhost.url]), "q")
         assert reader.open(at_least=1_500) == 1_500
         taken = list[Delivery]()
-        while batch := reader.take(1_000):
+        while batch := reader.read(1_000):
             taken += batch
         assert [each.body for each in taken] == [b"%d" % number for number in range(1_500)]
         reader.acknowledge(taken[:removed])
