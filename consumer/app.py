@@ -307,7 +307,7 @@ def assemble(
         drain_timeout_seconds=settings.drain_timeout_seconds,
         clock=clock,
         now=now,
-        busy_from=max(1, settings.broker_prefetch // 2),
+        prefetch=settings.broker_prefetch,
         background=[] if events_publisher is None else [events_publisher],
     )
     return Assembled(service, health, topology, admission, in_flight, handler, settler)

@@ -45,7 +45,7 @@ class MemoryLink:
         self.full: set[str] = set()  # queues at their length limit
         self.submitted: list[Outgoing] = []
         self._unacked: dict[int, Stored] = {}
-        self._probing: set[int] = set()  # tags of the channel that takes one delivery
+        self._subscription: set[int] = set()  # unacknowledged tags of the present one
         self._mode = Mode.NONE
         self._generation = self._tag = 0
         self._connected = False
@@ -76,7 +76,9 @@ class MemoryLink:
         return self._connected and self._mode is not Mode.NONE
 
     def want(self, mode: Mode) -> None:
-        self._mode = mode
+        if mode is not self._mode:
+            self._mode = mode
+            self._subscription.clear()  # as with AMQP: each has a prefetch of its own
         self._pump()
 
     def is_current(self, delivery: Delivery) -> bool:
@@ -86,7 +88,7 @@ class MemoryLink:
         if not self.is_current(delivery):
             return False
         del self._unacked[delivery.tag]
-        self._probing.discard(delivery.tag)
+        self._subscription.discard(delivery.tag)
         self._pump()
         return True
 
@@ -164,7 +166,7 @@ class MemoryLink:
         for stored in reversed(self._unacked.values()):
             self.queues[self._topology.queue].appendleft(replace(stored, redelivered=True))
         self._unacked.clear()
-        self._probing.clear()
+        self._subscription.clear()
 
     def _pump(self) -> None:
         waiting = self.queues[self._topology.queue]
@@ -172,8 +174,7 @@ class MemoryLink:
             stored = waiting.popleft()
             self._tag += 1
             self._unacked[self._tag] = stored
-            if self._mode is Mode.PROBE:
-                self._probing.add(self._tag)
+            self._subscription.add(self._tag)
             delivery = Delivery(
                 body=stored.body,
                 headers=dict(stored.headers),
@@ -188,13 +189,8 @@ class MemoryLink:
             self._loop.call_soon(self._hand_over, delivery)
 
     def _has_room(self) -> bool:
-        """As with AMQP: one channel with the prefetch, and one that takes a single delivery."""
-        match self._mode:
-            case Mode.FLOW:
-                return len(self._unacked) - len(self._probing) < self._prefetch
-            case Mode.PROBE:
-                return not self._probing
-        return False
+        allowed = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}
+        return len(self._subscription) < allowed[self._mode]
 
     def _hand_over(self, delivery: Delivery) -> None:
         if delivery.generation == self._generation:

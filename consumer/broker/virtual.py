@@ -274,7 +274,9 @@ class VirtualLink:
             channel.basic_cancel("journey-consumer")
         self.subscribed = self._runs and self._mode is not Mode.NONE
         if self.subscribed:
-            channel.basic_qos(0, 1 if self._mode is Mode.PROBE else self._prefetch, False)  # noqa: FBT003
+            held = len(channel.qos._delivered) - len(channel.qos._dirty)  # noqa: SLF001 kombu counts per channel
+            most = held + 1 if self._mode is Mode.PROBE else self._prefetch
+            channel.basic_qos(0, most, False)  # noqa: FBT003
             channel.basic_consume(self._topology.queue, False, self._deliver, "journey-consumer")  # noqa: FBT003
 
     def _deliver(self, message: Any) -> None:

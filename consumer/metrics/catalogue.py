@@ -188,7 +188,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     ),
     _gauge(
         "oldest_pending_start_timestamp_seconds",
-        "Start of the oldest journey in flight; 0: none.",
+        "Start of the oldest journey in flight, or sent back to a queue in this pause; 0: none.",
         "time() minus this is the age to compare with 24 hours.",
     ),
     _gauge(

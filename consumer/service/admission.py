@@ -3,7 +3,7 @@
 1. Closed breakers and a free slot of the rate limiter: go. This is the hot path and awaits nothing.
 2. An open breaker: all wait but one, the probe, when it is due. A journey that waits longer than a moment
    gives up, so that each probe is another journey.
-3. The first submission of a process goes alone, and its token is believed or not by that one answer.
+3. The first submission of a process goes alone: its token is believed or not by that one answer.
 4. A wait ends early when something changed: a breaker closed, a new token, the drain, a lost connection.
    ``notifier`` wakes those who wait for admission, ``pause_changed`` whoever follows the pauses.
 """
@@ -81,6 +81,7 @@ class Admission:
         self._all_clear = False
         self._passed_at = float("-inf")  # when a journey passed last
         self.proven = False  # whether any submission of this process has ended
+        self._first_under_way = False  # the submission that all others wait for until then
         self.notifier = Notifier()
         self.pause_changed = Notifier()
 
@@ -111,6 +112,11 @@ class Admission:
         During a pause the wait ends after ``PAUSE_HOLD_SECONDS`` at most.
         """
         paused_since: float | None = None
+        while not self.proven and self._first_under_way:
+            await self.notifier.wait(max(until - self._clock(), 0.0))
+            if give_up() or self._clock() >= until:
+                return None
+        self._first_under_way = not self.proven
         while True:
             now = self._clock()
             if not self._open:
@@ -120,6 +126,7 @@ class Admission:
                 self._metrics.limiter_wait_seconds.inc(wait)
                 await self._sleep_out(now + wait, give_up=give_up, until=until)
                 if give_up() or self._clock() >= until:
+                    self.release(_ORDINARY)
                     return None
                 if not self._open and self._rate_limiter.held_for(self._clock()) <= 0.0:
                     return _ORDINARY
@@ -186,7 +193,7 @@ class Admission:
                     breaker.failure(key, now, random.random(), _retry_after(outcome))  # noqa: S311 jitter
             self._note(cause, breaker)
         if first:
-            self.pause_changed.notify_all()
+            self.notifier.notify_all()
 
     def release(self, permit: Permit) -> None:
         """Give a permit back unused; a probe that was not made is due again."""
@@ -194,6 +201,9 @@ class Admission:
         for cause in permit.probing:
             self._breakers[cause].abandon_probe(now)
             self._note(cause, self._breakers[cause])
+        if not self.proven:
+            self._first_under_way = False
+            self.notifier.notify_all()
 
     def probe_now(self, *causes: PauseCause) -> None:
         """Something changed, such as the token: probe at once."""

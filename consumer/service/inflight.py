@@ -62,6 +62,7 @@ class InFlight:
     def __init__(self, version: Literal["v2", "v3"]) -> None:
         self._version = version
         self._entries: set[Entry] = set()
+        self._oldest_in_queue: datetime | None = None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -83,6 +84,15 @@ class InFlight:
         """Remove a delivery that was settled or left to the broker."""
         self._entries.discard(entry)
 
+    def sent_back(self, entry: Entry) -> None:
+        """Note that a journey went back to a queue in a pause: hardly any is in flight then."""
+        if entry.journey is not None:
+            self._oldest_in_queue = min(self._oldest_in_queue or entry.journey.start, entry.journey.start)
+
+    def pause_ended(self) -> None:
+        """Forget what went back: it arrives again."""
+        self._oldest_in_queue = None
+
     @property
     def waiting(self) -> int:
         """How many wait in this process: for a pause, a retry, the rate limit, their journey's end."""
@@ -100,6 +110,8 @@ class InFlight:
 
     @property
     def oldest_start(self) -> datetime | None:
-        """The earliest start of a journey that is not settled; None when there is none."""
-        journeys = (entry.journey for entry in self._entries)
-        return min((journey.start for journey in journeys if journey is not None), default=None)
+        """The earliest start of a journey in flight, or sent back in this pause; None when there is none."""
+        starts = [entry.journey.start for entry in self._entries if entry.journey is not None]
+        if self._oldest_in_queue is not None:
+            starts.append(self._oldest_in_queue)
+        return min(starts, default=None)

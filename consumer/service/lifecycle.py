@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from consumer.core.delivery import Delivery, Mode
-from consumer.core.outcome import Acknowledge, PauseCause
+from consumer.core.outcome import Acknowledge, Delay, PauseCause, Republish
 from consumer.core.protocols import Consumer, Publisher
 from consumer.logs import Output, SettlementLog
 from consumer.metrics import Metrics
@@ -39,7 +39,7 @@ class Service:
     """Runs until ``stop`` is called or a signal comes. ``close_registry`` ends the HTTP client.
 
     ``background`` are publishers that only have to live as long. ``auto_replayer`` looks after dead letters;
-    from ``busy_from`` deliveries in flight on they wait behind fresh ones. ``clock`` is monotonic seconds.
+    with half of ``prefetch`` in flight they wait behind fresh ones. ``clock`` is monotonic seconds.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Service:
         drain_timeout_seconds: float,
         clock: Callable[[], float],
         now: Callable[[], datetime],
-        busy_from: int = 1,
+        prefetch: int = 2,
         background: Sequence[Publisher] = (),
     ) -> None:
         self._consumer = consumer
@@ -81,7 +81,8 @@ class Service:
         self._drain_timeout = drain_timeout_seconds
         self._clock = clock
         self._now = now
-        self._busy_from = busy_from
+        self._prefetch = prefetch
+        self._unconfirmed = 0  # deliveries without a confirm when a probe was taken last
         self._background = background
         self._successes = 0
         self._stopping = asyncio.Event()
@@ -111,6 +112,8 @@ class Service:
         try:
             if await self._settler.settle(entry, result):
                 self._successes += isinstance(result.disposition, Acknowledge)
+                if self._admission.pausing is not None and isinstance(result.disposition, Delay | Republish):
+                    self._in_flight.sent_back(entry)
         except Exception:
             # Nothing is lost: unacknowledged it comes again, and its delivery count bounds how often.
             log.exception("a delivery could not be settled; it stays with the broker")
@@ -145,7 +148,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         state = ServiceState(
             paused=lambda: self._admission.pausing is not None or self._stopping.is_set(),
-            busy=lambda: len(self._in_flight) >= self._busy_from,
+            busy=lambda: len(self._in_flight) >= self._prefetch / 2,
             successes=lambda: self._successes,
         )
         for publisher in (self._publisher, *self._background):
@@ -217,17 +220,23 @@ class Service:
         if self._stopping.is_set():
             mode = Mode.NONE
         elif self._admission.pausing is None:
-            mode = Mode.FLOW if self._admission.proven else Mode.PROBE
+            mode = Mode.FLOW
         elif self._in_flight.handling or not self._admission.probe_due:
             mode = Mode.NONE  # those that are here probe first
         else:
-            mode = Mode.PROBE
+            # One that waits for its confirm holds the place of the probe: give the place up, take the next.
+            unconfirmed = self._in_flight.publishing
+            blocked = self._unconfirmed < unconfirmed or unconfirmed >= self._prefetch
+            mode = Mode.NONE if blocked else Mode.PROBE
+            self._unconfirmed = unconfirmed
         self._consumer.want(mode)
 
     def _update_gauges(self) -> None:
         metrics, in_flight = self._metrics, self._in_flight
         metrics.in_flight.set(len(in_flight))
         metrics.held.set(in_flight.waiting)
+        if self._admission.pausing is None:
+            in_flight.pause_ended()
         oldest = in_flight.oldest_start
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
         metrics.loop_heartbeat.set(self._now().timestamp())

@@ -194,7 +194,7 @@ _DEADLINE = (
         "Time left of the oldest journey in flight",
         "s",
         "Time until the oldest journey in flight is 24 hours old. Journeys in the queue or in a delay queue "
-        "count when they are delivered.",
+        "count when they are delivered, in a pause those that went back to a queue as well.",
         "Above both lines; no data while nothing is in flight.",
         "Runbook, DeadlineAtRisk.",
         ((TIME_LEFT_QUERY, "time left"),),

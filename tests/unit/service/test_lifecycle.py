@@ -93,14 +93,15 @@ async def test_two_journeys_are_an_outage_after_minutes() -> None:
 
 @travelling
 async def test_a_dead_token_costs_one_dead_letter_at_a_start() -> None:
-    """The first journey goes alone; its refusal is believed before the prefetch is taken."""
+    """The first journey goes alone; its refusal is believed before another is sent."""
     corridor = Corridor(refused(401, -32501), proven=False)
     async with corridor.serving():
         publish(corridor, 200)
         await passes(5)
         assert corridor.admission.pausing is PauseCause.UNAUTHORIZED
+        assert len(corridor.sent) == 1
+        await passes(300)
         assert len(corridor.dead("unauthorized")) == 1
-        assert len(corridor.link.queues[QUEUE]) >= 198
 
 
 @travelling
@@ -121,6 +122,43 @@ async def test_a_pause_ends_though_a_dead_letter_cannot_be_confirmed() -> None:
         await passes(200)
         assert corridor.admission.pausing is None
         assert corridor.value("journeys_total", outcome="registered") == 30
+
+
+@pytest.mark.parametrize("proven", [False, True], ids=["at a start", "in a pause"])
+@travelling
+async def test_dead_letters_that_are_never_confirmed_hold_up_no_journey(*, proven: bool) -> None:
+    """Neither the first submission nor a probe waits for the confirm of what came before it in the queue."""
+    corridor = Corridor(registered(), proven=proven)
+    async with corridor.serving():
+        if proven:
+            corridor.answers = [unavailable()]
+            publish(corridor, 12)
+            await passes(20)
+            assert corridor.admission.pausing is PauseCause.UNAVAILABLE
+            corridor.answers = [registered()]
+        corridor.link.confirm_after_seconds = 1e6
+        for _ in range(10):
+            corridor.link.put(b"no journey")
+        publish(corridor, 5, first=12)
+        await passes(100)
+        assert corridor.admission.pausing is None
+        assert corridor.value("journeys_total", outcome="registered") >= 5
+        corridor.link.confirm_after_seconds = 0.0
+
+
+@travelling
+async def test_in_a_pause_what_went_back_to_a_queue_counts_as_pending() -> None:
+    """Hardly any journey is in flight then, and DeadlineAtRisk must know of the oldest all the same."""
+    corridor = Corridor(unavailable())
+    async with corridor.serving():
+        publish(corridor, 12)
+        await passes(300)
+        for _ in range(50):
+            await passes(7)
+            assert corridor.value("oldest_pending_start_timestamp_seconds") > 0
+        corridor.answers = [registered()]
+        await passes(200)
+        assert corridor.value("oldest_pending_start_timestamp_seconds") == 0
 
 
 @pytest.mark.parametrize(
