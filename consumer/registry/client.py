@@ -11,6 +11,7 @@
 import asyncio
 import json
 import ssl
+import zlib
 from collections.abc import AsyncIterable, Mapping
 from pathlib import Path
 from typing import Final, cast
@@ -150,11 +151,16 @@ class RegistryClient:
             body, whole = await _bounded(cast("AsyncIterable[bytes]", response.stream))
         finally:
             await response.aclose()
+        # Names and values as they came: httpx would guess an encoding for them at every look.
+        raw = response.headers.raw
+        headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in raw}
+        if len(headers) < len(raw) and "retry-after" in headers:  # a gateway may have added its own
+            headers["retry-after"] = ", ".join(response.headers.get_list("retry-after"))
+        if headers.get("content-encoding", "").lower() in {"gzip", "x-gzip", "deflate"}:
+            body, whole = _decompressed(body, whole=whole)  # a gateway's doing: we asked for `identity`
         if not whole and response.is_success:
             # An error's status speaks for itself; a success is believed only for its result.
             return Fault(FaultKind.TOO_LARGE)
-        # Names and values as they came: httpx would guess an encoding for them at every look.
-        headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in response.headers.raw}
         return Reply(response.status_code, headers, body)
 
 
@@ -166,6 +172,16 @@ async def _bounded(stream: AsyncIterable[bytes]) -> tuple[bytes, bool]:
         if len(first) > MAX_BODY_BYTES:
             return first[:MAX_BODY_BYTES], False
     return first, True
+
+
+def _decompressed(body: bytes, *, whole: bool) -> tuple[bytes, bool]:
+    """Decompress at most MAX_BODY_BYTES, of a bounded body what there is; what is not zlib's stays."""
+    decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+    try:
+        decoded = decoder.decompress(body, MAX_BODY_BYTES)
+    except zlib.error:
+        return body, whole
+    return decoded, whole and decoder.eof
 
 
 def _origin(url: str) -> str:

@@ -18,7 +18,14 @@ _TOO_MANY_REQUESTS = 429
 # A longer wait is cut to this: the Registry counts by the minute.
 _LONGEST_WAIT_SECONDS = 3600.0
 _SHORTEST_WAIT_SECONDS = 1.0
-_HTTP_DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
+#: The three forms of RFC 9110, 5.6.7: its own, that of RFC 850, and that of asctime.
+_HTTP_DATE = re.compile(
+    r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+    r"|[A-Z][a-z]{5,8}, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
+    r"|[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4}"
+)
+#: What separates several values; the comma within a date follows the name of a day.
+_SEPARATOR = re.compile(r"(?<![a-z]),\s*")
 
 
 def rate_limit(reply: Reply, now_epoch: float) -> RateLimit | None:
@@ -44,16 +51,17 @@ def rate_limit(reply: Reply, now_epoch: float) -> RateLimit | None:
 
 
 def retry_after(reply: Reply) -> float | None:
-    """Seconds to wait after a 429, None when the answer does not say."""
-    text = reply.headers.get("retry-after")
-    seconds = _number(text)
-    if seconds is None:
-        server_now, then = _http_date(reply.headers.get("date")), _http_date(text)
-        if server_now is not None and then is not None:
+    """Seconds to wait after a 429 or 503, the longest of several; None when the answer does not say."""
+    server_now = _http_date(reply.headers.get("date"))
+    waits = []
+    for text in _SEPARATOR.split(reply.headers.get("retry-after", "")):
+        seconds, then = _number(text), _http_date(text)
+        if seconds is None and then is not None and server_now is not None:
             seconds = then - server_now
-        else:
-            seconds = _reset_in(reply, server_now)
-    return None if seconds is None else min(max(seconds, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
+        if seconds is not None:
+            waits.append(seconds)
+    wait = max(waits) if waits else _reset_in(reply, server_now)
+    return None if wait is None else min(max(wait, _SHORTEST_WAIT_SECONDS), _LONGEST_WAIT_SECONDS)
 
 
 def _reset_in(reply: Reply, now_epoch: float | None) -> float | None:
@@ -88,9 +96,10 @@ def _http_date(value: str | None) -> float | None:
     if value is None or _HTTP_DATE.fullmatch(value) is None:
         return None
     try:
-        return parsedate_to_datetime(value).timestamp()
+        moment = parsedate_to_datetime(value)
     except ValueError:  # "Xxx, 99 Foo 2026"
         return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _iso_date(value: Any) -> float | None:

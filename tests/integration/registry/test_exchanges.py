@@ -1,10 +1,13 @@
 """What goes over the wire when all is well, or nearly."""
 
 import asyncio
+import gzip
+import zlib
 
 import pytest
 
 from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.client import MAX_BODY_BYTES
 from tests.integration.registry.servers import OK, Connect, Serve, answering, read_request
 from tests.waiting import await_until
 
@@ -46,6 +49,43 @@ async def test_an_answer_in_our_words(serve: Serve, connect: Connect) -> None:
     found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
     headers = {"retry-after": "7", "content-encoding": "gzip", "content-length": "3"}
     assert found == Reply(429, headers, b"abc")
+
+
+_REFUSAL = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32501,"message":"Unauthorized Error"}}'
+
+
+def _http(status: int, body: bytes, *lines: bytes) -> bytes:
+    head = [b"HTTP/1.1 %d X" % status, b"Content-Length: %d" % len(body), *lines]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"GZIP", b"x-gzip", b"deflate"])
+async def test_a_refusal_is_read_though_compressed(serve: Serve, connect: Connect, encoding: bytes) -> None:
+    """A gateway compresses what it was asked not to."""
+    compress = zlib.compress if encoding == b"deflate" else gzip.compress
+    answer = _http(401, compress(_REFUSAL), b"Content-Encoding: " + encoding)
+    found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert found.body == _REFUSAL
+
+
+async def test_a_compressed_answer_is_bounded_when_it_is_decompressed(serve: Serve, connect: Connect) -> None:
+    """Twenty kilobytes that become twenty megabytes."""
+    bomb = gzip.compress(b" " * 20_000_000)
+    refusal = await serve(answering(_http(400, bomb, b"Content-Encoding: gzip")))
+    found = await connect(refusal).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert len(found.body) == MAX_BODY_BYTES
+    success = await serve(answering(_http(201, bomb, b"Content-Encoding: gzip")))
+    assert await connect(success).post_journey(BODY, TOKEN) == Fault(FaultKind.TOO_LARGE)
+
+
+async def test_of_several_retry_after_all_are_kept(serve: Serve, connect: Connect) -> None:
+    """The Registry's and a gateway's: whoever reads them takes the longest."""
+    answer = _http(429, b"{}", b"Retry-After: 120", b"retry-after: 3")
+    found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
+    assert isinstance(found, Reply)
+    assert found.headers["retry-after"] == "120, 3"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

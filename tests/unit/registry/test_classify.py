@@ -389,6 +389,18 @@ def test_any_rate_limit(reply: Reply, now: float) -> None:
         ({"retry-after": "86400000"}, 3600.0),
         ({"retry-after": "soon", "ratelimit-reset": "12"}, 12.0),
         ({"retry-after": "Mon, 23 Nov 2026 15:58:03 GMT"}, None),
+        ({"retry-after": "Monday, 23-Nov-26 15:58:03 GMT", "date": "Mon, 23 Nov 2026 15:57:33 GMT"}, 30.0),
+        ({"retry-after": "Mon Nov 23 15:58:03 2026", "date": "Mon Nov 23 15:57:33 2026"}, 30.0),
+        ({"retry-after": "Tue Dec  1 15:58:03 2026", "date": "Tue Dec  1 15:57:33 2026"}, 30.0),
+        ({"retry-after": "3, 120"}, 120.0),
+        ({"retry-after": "120,3, soon"}, 120.0),
+        (
+            {
+                "retry-after": "5, Mon, 23 Nov 2026 15:58:03 GMT, Monday, 23-Nov-26 15:58:13 GMT",
+                "date": "Mon, 23 Nov 2026 15:57:33 GMT",
+            },
+            40.0,
+        ),
         ({"retry-after": "Xxx, 99 Foo 2026 15:58:03 GMT", "date": "Mon, 23 Nov 2026 15:57:33 GMT"}, None),
         ({"x-ratelimit-reset": "1795449480", "date": "Mon, 23 Nov 2026 15:57:33 GMT"}, 27.0),
         ({"x-ratelimit-reset": "1795449480"}, None),
