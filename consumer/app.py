@@ -269,6 +269,7 @@ def assemble(
         clock=clock,
         now=now,
         hold_limit_seconds=settings.hold_limit_seconds,
+        prefetch=settings.broker_prefetch,
         events=events,
     )
     # On other transports what is read is in no queue: a crash would lose all of it.

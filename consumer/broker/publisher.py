@@ -123,6 +123,7 @@ class AmqpPublisher:
         self._unconfirmed = Unconfirmed()
         self.blocked = False
         self._returned = False
+        self._nacked = self._renewing = False
         self._open_channel = False
         self._closing = False
         self._wakeup = Wakeup()
@@ -198,14 +199,25 @@ class AmqpPublisher:
         connection.on_blocked, connection.on_unblocked = self._on_blocked, self._on_unblocked
         if self._topology is not None:
             ensure(connection, self._topology, declare=self._declare)
+        channel = self._confirming(connection)
+        self._metrics.broker_connected["publish"].set(1)
+        self._open_channel = True
+        return channel
+
+    def _confirming(self, connection: Any) -> Any:
         channel = connection.channel()
         channel.confirm_select()
         channel.events["basic_ack"].add(self._on_ack)
         channel.events["basic_nack"].add(self._on_nack)
         channel.events["basic_return"].add(self._on_return)
-        self._metrics.broker_connected["publish"].set(1)
-        self._open_channel = True
+        self._nacked = self._renewing = False
         return channel
+
+    def _renewed(self, connection: Any, channel: Any) -> Any:
+        """Open another channel: RabbitMQ 3.10 nacks for ever on one, though the queue has room again."""
+        channel.close()
+        self._unconfirmed.clear()  # it is empty; the tags start again
+        return self._confirming(connection)
 
     def _serve(self, connection: Any, channel: Any) -> None:
         poll = select.poll()
@@ -216,13 +228,17 @@ class AmqpPublisher:
             poll.poll(max(0.0, next_tick - time.monotonic()) * 1000)
             self._wakeup.clear()
             read_all(connection)
-            self._send_waiting(channel)
+            if self._renewing and not self._unconfirmed:
+                channel = self._renewed(connection, channel)
+            if not self._renewing:
+                self._send_waiting(channel)
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + TICK_SECONDS
                 connection.heartbeat_tick()
                 self._check_confirms(now)
                 self._declare_missing(connection)
+                self._renewing = self._nacked
                 if self._closing:
                     return  # closing does not wait for confirms longer than this
             self._metrics.publishes_unconfirmed.set(len(self._unconfirmed))
@@ -270,6 +286,7 @@ class AmqpPublisher:
         self._resolve(self._unconfirmed.answered(tag, multiple=multiple))
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 py-amqp's signature
+        self._nacked = True
         self._resolve(self._unconfirmed.answered(tag, PublishFailure.NACKED, multiple=multiple))
 
     def _on_return(self, _error: Exception, exchange: str, routing_key: str, message: Any) -> None:

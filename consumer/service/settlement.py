@@ -3,10 +3,12 @@
 1. A publish that fails is tried again; it is never followed by an acknowledgement.
 2. Counted and logged after the acknowledgement was written, so that metrics and queues agree.
 3. A delivery that is no longer current is not settled: the broker delivers it again.
+4. Dead letters that the broker refuses hold a quarter of the prefetch at most; the others are delayed.
 """
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -35,6 +37,13 @@ from consumer.service.inflight import Entry, HandlingResult, State
 from consumer.service.outcome_events import OutcomeEvents
 
 PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.4, 5.0
+#: What the broker says of one queue only, and how a person would put it.
+_REFUSALS = {
+    PublishFailure.NACKED: "nacked: length limit?",
+    PublishFailure.RETURNED: "returned: no such queue?",
+}
+
+log = logging.getLogger("journey_consumer.service")
 
 
 class Settler:
@@ -54,6 +63,7 @@ class Settler:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         hold_limit_seconds: float,
+        prefetch: int = 4,
         events: OutcomeEvents | None = None,
     ) -> None:
         self._consumer = consumer
@@ -65,6 +75,8 @@ class Settler:
         self._now = now
         self._hold_limit = hold_limit_seconds
         self._events = events
+        self._most_refused = max(1, prefetch // 4)
+        self._refused: set[Entry] = set()  # whose dead letter the broker does not take
         self._draining = asyncio.Event()
 
     async def settle(self, entry: Entry, result: HandlingResult) -> bool:
@@ -75,7 +87,12 @@ class Settler:
             case DeadLetter() | Delay() | Republish() as disposition:
                 entry.state = State.PUBLISHING
                 outgoing = await self._outgoing(entry, disposition, result.attempts)
-                return await self._publish(entry, outgoing) and self._acknowledge(entry, result)
+                try:
+                    published = await self._publish(entry, outgoing, disposition)
+                except _RefusedError as error:
+                    delay = Delay(self._topology.delays_seconds[0], str(error), None, counts=False)
+                    return await self.settle(entry, HandlingResult(delay, result.attempts))
+                return published and self._acknowledge(entry, result)
             case Release():
                 self._metrics.returned["released"].inc()
                 return False
@@ -120,8 +137,19 @@ class Settler:
                 assert_never(unreachable)
         return copy_of(delivery, exchange=exchange, routing_key=key, headers=headers)
 
-    async def _publish(self, entry: Entry, outgoing: Outgoing) -> bool:
-        """Publish until confirmed; False once the delivery is no longer current."""
+    async def _publish(self, entry: Entry, outgoing: Outgoing, disposition: Disposition) -> bool:
+        """Publish until confirmed; False once the delivery is no longer current.
+
+        Raises _RefusedError when too many dead letters are refused to wait for this one.
+        """
+        try:
+            return await self._publish_until_confirmed(entry, outgoing, disposition)
+        finally:
+            self._refused.discard(entry)
+
+    async def _publish_until_confirmed(
+        self, entry: Entry, outgoing: Outgoing, disposition: Disposition
+    ) -> bool:
         failures = 0
         while self._consumer.is_current(entry.delivery):
             entry.publish = self._publisher.submit(outgoing)
@@ -131,6 +159,8 @@ class Settler:
                 if error.kind is PublishFailure.UNENCODABLE and (smaller := bare(outgoing)) != outgoing:
                     outgoing = smaller
                     continue
+                if isinstance(disposition, DeadLetter) and error.kind in _REFUSALS:
+                    self._note_refusal(entry, disposition, error.kind)
                 delay = backoff_seconds(failures, PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS)
                 failures += 1
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 jitter
@@ -139,6 +169,14 @@ class Settler:
             finally:
                 entry.publish = None
         return False
+
+    def _note_refusal(self, entry: Entry, dead_letter: DeadLetter, kind: PublishFailure) -> None:
+        queue = self._topology.dead_letter_queue(dead_letter.reason)
+        if not self._refused:
+            log.warning("a dead letter is refused", extra={"queue": queue, "reason": _REFUSALS[kind]})
+        self._refused.add(entry)
+        if len(self._refused) > self._most_refused and self._publisher.delay_queues:
+            raise _RefusedError(f"{dead_letter.reason.value}_{kind.value}")
 
     def _acknowledge(self, entry: Entry, result: HandlingResult) -> bool:
         if not self._consumer.acknowledge(entry.delivery):
@@ -179,6 +217,10 @@ class Settler:
             age_seconds=age,
             redelivered=delivery.redelivered,
         )
+
+
+class _RefusedError(Exception):
+    """The broker refuses dead letters, and enough of them wait here; the text is the detail of a delay."""
 
 
 def _described(disposition: Disposition) -> tuple[str, int | None, str | None]:

@@ -130,7 +130,7 @@ def test_memory_alarm_on_a_running_service(
     service = run(own_vhost, auth_pause_after="1000")
     service.await_ready()
     ledger = Ledger(own_vhost)
-    ledger.publish(ledger.invalid(5))  # this publisher has published before
+    ledger.publish([*ledger.invalid(5), *ledger.journeys(1)])  # it has published and registered before
     ledger.await_settled()
     sandbox.faults.latency_seconds = 1.0  # long enough for the alarm to be on before the answers come
     sandbox.revoke(TOKEN)

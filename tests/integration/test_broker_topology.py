@@ -1,5 +1,7 @@
 """Queues and exchanges that are missing, vanish, or are the operator's own."""
 
+import pytest
+
 from tests.broker import Broker
 from tests.integration.conftest import Run
 from tests.ledger import QUEUE, TOPOLOGY, Ledger
@@ -83,6 +85,33 @@ def test_dead_letter_queue_deleted_and_not_ours_to_declare(
     ledger.declare()
     ledger.await_settled()
     assert ledger.balance(sandbox).dead == {"invalid": set(bad)}
+
+
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
+def test_dead_letter_queue_at_its_length_limit(
+    run: Run, vhost: Broker, sandbox: LocalRegistry, kind: str
+) -> None:
+    """Good journeys go on, the log names the queue, and when the limit is lifted all dead letters arrive."""
+    ledger = Ledger(vhost)
+    ledger.declare()
+    vhost.delete_queue(INVALID_QUEUE)
+    vhost.declare(INVALID_QUEUE, arguments={"x-queue-type": kind})
+    with vhost.channel() as channel:
+        channel.queue_bind(INVALID_QUEUE, TOPOLOGY.dead_letter_exchange, "invalid")
+    limit = '{"max-length": 5, "overflow": "reject-publish"}'
+    vhost.node.ctl("set_policy", "--vhost", vhost.vhost, "--apply-to", "queues", "full", INVALID_QUEUE, limit)
+    service = run(vhost, broker_prefetch="128")
+    service.await_ready()
+    bad = ledger.publish(ledger.invalid(300))
+    good = ledger.publish(200)
+    wait_until(lambda: len(sandbox.journeys) == len(good), 20, lambda: f"registered: {len(sandbox.journeys)}")
+    (line, *_) = service.log_lines("a dead letter is refused")
+    assert (line["queue"], line["reason"]) == (INVALID_QUEUE, "nacked: length limit?")
+    wait_until(lambda: service.value("in_flight") <= 32, 10, "a quarter of the prefetch waits at most")
+    vhost.node.ctl("clear_policy", "--vhost", vhost.vhost, "full")
+    ledger.await_settled()
+    account = ledger.balance(sandbox)
+    assert (account.registered, account.dead) == (set(good), {"invalid": set(bad)})
 
 
 def test_missing_queue_that_is_not_ours_to_declare(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:

@@ -147,6 +147,29 @@ async def test_dead_letters_that_are_never_confirmed_hold_up_no_journey(*, prove
 
 
 @travelling
+async def test_a_full_dead_letter_queue_holds_up_no_journey(caplog: pytest.LogCaptureFixture) -> None:
+    """A quarter of the prefetch waits for it; the others are delayed, and arrive in the end."""
+    corridor = Corridor(registered())
+    queue = corridor.topology.dead_letter_queue("invalid")
+    async with corridor.serving():
+        corridor.link.full.add(queue)
+        for _ in range(300):
+            corridor.link.put(b"no journey")
+        publish(corridor, 200)
+        await passes(20)
+        assert corridor.value("journeys_total", outcome="registered") == 200
+        assert corridor.value("in_flight") <= max(1, corridor.settings.broker_prefetch // 4)
+        assert not corridor.dead("invalid")
+        corridor.link.full.clear()
+        await passes(200)
+        assert len(corridor.dead("invalid")) == 300
+    corridor.balance(500)
+    refusals = [record for record in caplog.records if record.msg == "a dead letter is refused"]
+    assert refusals
+    assert (refusals[0].queue, refusals[0].reason) == (queue, "nacked: length limit?")  # type: ignore[attr-defined]
+
+
+@travelling
 async def test_in_a_pause_what_went_back_to_a_queue_counts_as_pending() -> None:
     """Hardly any journey is in flight then, and DeadlineAtRisk must know of the oldest all the same."""
     corridor = Corridor(unavailable())
