@@ -243,7 +243,7 @@ class AutoReplayer:
             self._cannot_read[reasons].reset()
 
     async def _nearest_deadline(self, reason: str, make: Callable[[], QueueReader]) -> float:
-        """The nearest that has not passed of the first ``MOST_LOOKED_AT``, in seconds since 1970.
+        """The nearest that has not passed of the first ``MOST_READ``, in seconds since 1970.
 
         One that has passed when there is no other; 0 for an empty queue.
         """

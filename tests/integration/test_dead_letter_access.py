@@ -70,5 +70,7 @@ def test_another_limit_is_not_trusted(vhost: Broker) -> None:
     Ledger(vhost).declare()
     vhost.delete_queue(INVALID)
     vhost.declare(INVALID, arguments={"x-queue-type": "quorum", "x-delivery-limit": 3})
-    taps = SafeQueueReaders(lambda: ConnectionFactory([vhost.url]), vhost.url, TOPOLOGY, unverified=True)(())
-    assert set(TOPOLOGY.dead_letter_reasons) - set(taps) == {"invalid"}
+    readers = SafeQueueReaders(lambda: ConnectionFactory([vhost.url]), vhost.url, TOPOLOGY, unverified=True)(
+        ()
+    )
+    assert set(TOPOLOGY.dead_letter_reasons) - set(readers) == {"invalid"}

@@ -146,7 +146,7 @@ def test_far_deadlines_wait_behind_fresh_journeys(broker: Broker, run: Run, sand
 # --- AutoReplayer alone, with a state of the test's choice -----------------------------------
 
 
-def tap(broker: Broker, reason: str) -> AmqpQueueReader:
+def reader_of(broker: Broker, reason: str) -> AmqpQueueReader:
     """The dead letters of one reason."""
     return AmqpQueueReader(ConnectionFactory([broker.url]), TOPOLOGY.dead_letter_queue(reason))
 
@@ -177,7 +177,7 @@ async def returning(
     )
     publisher.start()
     made = AutoReplayer(
-        taps=lambda reasons: {reason: partial(tap, broker, reason) for reason in reasons},
+        readers=lambda reasons: {reason: partial(reader_of, broker, reason) for reason in reasons},
         publisher=publisher,
         queue=QUEUE,
         metrics=metrics,
