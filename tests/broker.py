@@ -149,7 +149,7 @@ class Broker:
         headers: Mapping[str, Any] | None = None,
         **properties: Any,
     ) -> None:
-        """Publish persistent messages to ``queue`` (the routing key) and wait without endy confirm."""
+        """Publish persistent messages to ``queue`` (the routing key) and wait for every confirm."""
         self.publish_all(((body, headers or {}) for body in bodies), queue, exchange=exchange, **properties)
 
     def publish_all(

@@ -82,7 +82,7 @@ class Ledger:
         exchange: str = "",
         routing_key: str | None = None,
     ) -> list[str]:
-        """Publish these (or so many valid journeys), wait without endy confirm; return the ids."""
+        """Publish these (or so many valid journeys), wait for every confirm; return the ids."""
         made = self.journeys(messages) if isinstance(messages, int) else list(messages)
         self._publish(made, exchange, self.topology.queue if routing_key is None else routing_key)
         with self._lock:

@@ -44,7 +44,7 @@ class Notifier:
         event.set()
 
     async def wait(self, seconds: float) -> None:
-        """Return after ``seconds``, or at the next ``fire``."""
+        """Return after ``seconds``, or at the next ``notify_all``."""
         try:
             async with asyncio.timeout(seconds):
                 await self._event.wait()

@@ -26,7 +26,7 @@ _ID = re.compile(rb'"journey_id": ?"([^"]+)"')
 
 
 class Server(asyncio.Protocol):
-    """Keep-alive HTTP/1.1, bodies with a length, one answer without endything."""
+    """Keep-alive HTTP/1.1, bodies with a length, one answer for everything."""
 
     def __init__(self, arrivals: dict[str, float]) -> None:
         self._arrivals = arrivals

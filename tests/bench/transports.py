@@ -39,7 +39,7 @@ Send = Callable[[], Awaitable[int]]
 
 
 class MinimalServer(asyncio.Protocol):
-    """Keep-alive HTTP/1.1, bodies with a length, one answer without endything."""
+    """Keep-alive HTTP/1.1, bodies with a length, one answer for everything."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember where to answer."""

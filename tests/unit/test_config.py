@@ -503,7 +503,7 @@ def test_what_is_probably_a_mistake_is_a_warning(environ: dict[str, str], senten
 
 
 def test_what_others_put_into_the_environment_is_not_taken_for_a_mistake() -> None:
-    """Kubernetes injects variables without endy Service; a proxy setting is for other programs."""
+    """Kubernetes injects variables for every Service; a proxy setting is for other programs."""
     environ = {
         "BROKER_PORT": "tcp://10.0.0.1:5672",
         "BROKER_PORT_5672_TCP": "x",

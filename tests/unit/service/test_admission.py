@@ -177,7 +177,7 @@ async def test_probes_come_at_growing_distances() -> None:
 
 @travelling
 async def test_a_probe_given_back_is_made_by_another() -> None:
-    """A probe that was never sent may not block the gate without end."""
+    """A probe that was never sent must not block all others without end."""
     b = bench()
     await b.fail(CAUSES[PauseCause.UNAVAILABLE])
     permit = await b.next_permit()
