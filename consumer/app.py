@@ -235,7 +235,6 @@ def assemble(
         rate_limiter=rate_limiter,
         clock=clock,
         now=now,
-        throttled_seconds=policy.throttled_seconds,
         on_answer=metrics.request,
         on_rate_limit=lambda limit: metrics.rate_limit_remaining.set(limit.remaining),
     )

@@ -214,7 +214,7 @@ class AmqpPublisher:
         return channel
 
     def _renewed(self, connection: Any, channel: Any) -> Any:
-        """Replace a channel that has nacked: RabbitMQ 3.10 goes on nacking there when the queue has room again."""
+        """Replace a channel that has nacked: RabbitMQ 3.10 nacks on it also when the queue has room again."""
         channel.close()
         self._unconfirmed.clear()  # it is empty; the tags start again
         return self._confirming(connection)

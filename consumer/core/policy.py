@@ -38,6 +38,9 @@ from consumer.core.outcome import (
     Unavailable,
 )
 
+#: How long to wait after a 429 that does not say: the Registry's window.
+THROTTLED_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -58,7 +61,6 @@ class Policy:
     early_margin_seconds: float = 2.0
     give_up_seconds: float = 7_200.0  # before the deadline, for a person to act,
     give_up_delays: int = 4  # for what has failed after so many delays
-    throttled_seconds: float = 60.0  # when a 429 does not say how long: the Registry's window
 
     def __post_init__(self) -> None:
         """Refuse a policy under which a journey could loop or never be tried (ValueError)."""
@@ -114,7 +116,7 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
         case Misconfigured(status, detail):
             return _put_off(detail, status, situation, policy) or _failed(detail, status, situation, policy)
         case Throttled(seconds):
-            return RetrySoon(policy.throttled_seconds if seconds is None else seconds)
+            return RetrySoon(THROTTLED_SECONDS if seconds is None else seconds)
         case Unavailable(detail, status, exception):
             shown = detail if exception is None else f"{detail} ({exception})"
             return _put_off(shown, status, situation, policy) or _failed(shown, status, situation, policy)

@@ -10,15 +10,13 @@ from collections.abc import Callable
 from datetime import datetime
 
 from consumer.core.outcome import Outcome, Throttled, Unauthorized
+from consumer.core.policy import THROTTLED_SECONDS
 from consumer.core.protocols import RegistryClient
 from consumer.core.rate_limiter import RateLimiter
 from consumer.core.reply import Fault, RateLimit, Reply
 from consumer.registry.classify import classify
 from consumer.registry.rate_limit_headers import rate_limit
 from consumer.registry.tokens import TokenSource
-
-#: How long to wait after a 429 that does not say: the Registry's window.
-THROTTLED_SECONDS = 60.0
 
 
 class Submission:
@@ -36,7 +34,6 @@ class Submission:
         rate_limiter: RateLimiter,
         clock: Callable[[], float],
         now: Callable[[], datetime],
-        throttled_seconds: float = THROTTLED_SECONDS,
         on_answer: Callable[[Reply | Fault, float], None] = lambda _answer, _seconds: None,
         on_rate_limit: Callable[[RateLimit], None] = lambda _limit: None,
     ) -> None:
@@ -45,7 +42,6 @@ class Submission:
         self._rate_limiter = rate_limiter
         self._clock = clock
         self._now = now
-        self._throttled_seconds = throttled_seconds
         self._on_answer = on_answer
         self._on_rate_limit = on_rate_limit
 
@@ -76,5 +72,5 @@ class Submission:
                 self._on_rate_limit(limit)
         if isinstance(outcome, Throttled):
             seconds = outcome.retry_after_seconds
-            self._rate_limiter.hold(now + (self._throttled_seconds if seconds is None else seconds))
+            self._rate_limiter.hold(now + (THROTTLED_SECONDS if seconds is None else seconds))
         return outcome

@@ -61,7 +61,7 @@ class Service:
         drain_timeout_seconds: float,
         clock: Callable[[], float],
         now: Callable[[], datetime],
-        prefetch: int = 2,
+        prefetch: int,
         background: Sequence[Publisher] = (),
     ) -> None:
         self._consumer = consumer

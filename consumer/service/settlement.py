@@ -63,7 +63,7 @@ class Settler:
         clock: Callable[[], float],
         now: Callable[[], datetime],
         hold_limit_seconds: float,
-        prefetch: int = 4,
+        prefetch: int,
         events: OutcomeEvents | None = None,
     ) -> None:
         self._consumer = consumer
@@ -92,6 +92,8 @@ class Settler:
                 except _RefusedError as error:
                     delay = Delay(self._topology.delays_seconds[0], str(error), None, counts=False)
                     return await self.settle(entry, HandlingResult(delay, result.attempts))
+                finally:
+                    self._refused.discard(entry)
                 return published and self._acknowledge(entry, result)
             case Release():
                 self._metrics.returned["released"].inc()
@@ -140,16 +142,8 @@ class Settler:
     async def _publish(self, entry: Entry, outgoing: Outgoing, disposition: Disposition) -> bool:
         """Publish until confirmed; False once the delivery is no longer current.
 
-        Raises _RefusedError when too many dead letters are refused to wait for this one.
+        Raises _RefusedError when enough refused dead letters wait here already.
         """
-        try:
-            return await self._publish_until_confirmed(entry, outgoing, disposition)
-        finally:
-            self._refused.discard(entry)
-
-    async def _publish_until_confirmed(
-        self, entry: Entry, outgoing: Outgoing, disposition: Disposition
-    ) -> bool:
         failures = 0
         while self._consumer.is_current(entry.delivery):
             entry.publish = self._publisher.submit(outgoing)
@@ -174,9 +168,10 @@ class Settler:
         queue = self._topology.dead_letter_queue(dead_letter.reason)
         if not self._refused:
             log.warning("a dead letter is refused", extra={"queue": queue, "reason": _REFUSALS[kind]})
-        self._refused.add(entry)
-        if len(self._refused) > self._most_refused and self._publisher.delay_queues:
+        full = len(self._refused) >= self._most_refused and entry not in self._refused
+        if full and self._publisher.delay_queues:
             raise _RefusedError(f"{dead_letter.reason.value}_{kind.value}")
+        self._refused.add(entry)
 
     def _acknowledge(self, entry: Entry, result: HandlingResult) -> bool:
         if not self._consumer.acknowledge(entry.delivery):

@@ -14,10 +14,11 @@ from consumer.core.outcome import (
     Unauthorized,
     Unavailable,
 )
+from consumer.core.policy import THROTTLED_SECONDS
 from consumer.core.rate_limiter import RateLimiter
 from consumer.registry.client import RegistryClient
 from consumer.registry.key_exchange import ExchangedToken
-from consumer.registry.submit import THROTTLED_SECONDS, Submission
+from consumer.registry.submit import Submission
 from consumer.registry.tokens import StaticToken, TokenSource
 from tests.clock import FakeClock
 from tests.corridor import Corridor, refused, registered
