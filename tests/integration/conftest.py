@@ -37,6 +37,13 @@ def vhost(rabbitmq: RabbitNode) -> Iterator[Broker]:
         yield broker
 
 
+@pytest.fixture
+def broker(vhost: Broker) -> Broker:
+    """A virtual host with our queues; modules may override it."""
+    Ledger(vhost).declare()
+    return vhost
+
+
 @pytest.fixture(scope="session")
 def _breakable() -> Iterator[RabbitNode]:
     with _node() as node:

@@ -21,7 +21,6 @@ import pytest
 
 from tests.broker import Broker
 from tests.deadletters import BROKEN, INVALID, broken, command, environment, ids, only_json, put, typed
-from tests.ledger import Ledger
 from tests.waiting import wait_until
 
 WHY = "test drive of the new app"
@@ -30,11 +29,10 @@ END_OF_FILE = "\x04"
 
 
 @pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues, and three invalid dead letters."""
-    Ledger(vhost).declare()
-    put(vhost, INVALID, *map(broken, range(3)), **BROKEN)
-    return vhost
+def broker(broker: Broker) -> Broker:
+    """With three invalid dead letters."""
+    put(broker, INVALID, *map(broken, range(3)), **BROKEN)
+    return broker
 
 
 def await_untouched(broker: Broker, count: int = 3) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from tests.broker import Broker
 from tests.deadletters import BROKEN, INVALID, QUEUE, broken, ids, only_json, put, typed
-from tests.ledger import Ledger
 from tests.waiting import wait_until
 
 #: An editor that notes what it was given, then does ``{work}`` with the lines of the file.
@@ -31,11 +30,10 @@ MakeEditor = Callable[..., str]
 
 
 @pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues, and three invalid dead letters."""
-    Ledger(vhost).declare()
-    put(vhost, INVALID, *map(broken, range(3)), **BROKEN)
-    return vhost
+def broker(broker: Broker) -> Broker:
+    """With three invalid dead letters."""
+    put(broker, INVALID, *map(broken, range(3)), **BROKEN)
+    return broker
 
 
 @pytest.fixture

@@ -35,13 +35,6 @@ _BLOCKED = """integer_to_list(length([Pid || Pid <- rabbit_networking:connection
     rabbit_networking:connection_info(Pid, [state]) =:= [{state, blocked}]]))"""
 
 
-@pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues."""
-    Ledger(vhost).declare()
-    return vhost
-
-
 def put_broken(broker: Broker, reason: str, numbers: range) -> dict[str, bytes]:
     """Some that ``REPAIR`` repairs; returns what they are then, by journey id."""
     payloads = [journey(number, seats=9) for number in numbers]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from consumer.publishing import samples
 from tests.broker import Broker
@@ -29,17 +28,9 @@ from tests.deadletters import (
     started,
     typed,
 )
-from tests.ledger import Ledger
 from tests.waiting import wait_until
 
 PERSON = "+33639981234"
-
-
-@pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues."""
-    Ledger(vhost).declare()
-    return vhost
 
 
 # --- what is shown --------------------------------------------------------------------------

@@ -34,13 +34,6 @@ RETURNING = {
 FAR, URGENT = 2.0, 22.0
 
 
-@pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues."""
-    Ledger(vhost).declare()
-    return vhost
-
-
 def bury(broker: Broker, numbers: range, hours_ago: float = FAR) -> dict[str, bytes]:
     """Journeys that started so long ago and were refused before any token that is in use."""
     return put(broker, UNAUTHORIZED, *(journey(each, hours_ago=hours_ago) for each in numbers), **REFUSED)

@@ -30,18 +30,11 @@ from tests.deadletters import (
     started,
     typed,
 )
-from tests.ledger import TOPOLOGY, Ledger
+from tests.ledger import TOPOLOGY
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.waiting import wait_until
 
 Straight = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def broker(vhost: Broker) -> Broker:
-    """A virtual host with our queues."""
-    Ledger(vhost).declare()
-    return vhost
 
 
 @pytest.fixture

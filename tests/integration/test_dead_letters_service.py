@@ -6,18 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.broker import Broker
+from tests.deadletters import REFUSED, UNAUTHORIZED
 from tests.integration.conftest import Run
-from tests.ledger import TOPOLOGY, Ledger
+from tests.ledger import Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.waiting import wait_until
 
-UNAUTHORIZED = TOPOLOGY.dead_letter_queue("unauthorized")
-DEATH: dict[str, Any] = {
-    "x-reason": "unauthorized",
-    "x-detail": "token_refused",
-    "x-status": 401,
-    "x-last-failure": "2026-01-01T00:00:00.000Z",
-}
 RETURNING = {"dead_letters_return_unauthorized": "true", "dead_letters_return_per_second": "1000"}
 
 
@@ -25,7 +19,7 @@ def bury(ledger: Ledger, count: int, **headers: Any) -> list[str]:
     """Journeys that died unauthorized long ago."""
     made = ledger.journeys(count)
     for message_id, body in made:
-        ledger.broker.publish(UNAUTHORIZED, body, headers=DEATH | headers, message_id=message_id)
+        ledger.broker.publish(UNAUTHORIZED, body, headers=REFUSED | headers, message_id=message_id)
         ledger.note(message_id, body)
     return [message_id for message_id, _ in made]
 
