@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from unittest import mock
 
 import httpx
 from prometheus_client import CollectorRegistry
@@ -308,8 +309,10 @@ class World:
 
 def simulate(seed: int) -> World:
     """Run one seed; raises ViolationError."""
-    lifecycle.TICK_SECONDS = TICK_SECONDS
-    with asyncio.Runner(loop_factory=TravellingLoop) as runner:
+    with (
+        mock.patch.object(lifecycle, "TICK_SECONDS", TICK_SECONDS),
+        asyncio.Runner(loop_factory=TravellingLoop) as runner,
+    ):
 
         async def run() -> World:
             world = World(seed)
