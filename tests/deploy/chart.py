@@ -86,6 +86,15 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield f"{each['kind']}/{each['metadata']['name']}", pod
 
 
+def ours(pod: Object) -> Object:
+    """The chart's own container of a pod; the others are the operator's."""
+    (found,) = (
+        each for each in pod["spec"]["containers"] if each["name"] in {"consumer", "check", "declare"}
+    )
+    container: Object = found
+    return container
+
+
 def walk(node: Any) -> Iterator[Any]:
     """Every mapping, list and scalar below ``node``."""
     yield node

@@ -67,7 +67,7 @@ def test_keda_counts_what_waits_and_what_is_under_way(chart: Chart) -> None:
         "type": "rabbitmq",
         "metadata": {
             "protocol": "http",
-            "host": "http://rabbitmq.broker.svc:15672",
+            "host": "https://rabbitmq.broker.svc:15671/management/",  # KEDA cuts what follows the last slash
             "vhostName": "mobility",
             "queueName": "journeys.completed",
             "mode": "QueueLength",
@@ -81,7 +81,13 @@ def test_keda_counts_what_waits_and_what_is_under_way(chart: Chart) -> None:
     assert authentication["spec"]["secretTargetRef"] == [
         {"parameter": "username", "name": "broker-monitoring", "key": "username"},
         {"parameter": "password", "name": "broker-monitoring", "key": "password"},
+        {"parameter": "ca", "name": "broker-monitoring", "key": "ca.crt"},
+        {"parameter": "tls", "name": "broker-monitoring", "key": "tls"},
     ]
+    assert spec["fallback"] == {"failureThreshold": 3, "replicas": 2}
+    behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    assert behavior == {"scaleDown": {"stabilizationWindowSeconds": 600}}
+    assert not {"pollingInterval", "cooldownPeriod"} & spec.keys()  # they act at zero pods only
 
 
 def test_hpa_follows_the_processor_or_a_metric_of_ones_own(chart: Chart) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.deploy.chart import Chart, Object, pods, walk
+from tests.deploy.chart import Chart, Object, ours, pods, walk
 from tools.chart import CASES
 
 every_case = pytest.mark.parametrize("case", CASES)
@@ -16,11 +16,11 @@ SECRET_SETTINGS = {
 
 
 def _secrets(pod: Object) -> dict[str, tuple[str, str]]:
-    """Setting -> (Secret, key), of the directory of secrets."""
+    """Setting -> (Secret, key), of the directory of secrets, when Secrets fill it."""
     (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "secrets")
     return {
         item["path"]: (source["secret"]["name"], item["key"])
-        for source in volume["projected"]["sources"]
+        for source in volume.get("projected", {"sources": ()})["sources"]
         for item in source["secret"]["items"]
     }
 
@@ -32,24 +32,26 @@ def test_every_pod_keeps_to_the_restricted_standard(chart: Chart, case: str) -> 
     assert found
     for name, pod in found:
         spec = pod["spec"]
-        assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & spec.keys(), name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
+        assert case == "extras" or "initContainers" not in spec, name
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         if case != "openshift":
             for key in ("runAsUser", "runAsGroup", "fsGroup"):
                 assert spec["securityContext"][key] == 65532, name
         assert all(
-            set(volume) - {"name"} <= {"projected", "configMap", "emptyDir"} for volume in spec["volumes"]
+            set(volume) - {"name"} <= {"projected", "configMap", "emptyDir", "csi"}
+            for volume in spec.get("volumes", ())
         )
-        for container in spec["containers"]:
-            security = container["securityContext"]
-            assert security["allowPrivilegeEscalation"] is False, name
-            assert security["privileged"] is False, name
-            assert security["readOnlyRootFilesystem"] is True, name
-            assert security["runAsNonRoot"] is True, name
-            assert security["capabilities"] == {"drop": ["ALL"]}, name
-            assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
-            assert "hostPort" not in str(container.get("ports")), name
+        container = ours(pod)
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["privileged"] is False, name
+        assert security["readOnlyRootFilesystem"] is True, name
+        assert security["runAsNonRoot"] is True, name
+        assert security["capabilities"] == {"drop": ["ALL"]}, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert "hostPort" not in str(container.get("ports")), name
 
 
 @every_case
@@ -71,13 +73,16 @@ def test_secrets_come_as_a_directory_that_follows_rotation(chart: Chart, case: s
         node for node in walk(objects) if isinstance(node, dict) and {"subPath", "secretKeyRef"} & node.keys()
     ]
     for name, pod in pods(objects):
-        (container,) = pod["spec"]["containers"]
-        (mount,) = (each for each in container["volumeMounts"] if each["name"] == "secrets")
-        assert mount == {"name": "secrets", "mountPath": "/run/secrets/journey-consumer", "readOnly": True}, (
-            name
-        )
+        container = ours(pod)
         assert not SECRET_SETTINGS & {each["name"] for each in container.get("env", ())}, name
-        assert not [each for each in container.get("envFrom", ()) if "secretRef" in each], name
+        secret_variables = [each for each in container.get("envFrom", ()) if "secretRef" in each]
+        assert case == "extras" or not secret_variables, name
+        mounts = [each for each in container.get("volumeMounts", ()) if each["name"] == "secrets"]
+        if case == "secrets-directory":  # an agent writes the files
+            assert mounts == [], name
+            continue
+        directory = "/run/secrets/journey-consumer"
+        assert mounts == [{"name": "secrets", "mountPath": directory, "readOnly": True}], name
         assert _secrets(pod).keys() <= SECRET_SETTINGS, name
     assert not SECRET_SETTINGS & chart.settings(case).keys()
 

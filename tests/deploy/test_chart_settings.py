@@ -8,7 +8,7 @@ import yaml
 
 import consumer
 from consumer.config import Settings, load
-from tests.deploy.chart import Chart, Object, pods
+from tests.deploy.chart import Chart, Object, ours, pods
 from tools.chart import CASES, CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -34,9 +34,16 @@ CONTENT = {
 
 def _in_the_pod(pod: Object, variables: dict[str, str], root: Path) -> dict[str, str]:
     """Lay out the pod's files below ``root``; return the environment with their paths moved there."""
-    (container,) = pod["spec"]["containers"]
-    where = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    for volume in pod["spec"]["volumes"]:
+    container = ours(pod)
+    where = {mount["name"]: mount["mountPath"] for mount in container.get("volumeMounts", ())}
+    by_others = root / variables.get("SECRETS_DIR", "/none").lstrip("/")  # a CSI driver, a Vault agent
+    if "projected" not in str(pod["spec"].get("volumes")):
+        by_others.mkdir(parents=True)
+        for name in ("BROKER_URL", "REGISTRY_TOKEN"):
+            (by_others / name).write_text(CONTENT[name])
+    for volume in pod["spec"].get("volumes", ()):
+        if volume["name"] not in where:
+            continue  # of another container
         directory = root / where[volume["name"]].lstrip("/")
         directory.mkdir(parents=True, exist_ok=True)
         for source in volume.get("projected", {}).get("sources", ()):
@@ -54,7 +61,7 @@ def _in_the_pod(pod: Object, variables: dict[str, str], root: Path) -> dict[str,
 def test_the_service_accepts_what_the_chart_sets(chart: Chart, case: str, tmp_path: Path) -> None:
     """Every pod's environment and files go through the service's own checks, without a warning."""
     for name, pod in pods(chart.objects(case)):
-        (container,) = pod["spec"]["containers"]
+        container = ours(pod)
         given = dict(chart.settings(case)) if "envFrom" in container else {}
         environ = _in_the_pod(pod, given, tmp_path / name)
         settings = load(environ, authentication=container["args"] != ["declare"])
@@ -62,7 +69,7 @@ def test_the_service_accepts_what_the_chart_sets(chart: Chart, case: str, tmp_pa
         assert settings.broker_addresses == ("amqps://rabbitmq:5671/mobility",), name
         if container["args"] == ["run"] and case != "access-keys":
             assert settings.registry_token is None, "the token must be read from its file"
-            assert str(settings.registry_token_file).endswith("/journey-consumer/REGISTRY_TOKEN")
+            assert str(settings.registry_token_file).endswith("/REGISTRY_TOKEN")
 
 
 def test_every_setting_of_the_service_can_be_reached(chart: Chart) -> None:
@@ -155,3 +162,40 @@ def test_the_chart_installs_the_version_it_belongs_to(chart: Chart) -> None:
     assert image("minimal") == f"registry.example/journey-consumer:{consumer.__version__}"
     assert image("placement") == "registry.example/journey-consumer:0.1.0-fr"
     assert image("single") == f"registry.example/journey-consumer@sha256:{'a1' * 32}"
+
+
+def test_what_is_added_reaches_the_pod(chart: Chart) -> None:
+    """Containers, host names, DNS, timings, objects: a closed schema must not force a fork of the chart."""
+    spec = chart.one("Deployment", "extras")["spec"]
+    pod = spec["template"]["spec"]
+    assert spec["revisionHistoryLimit"] == 3
+    assert (pod["runtimeClassName"], pod["schedulerName"], pod["dnsPolicy"]) == (
+        "gvisor",
+        "my-scheduler",
+        "None",
+    )
+    assert pod["dnsConfig"] == {"nameservers": ["10.0.0.10"]}
+    assert pod["hostAliases"] == [{"ip": "10.0.0.5", "hostnames": ["rabbitmq.internal"]}]
+    assert [each["name"] for each in pod["containers"]] == ["consumer", "forwarder"]
+    assert [each["name"] for each in pod["initContainers"]] == ["wait"]
+    container = ours(spec["template"])
+    assert container["image"] == "mirror.example/mobility/journey-consumer:0.1.0"
+    assert {"secretRef": {"name": "opentelemetry"}} in container["envFrom"]
+    probe = {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10, "failureThreshold": 3}
+    assert container["livenessProbe"] == {**probe, "timeoutSeconds": 5}
+    assert container["startupProbe"]["periodSeconds"] == 5
+    assert chart.one("PodDisruptionBudget", "extras")["spec"]["minAvailable"] == "50%"
+    (added,) = (each for each in chart.objects("extras") if each["metadata"]["name"].endswith("-more"))
+    assert added["data"] == {"queue": "journeys.completed"}
+
+
+def test_secrets_may_be_files_of_somebody_else(chart: Chart) -> None:
+    """A Vault agent's directory needs no volume; a CSI volume takes the place of the Secrets."""
+    agent, driver = (
+        chart.one("Deployment", case)["spec"]["template"] for case in ("secrets-directory", "secrets-volume")
+    )
+    assert chart.settings("secrets-directory")["SECRETS_DIR"] == "/vault/secrets"
+    assert "volumes" not in agent["spec"]
+    (volume,) = driver["spec"]["volumes"]
+    assert volume["csi"]["driver"] == "secrets-store.csi.k8s.io"
+    assert chart.settings("secrets-volume")["SECRETS_DIR"] == "/run/secrets/journey-consumer"

@@ -1,14 +1,18 @@
 """docs/install.md: its commands install, its numbers are those of the chart and the image."""
 
+import os
 import re
 import shlex
 import subprocess
 
+import httpx
 import yaml
 
 from tests.deploy.chart import Chart, parse, pods
 from tests.deploy.image import ROOT
 from tests.deploy.test_image import MEGABYTES
+from tests.rabbit import RabbitNode
+from tests.tools import require_tool
 from tools.chart import CASES, CHART, VERSIONS
 
 PAGE = (ROOT / "docs" / "install.md").read_text()
@@ -73,3 +77,18 @@ def test_the_yaml_of_the_page_is_that_of_the_tested_case() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     case = yaml.safe_load(CASES["openshift"].read_text())
     assert yaml.safe_load(block)["podSecurityContext"] == case["podSecurityContext"]
+
+
+def test_the_user_of_the_page_may_ask_the_management_api() -> None:
+    """What KEDA asks; without the empty permission the API answers 401, whatever the tag."""
+    require_tool("rabbitmq-server")
+    lines = [each for each in _commands() if each[0] == "rabbitmqctl"]
+    with RabbitNode(plugins=("rabbitmq_management",)) as node:
+        environment = {**os.environ, **node._environment}
+        address = f"http://127.0.0.1:{node.ports.management}/api/queues/%2F/journeys"
+        answers = []
+        for line in lines:
+            command = [each.replace("$KEDA_PASSWORD", "scale") for each in line[1:]]
+            subprocess.run([*node.ctl_command, "--node", node._name, *command], env=environment, check=True)
+            answers.append(httpx.get(address, auth=("keda", "scale")).status_code)
+    assert answers == [401, 401, 404]  # there is no such queue; the user may ask

@@ -18,8 +18,8 @@
 {{- end -}}
 
 {{- define "journey-consumer.instanceLabels" -}}
-app.kubernetes.io/name: {{ include "journey-consumer.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "journey-consumer.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/* Only the service's own pods: neither the check of `helm test` nor the job that declares queues. */}}
@@ -60,6 +60,7 @@ app.kubernetes.io/component: consumer
 {{- end -}}
 
 {{- define "journey-consumer.image" -}}
+{{- with (default dict .Values.global).imageRegistry -}}{{ trimSuffix "/" . }}/{{- end -}}
 {{- with .Values.image -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}

@@ -23,7 +23,7 @@ job="{{ include "journey-consumer.jobLabel" . }}",namespace="{{ .Release.Namespa
     - targetLabel: job
       replacement: {{ include "journey-consumer.jobLabel" (index . 0) }}
     - targetLabel: release
-      replacement: {{ (index . 0).Release.Name }}
+      replacement: {{ (index . 0).Release.Name | quote }}
     {{- with $monitor.relabelings }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

@@ -6,8 +6,19 @@ enableServiceLinks: false
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- range $field := list "runtimeClassName" "schedulerName" "dnsPolicy" }}
+{{- with get $.Values $field }}
+{{ $field }}: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- range $field := list "hostAliases" "dnsConfig" }}
+{{- with get $.Values $field }}
+{{ $field }}:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- with .Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 securityContext:
   {{- include "journey-consumer.withoutNulls" .Values.podSecurityContext | nindent 2 }}
@@ -33,50 +44,61 @@ resources:
 {{/* Secrets arrive as a directory of files named like the settings, so that a rotated one reaches the
      running process: neither an environment variable nor a subPath mount would change. */}}
 {{- define "journey-consumer.secretsVolume" -}}
+{{- if .Values.secrets.volume }}
+- name: secrets
+  {{- toYaml .Values.secrets.volume | nindent 2 }}
+{{- else if not .Values.secrets.directory }}
 - name: secrets
   projected:
     defaultMode: 0440
     sources:
       - secret:
-          name: {{ .Values.broker.existingSecret }}
+          name: {{ .Values.broker.existingSecret | quote }}
           items:
-            - key: {{ .Values.broker.key }}
+            - key: {{ .Values.broker.key | quote }}
               path: BROKER_URL
       {{- with .Values.registry.token }}
       {{- if .existingSecret }}
       - secret:
-          name: {{ .existingSecret }}
+          name: {{ .existingSecret | quote }}
           items:
-            - key: {{ .key }}
+            - key: {{ .key | quote }}
               path: REGISTRY_TOKEN
       {{- end }}
       {{- end }}
       {{- with .Values.registry.accessKeys }}
       {{- if .existingSecret }}
       - secret:
-          name: {{ .existingSecret }}
+          name: {{ .existingSecret | quote }}
           items:
-            - key: {{ .accessKeyKey }}
+            - key: {{ .accessKeyKey | quote }}
               path: REGISTRY_ACCESS_KEY
-            - key: {{ .secretKeyKey }}
+            - key: {{ .secretKeyKey | quote }}
               path: REGISTRY_SECRET_KEY
       {{- end }}
       {{- end }}
       {{- with .Values.registry.proxy }}
       {{- if .existingSecret }}
       - secret:
-          name: {{ .existingSecret }}
+          name: {{ .existingSecret | quote }}
           items:
-            - key: {{ .key }}
+            - key: {{ .key | quote }}
               path: REGISTRY_PROXY_URL
       {{- end }}
       {{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "journey-consumer.secretsMount" -}}
+{{- if or .Values.secrets.volume (not .Values.secrets.directory) }}
 - name: secrets
-  mountPath: /run/secrets/journey-consumer
+  mountPath: {{ include "journey-consumer.secretsDirectory" . }}
   readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "journey-consumer.secretsDirectory" -}}
+{{- default "/run/secrets/journey-consumer" .Values.secrets.directory -}}
 {{- end -}}
 
 {{/* Certificates of one side: (list context "broker" | "registry"). */}}
@@ -84,7 +106,7 @@ resources:
 {{- with (get (index . 0).Values (index . 1)).caBundle.existingConfigMap }}
 - name: {{ index $ 1 }}-ca
   configMap:
-    name: {{ . }}
+    name: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -117,7 +139,10 @@ resources:
 {{- define "journey-consumer.environment" -}}
 envFrom:
   - configMapRef:
-      name: {{ include "journey-consumer.fullname" . }}
+      name: {{ include "journey-consumer.fullname" . | quote }}
+{{- with .Values.extraEnvFrom }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .Values.extraEnv }}
 env:
   {{- toYaml . | nindent 2 }}

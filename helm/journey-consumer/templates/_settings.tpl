@@ -1,7 +1,7 @@
 {{/* The service's settings that are not secret, as a map of strings. */}}
 {{- define "journey-consumer.settings" -}}
 {{- $settings := dict
-    "SECRETS_DIR" "/run/secrets/journey-consumer"
+    "SECRETS_DIR" (include "journey-consumer.secretsDirectory" .)
     "REGISTRY_URL" .Values.registry.url
     "REGISTRY_API_VERSION" .Values.registry.apiVersion
     "REGISTRY_RATE_PER_MINUTE" (include "journey-consumer.ratePerPod" .)
