@@ -49,8 +49,9 @@ _ZONE = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedul
 _POOLS: dict[tuple[Any, ...], str] = {
     _TEXTS: (
         "nameOverride fullnameOverride priorityClassName schedulerName broker.existingSecret "
-        "registry.token.key serviceAccount.name queue.name podLabels.team commonLabels.team nodeSelector.disk "
-        "podAnnotations.note monitoring.rules.alertLabels.team monitoring.rules.runbookUrl image.tag"
+        "registry.token.key serviceAccount.name queue.name podLabels.team commonLabels.team "
+        "nodeSelector.disk podAnnotations.note monitoring.rules.alertLabels.team "
+        "monitoring.rules.runbookUrl image.tag"
     ),
     _NUMBERS: (
         "replicas terminationGracePeriodSeconds drainTimeoutSeconds broker.prefetch registry.concurrency "
