@@ -299,7 +299,6 @@ def assemble(
         admission=admission,
         health=health,
         metrics=metrics,
-        settlement_log=settlement_log,
         output=output,
         tokens=tokens,
         auto_replayer=auto_replayer,

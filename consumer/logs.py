@@ -6,10 +6,11 @@
 3. Everything written is ASCII without control characters, so that no value can forge a line; of an object
    that is not plain data only the class is written.
 4. A settled delivery's line holds ids and the reason only: there is no parameter for a value of a payload.
-5. Lines keep their order, from any thread. A log that cannot be written stops no journey; ``Output``
-   counts the lines that it lost.
+5. Lines keep their order, from any thread. A log that cannot be written, or whose reader does not read,
+   stops nothing: ``Output`` bounds what waits, and counts the lines that it lost.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol
 
 from consumer.core.clock import iso_utc
 
@@ -36,36 +37,111 @@ _OWN_KEYS = {"ts", "level", "logger", "event", "message", "asctime", "taskName"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | _OWN_KEYS
 _LONGEST_ID, _LONGEST_VALUE = 128, 1024
 _BARE = re.compile(r"[\w.,:;/@+*#()<>%-]+", re.ASCII)
-FLUSH_LINES, FLUSH_SECONDS = 256, 0.25
+#: Lines that wait to be written, and their bytes; beyond they are lost.
+MOST_LINES, MOST_BYTES = 10_000, 4 * 1024 * 1024
+#: Between two writes while lines keep coming; at exit; without a line, until the thread ends.
+FLUSH_SECONDS, EXIT_SECONDS, IDLE_SECONDS = 0.25, 2.0, 10.0
+_NEWLINE = ord("\n")
 # Final outcomes that need no action, and deliveries without a final outcome; the others are dead letters.
 _INFO_OUTCOMES = frozenset({"registered", "already_registered", "delayed", "returned", "released"})
 
 
-class Output:
-    """A stream that takes whole lines from any thread; ``lost_lines`` counts what it could not write."""
+class RawStream(Protocol):
+    """A file without a buffer: ``write`` may take a part, and returns how much (None: it would block)."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def write(self, data: memoryview, /) -> int | None:
+        """Raise OSError, or ValueError when closed."""
+
+
+class Output:
+    """Takes whole lines from any thread, without waiting; one thread writes them to ``stream``.
+
+    ``lost_lines`` counts what was refused because too much waits, and what could not be written. The lines
+    are ASCII, and ``stream`` unbuffered: a buffer of Python's would be written, and waited for, at exit.
+    """
+
+    def __init__(self, stream: RawStream) -> None:
         self._stream = stream
-        self._lock = threading.Lock()
+        # Reentrant: a destructor that runs in here may log, too.
+        self._changed = threading.Condition(threading.RLock())
         self._lines: list[str] = []
+        self._added = self._finished = 0  # lines ever; the difference waits
+        self._size = 0  # of what waits, in bytes
+        self._thread: threading.Thread | None = None
+        self._idle = False  # the thread waits for a line
+        self._flushing = 0
+        self._torn = False  # a line was written in part
         self.lost_lines = 0
 
-    def add(self, line: str) -> int:
-        """Buffer one line (with its newline); return the number of buffered lines."""
-        with self._lock:
-            self._lines.append(line)
-            return len(self._lines)
-
-    def flush(self) -> None:
-        with self._lock:
-            if not self._lines:
+    def add(self, line: str) -> None:
+        """Let one line (with its newline) be written: soon, or with what comes in the next moment."""
+        with self._changed:
+            if self._added - self._finished >= MOST_LINES or self._size + len(line) > MOST_BYTES:
+                self.lost_lines += 1
                 return
-            lines, self._lines = self._lines, []
+            self._lines.append(line)
+            self._added += 1
+            self._size += len(line)
+            if self._idle:
+                self._idle = False
+                self._changed.notify_all()
+            elif self._thread is None and not sys.is_finalizing():
+                self._start()
+
+    def flush(self, seconds: float = EXIT_SECONDS) -> bool:
+        """Wait until what was added is written or lost, at most so long; returns whether it is."""
+        with self._changed:
+            last = self._added
+            self._flushing += 1
+            self._changed.notify_all()
             try:
-                self._stream.write("".join(lines))
-                self._stream.flush()
-            except (OSError, ValueError):  # full disk, closed pipe; ValueError: closed file
-                self.lost_lines += len(lines)
+                return self._changed.wait_for(lambda: self._finished >= last, seconds)
+            finally:
+                self._flushing -= 1
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        with contextlib.suppress(RuntimeError):  # no thread can be had now: the next line tries again
+            thread.start()
+            self._thread = thread
+
+    def _write_all(self) -> None:
+        """Write what comes, a few times a second while lines keep coming; end when none does."""
+        while lines := self._next_lines():
+            lost = self._write("".join(lines).encode())
+            with self._changed:
+                self._finished += len(lines)
+                self._size -= sum(map(len, lines))
+                self.lost_lines += lost
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._flushing, FLUSH_SECONDS)
+
+    def _next_lines(self) -> list[str]:
+        with self._changed:
+            if not self._lines:
+                self._idle = True
+                self._changed.wait_for(lambda: self._lines, IDLE_SECONDS)
+                self._idle = False
+            if not self._lines:
+                self._thread = None
+            lines, self._lines = self._lines, []
+            return lines
+
+    def _write(self, data: bytes) -> int:
+        """Write whole lines; return how many of them were lost."""
+        rest = memoryview(b"\n" + data if self._torn else data)
+        try:
+            while rest:
+                written = self._stream.write(rest)
+                if not written:  # another process has made the pipe non-blocking, and it is full
+                    time.sleep(FLUSH_SECONDS)
+                    continue
+                self._torn = rest[written - 1] != _NEWLINE
+                rest = rest[written:]
+        except Exception:  # noqa: BLE001 - full disk, closed pipe or file: this thread must live
+            # A newline in front ends what was written before; the next write begins with one.
+            return bytes(rest[1:]).count(b"\n")
+        return 0
 
 
 class SettlementLog:
@@ -87,7 +163,6 @@ class SettlementLog:
         threshold = logging.getLevelNamesMapping()[level]
         self._info, self._warning = threshold <= logging.INFO, threshold <= logging.WARNING
         self._clock = clock
-        self._flushed_at = 0.0
 
     def settled(
         self,
@@ -124,14 +199,7 @@ class SettlementLog:
                 f"attempts={attempts} status={status or '-'} detail={_text_id(detail)} "
                 f"age_seconds={'-' if age_seconds is None else age} redelivered={again}\n"
             )
-        # At a low rate a line is written at once, at a high rate a few times a second.
-        if self._output.add(line) >= FLUSH_LINES or not 0 <= now - self._flushed_at < FLUSH_SECONDS:
-            self._flushed_at = now
-            self._output.flush()
-
-    def flush(self) -> None:
-        """Write the buffered lines; called by the loop's heartbeat and at exit."""
-        self._output.flush()
+        self._output.add(line)
 
 
 def timestamp(seconds: float) -> str:
@@ -212,7 +280,7 @@ def configure(output: Output, *, level: str, log_format: Format) -> None:
 
 
 class _Handler(logging.Handler):
-    """Formats records and writes them at once; ``logging`` flushes it at exit."""
+    """Formats records; ``logging`` flushes it at exit."""
 
     def __init__(self, output: Output, log_format: Format) -> None:
         super().__init__()
@@ -234,7 +302,6 @@ class _Handler(logging.Handler):
             # The record's text may be what failed, so it is not repeated (logging's own handler would).
             line = json.dumps({"event": "unprintable log record", "exception": type(error).__name__})
         self._output.add(f"{line}\n")
-        self._output.flush()
 
     def flush(self) -> None:
         self._output.flush()

@@ -86,11 +86,12 @@ class Corridor:
         self.link = MemoryLink(topology=self.topology)
         self.collector = CollectorRegistry()
         self.metrics = Metrics(self.collector)
-        self.log = io.StringIO()
+        self.log = io.BytesIO()
+        self.output = Output(self.log)
         self.assembled = assemble(
             self.settings,
             self.metrics,
-            Output(self.log),
+            self.output,
             link=BrokerLink(self.link, self.link),
             transport=httpx.MockTransport(self._answer),
             tokens=tokens,
@@ -192,6 +193,7 @@ class Corridor:
 
     def settled(self) -> list[dict[str, Any]]:
         """Return the lines of the settlement log."""
+        assert self.output.flush()
         return [json.loads(line) for line in self.log.getvalue().splitlines()]
 
     def dead(self, reason: str) -> list[Any]:

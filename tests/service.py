@@ -59,6 +59,8 @@ class ServiceProcess:
         self._environment |= {name: value for name, value in wanted.items() if value is not None}
         self._log = directory / f"service-{self.port}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        #: What the next start has as its standard output, in place of the log.
+        self.stdout: int | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -87,7 +89,7 @@ class ServiceProcess:
                 [sys.executable, "-m", "consumer", "run"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=log if self.stdout is None else self.stdout,
                 stderr=log,
             )
         if wait:

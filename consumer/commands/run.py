@@ -7,6 +7,7 @@ SIGTERM drains and exits with code 0; a second signal ends the process at once. 
 import argparse
 import asyncio
 import gc
+import io
 import logging
 import os
 import sys
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(_args: argparse.Namespace) -> int:
     settings = load(os.environ)
-    output = logs.Output(sys.stdout)
+    output = logs.Output(io.FileIO(sys.stdout.fileno(), "w", closefd=False))
     logs.configure(output, level=settings.log_level, log_format=settings.log_format)
     log.info("starting", extra={"version": __version__, **settings.summary()})
     for sentence in settings.warnings:

@@ -82,7 +82,7 @@ class Stage:
             await self.rotate_token()
             await stack.enter_async_context(self.registry)
             self.registry.faults.latency_seconds = LATENCY_SECONDS / self.speed
-            output = Output(io.StringIO())  # the demo shows its own events
+            output = Output(io.BytesIO())  # the demo shows its own events
             self._assembled = assemble(load(self._environment(folder)), Metrics(self._collectors), output)
             self.service = asyncio.create_task(self._assembled.service.run())
             stack.push_async_callback(self._stop_service)

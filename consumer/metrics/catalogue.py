@@ -284,7 +284,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     _counter(
         "log_lines_lost_total",
         "Log lines that could not be written to standard output.",
-        "Must stay 0: the disk behind the log is full, or its reader has closed the pipe.",
+        "Must stay 0: the disk behind the log is full, or its reader is slow, stuck or gone.",
     ),
     _gauge(
         "build_info",

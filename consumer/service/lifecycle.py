@@ -17,7 +17,7 @@ from datetime import datetime
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Acknowledge, Delay, PauseCause, Republish
 from consumer.core.protocols import Consumer, Publisher
-from consumer.logs import Output, SettlementLog
+from consumer.logs import Output
 from consumer.metrics import Metrics
 from consumer.registry.tokens import TokenSource
 from consumer.service.admission import Admission
@@ -30,7 +30,8 @@ from consumer.service.settlement import Settler
 log = logging.getLogger("journey_consumer.service")
 
 TICK_SECONDS = 0.2
-EXIT_SECOND_SIGNAL = 1
+#: Of a second signal: the exit code, and how long the last log lines may take.
+EXIT_SECOND_SIGNAL, SECOND_SIGNAL_SECONDS = 1, 0.5
 #: The pauses that an old token can have caused.
 TOKEN_CAUSES = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN, PauseCause.MISCONFIGURED)
 
@@ -53,7 +54,6 @@ class Service:
         admission: Admission,
         health: Health,
         metrics: Metrics,
-        settlement_log: SettlementLog,
         output: Output,
         tokens: TokenSource,
         auto_replayer: AutoReplayer,
@@ -72,7 +72,6 @@ class Service:
         self._admission = admission
         self._health = health
         self._metrics = metrics
-        self._log = settlement_log
         self._output = output
         self._lost_log_lines = 0
         self._tokens = tokens
@@ -138,7 +137,7 @@ class Service:
     def _on_signal(self, number: signal.Signals) -> None:
         if self._stopping.is_set():
             log.warning("second signal: ending at once", extra={"signal": number.name})
-            self._log.flush()
+            self._output.flush(SECOND_SIGNAL_SECONDS)
             os._exit(EXIT_SECOND_SIGNAL)
         log.info("draining", extra={"signal": number.name})
         self.stop()
@@ -167,7 +166,6 @@ class Service:
             for task in (stopping, *background):
                 task.cancel()
             await asyncio.gather(stopping, *background, return_exceptions=True)
-            self._log.flush()
         for task in done - {stopping}:
             task.result()  # a background task never ends by itself: its exception stops the process
 
@@ -206,13 +204,12 @@ class Service:
         await asyncio.Event().wait()  # a token that never changes is not watched
 
     async def _tick(self) -> None:
-        """Five times a second, and when a pause begins or ends: heartbeat, mode, gauges, log buffer."""
+        """Five times a second, and when a pause begins or ends: heartbeat, mode, gauges."""
         while True:
             self._health.beat()
             self._apply_mode()
             self._update_gauges()
             self._update_readiness()
-            self._log.flush()
             await self._admission.pause_changed.wait(TICK_SECONDS)
 
     def _apply_mode(self) -> None:

@@ -1,15 +1,21 @@
 """The process: killed, drained, started before its neighbours; and what its probes say meanwhile."""
 
 import asyncio
+import contextlib
+import json
+import os
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+import pytest
 from prometheus_client import CollectorRegistry
 
+from consumer.publishing import samples
 from consumer.service.health import Health
 from consumer.service.http import HttpServer
 from tests.broker import Broker
@@ -254,3 +260,43 @@ def test_sigterm_while_the_broker_does_not_answer(run: Run, vhost: Broker) -> No
         service = run(vhost, broker_url=vhost.url_at(deaf.getsockname()[1]))
         assert service.live
         assert service.terminate(15) == 0
+
+
+@pytest.fixture
+def odd_output(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A standard output that takes nothing: a pipe that nobody reads, one without a reader, a full disk."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "full disk":
+            written = os.open("/dev/full", os.O_WRONLY)
+        else:
+            read, written = os.pipe()
+            stack.callback(os.close, read)
+            if request.param == "closed pipe":
+                stack.close()
+        stack.callback(os.close, written)
+        yield written
+
+
+@pytest.mark.parametrize("odd_output", ["unread pipe", "closed pipe", "full disk"], indirect=True)
+def test_a_log_that_cannot_be_written_stops_nothing(
+    run: Run, vhost: Broker, sandbox: LocalRegistry, odd_output: int
+) -> None:
+    """Journeys are registered, probes answered, lost lines counted, and SIGTERM ends the process in time."""
+    service = run(vhost)
+    assert service.terminate() == 0
+    service.stdout = odd_output
+    service.start()
+    service.await_ready()
+    ledger = Ledger(vhost)
+    journeys = []
+    for number, (_, body) in enumerate(ledger.journeys(3000)):
+        long_id = "\N{AUTOMOBILE}" * 60 + str(number)  # makes a line of 1.6 kB: fewer are needed
+        journeys.append((long_id, samples.encode(json.loads(body) | {"journey_id": long_id})))
+    ledger.publish(journeys)
+    ledger.await_settled(60)
+    assert len(ledger.balance(sandbox).registered) == 3000
+    wait_until(lambda: service.value("log_lines_lost_total") > 0, 10, "lost lines are counted")
+    assert (service.live, service.ready) == (True, True)
+    started = time.monotonic()
+    assert service.terminate(20) == 0
+    assert time.monotonic() - started < 10

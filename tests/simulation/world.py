@@ -178,7 +178,7 @@ class World:
         return assemble(
             self.settings,
             Metrics(self.collector),
-            Output(io.StringIO()),
+            Output(io.BytesIO()),
             link=BrokerLink(self.link, self.link),
             transport=httpx.MockTransport(self._answer),
             clock=lambda: loop().time(),

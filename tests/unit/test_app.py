@@ -135,7 +135,7 @@ def _assembled(url: str, clock: FakeClock) -> Assembled:
     return assemble(
         settings(broker_url=url, registry_token="t"),
         Metrics(CollectorRegistry()),
-        Output(io.StringIO()),
+        Output(io.BytesIO()),
         clock=clock,
         now=clock.now,
     )

@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 import threading
 import warnings
@@ -14,18 +15,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer import logs
 from consumer.logs import LOGGER, Format, Output, SettlementLog, configure, exception_fields
+from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 PHONE = "+33612345678"
 log = logging.getLogger("journey_consumer.test")
 
 
-class Captured(io.StringIO):
-    """A stream whose lines are read as JSON objects."""
+class Captured(io.BytesIO):
+    """A stream whose lines are read as JSON objects, when ``output`` has written them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = Output(self)
+
+    @property
+    def text(self) -> str:
+        assert self.output.flush()
+        return self.getvalue().decode()
 
     @property
     def lines(self) -> list[str]:
-        return self.getvalue().splitlines()
+        return self.text.splitlines()
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -58,7 +71,7 @@ def stream() -> Captured:
 @pytest.fixture
 def configured(stream: Captured) -> Iterator[Output]:
     """Configure JSON logging at DEBUG for one test."""
-    output = Output(stream)
+    output = stream.output
     with logging_to(output, level="DEBUG"):
         yield output
 
@@ -66,7 +79,7 @@ def configured(stream: Captured) -> Iterator[Output]:
 @pytest.fixture
 def configured_text(stream: Captured) -> Iterator[Output]:
     """Configure text logging at INFO for one test."""
-    output = Output(stream)
+    output = stream.output
     with logging_to(output, log_format="text"):
         yield output
 
@@ -126,7 +139,7 @@ def test_only_plain_values_are_printed_of_fields(stream: Captured) -> None:
     )
     assert (second["path"], len(second["long"])) == ("/a/b", 1024)
     assert second["level"] == "INFO"
-    assert "forged" not in stream.getvalue()
+    assert "forged" not in stream.text
 
 
 @pytest.mark.parametrize("log_format", ["json", "text"])
@@ -134,12 +147,12 @@ def test_only_plain_values_are_printed_of_fields(stream: Captured) -> None:
 def test_no_value_can_forge_a_line(log_format: Format, text: str) -> None:
     """Line breaks and control characters are escaped wherever a foreign text can come in."""
     stream = Captured()
-    with logging_to(Output(stream), log_format=log_format):
+    with logging_to(stream.output, log_format=log_format):
         log.info(text.replace("%", ""), extra={"field": text})
-    SettlementLog(Output(stream), log_format=log_format).settled(**settled(journey_id=text, detail=text))
-    assert len(stream.lines) == stream.getvalue().count("\n") == 2
-    assert stream.getvalue().replace("\n", "").isascii()
-    assert stream.getvalue().replace("\n", "").isprintable()
+    SettlementLog(stream.output, log_format=log_format).settled(**settled(journey_id=text, detail=text))
+    assert len(stream.lines) == stream.text.count("\n") == 2
+    assert stream.text.replace("\n", "").isascii()
+    assert stream.text.replace("\n", "").isprintable()
 
 
 # --- What must not be printed ------------------------------------------------------------
@@ -148,16 +161,16 @@ def test_no_value_can_forge_a_line(log_format: Format, text: str) -> None:
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_an_exception_is_printed_without_its_text(log_format: Format, stream: Captured) -> None:
     """Class, places and causes lead to the line; the message may quote a payload."""
-    with logging_to(Output(stream), log_format=log_format):
+    with logging_to(stream.output, log_format=log_format):
         try:
             raise_with_phone()
         except LookupError:
             log.exception("failed")
-    assert PHONE not in stream.getvalue()
-    assert "LookupError" in stream.getvalue()
-    assert "ValueError" in stream.getvalue()
-    assert "unit/test_logs.py:" in stream.getvalue()
-    assert "raise_with_phone" in stream.getvalue()
+    assert PHONE not in stream.text
+    assert "LookupError" in stream.text
+    assert "ValueError" in stream.text
+    assert "unit/test_logs.py:" in stream.text
+    assert "raise_with_phone" in stream.text
     assert len(stream.lines) == 1
 
 
@@ -183,7 +196,7 @@ def test_the_texts_of_other_loggers_are_withheld(name: str, stream: Captured) ->
         other.warning("cannot decode %r", PHONE, exc_info=True, extra={"body": PHONE})
     other.info(PHONE)
     (event,) = stream.events
-    assert PHONE not in stream.getvalue()
+    assert PHONE not in stream.text
     assert event["library"] == name
     assert event["level"] == "WARNING"
     assert event["exception"] == "LookupError"
@@ -209,7 +222,7 @@ def test_uncaught_exceptions_are_logged_without_their_message(
 
     Careless()
     assert [event["exception"] for event in stream.events] == ["LookupError"] * 3
-    assert PHONE not in stream.getvalue() + "".join(capsys.readouterr())
+    assert PHONE not in stream.text + "".join(capsys.readouterr())
 
 
 @pytest.mark.usefixtures("configured")
@@ -223,7 +236,7 @@ def test_warnings_are_printed_without_their_text(
         logging.captureWarnings(capture=True)
         warnings.warn(f"unexpected value {PHONE}", UserWarning, stacklevel=1)
     assert stream.events[0]["library"] == "py.warnings"
-    assert PHONE not in stream.getvalue() + "".join(capsys.readouterr())
+    assert PHONE not in stream.text + "".join(capsys.readouterr())
 
 
 @pytest.mark.usefixtures("configured")
@@ -256,7 +269,7 @@ def settled(**changed: Any) -> dict[str, Any]:
 
 def test_a_settled_delivery_is_one_line_of_ids_and_reasons(stream: Captured) -> None:
     """The line has the outcome and the ids, and nothing of the payload."""
-    records = SettlementLog(Output(stream), clock=lambda: 1_795_449_600.25)
+    records = SettlementLog(stream.output, clock=lambda: 1_795_449_600.25)
     records.settled(**settled())
     assert stream.events == [
         {
@@ -278,7 +291,7 @@ def test_a_settled_delivery_is_one_line_of_ids_and_reasons(stream: Captured) -> 
 
 def test_what_is_not_known_is_null(stream: Captured) -> None:
     """An undecodable message has no journey id; the line keeps its shape."""
-    records = SettlementLog(Output(stream))
+    records = SettlementLog(stream.output)
     records.settled(
         **settled(
             outcome="invalid",
@@ -297,9 +310,9 @@ def test_what_is_not_known_is_null(stream: Captured) -> None:
 
 def test_the_text_form_of_a_settled_delivery(stream: Captured) -> None:
     """The same facts for people."""
-    records = SettlementLog(Output(stream), log_format="text", clock=lambda: 1_795_449_600.0)
+    records = SettlementLog(stream.output, log_format="text", clock=lambda: 1_795_449_600.0)
     records.settled(**settled(outcome="rejected", journey_id="a b", status=None, age_seconds=None))
-    assert stream.getvalue() == (
+    assert stream.text == (
         "2026-11-23T16:00:00.000Z WARNING settled outcome=rejected "
         'journey_id="a b" message_id=m-1 attempts=1 status=- detail=- age_seconds=- redelivered=false\n'
     )
@@ -308,11 +321,11 @@ def test_the_text_form_of_a_settled_delivery(stream: Captured) -> None:
 @pytest.mark.parametrize("log_format", ["json", "text"])
 def test_ids_are_cut(log_format: Format, stream: Captured) -> None:
     """An id is an operator's data: it is bounded, whatever it holds."""
-    records = SettlementLog(Output(stream), log_format=log_format)
+    records = SettlementLog(stream.output, log_format=log_format)
     records.settled(**settled(journey_id="x" * 129, message_id="y" * 128))
-    assert "x" * 128 in stream.getvalue()
-    assert "x" * 129 not in stream.getvalue()
-    assert "y" * 128 + "\\u2026" not in stream.getvalue()
+    assert "x" * 128 in stream.text
+    assert "x" * 129 not in stream.text
+    assert "y" * 128 + "\\u2026" not in stream.text
 
 
 @pytest.mark.parametrize(
@@ -328,39 +341,111 @@ def test_the_level_counts_for_settled_deliveries_too(
     level: str, outcomes: list[str], stream: Captured
 ) -> None:
     """At WARNING only dead letters are logged."""
-    records = SettlementLog(Output(stream), level=level)
+    records = SettlementLog(stream.output, level=level)
     for outcome in ("registered", "delayed", "expired"):
         records.settled(**settled(outcome=outcome))
-    records.flush()
     assert [event["outcome"] for event in stream.events] == outcomes
 
 
-# --- Buffering ---------------------------------------------------------------------------
+# --- Writing -----------------------------------------------------------------------------
 
 
-def test_lines_are_buffered_only_while_many_come(stream: Captured) -> None:
-    """One line is written at once; of many only the last quarter of a second waits."""
-    now = 100.0
-    records = SettlementLog(Output(stream), clock=lambda: now)
-    records.settled(**settled())
-    assert len(stream.lines) == 1
-    for _ in range(255):
-        records.settled(**settled())
-    assert len(stream.lines) == 1
-    records.settled(**settled())
-    assert len(stream.lines) == 257
-    records.settled(**settled())
-    now = 100.3
-    records.settled(**settled())
-    assert len(stream.lines) == 259
-    records.settled(**settled())
-    now = 50.0  # the clock was set back
-    records.settled(**settled())
-    assert len(stream.lines) == 261
+class Stuck(Captured):
+    """A pipe whose reader does not read, until ``freed`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.freed, self.writes = threading.Event(), threading.Event(), 0
+
+    def write(self, data: Any, /) -> int:
+        self.writes += 1
+        self.entered.set()
+        self.freed.wait()
+        return super().write(data)
 
 
-def test_other_lines_and_exit_do_not_overtake_buffered_ones(stream: Captured, configured: Output) -> None:
-    """The order of the log is the order of events, and an orderly exit loses no line."""
+@pytest.fixture
+def stuck() -> Iterator[Stuck]:
+    """A stream on which nothing can be written yet; freed after the test."""
+    stream = Stuck()
+    yield stream
+    stream.freed.set()
+    assert stream.output.flush(10)
+
+
+def test_a_single_line_is_written_at_once(stream: Captured) -> None:
+    """Nobody has to flush, or to write a second line; also after the writer has had nothing to do."""
+    for number in range(3):
+        SettlementLog(stream.output).settled(**settled())
+        wait_until(lambda: stream.getvalue().count(b"\n") == number + 1)  # noqa: B023 - called at once
+
+
+def test_the_writer_ends_without_lines_and_starts_again(
+    stream: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An output that is no longer used leaves no thread behind."""
+    monkeypatch.setattr(logs, "IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.0)
+    for number in range(100):
+        stream.output.add(f"{number}\n")
+        if number % 10 == 0:
+            wait_until(lambda: stream.output._thread is None)
+    assert stream.lines == [str(number) for number in range(100)]
+
+
+def test_many_lines_are_written_in_few_writes(stuck: Stuck) -> None:
+    """Waking the writer for each line would cost the loop more than formatting it."""
+    stuck.output.add("first\n")
+    assert stuck.entered.wait(10)
+    for number in range(1000):
+        stuck.output.add(f"{number}\n")
+    stuck.freed.set()
+    assert stuck.lines == ["first", *map(str, range(1000))]
+    assert stuck.writes == 2
+
+
+def test_a_stuck_reader_holds_nobody_up_and_costs_lines_beyond_the_bound(stuck: Stuck) -> None:
+    """Lines are refused and counted while too many wait; those that wait are written when they can be."""
+    stuck.output.add("first\n")
+    assert stuck.entered.wait(10)
+    for number in range(logs.MOST_LINES + 99):
+        stuck.output.add(f"{number}\n")
+    assert stuck.output.lost_lines == 100
+    assert not stuck.output.flush(0.01)
+    stuck.freed.set()
+    assert len(stuck.lines) == logs.MOST_LINES
+    stuck.output.add("last\n")
+    assert stuck.lines[-1] == "last"
+    assert stuck.output.lost_lines == 100
+
+
+def test_what_waits_is_bounded_in_bytes(stuck: Stuck) -> None:
+    """What is being written counts, too: the memory of a stuck log is that of the bound."""
+    line = "x" * (1024 * 1024 - 1) + "\n"
+    for _ in range(6):
+        stuck.output.add(line)
+    assert stuck.output.lost_lines == 2
+    stuck.output.add("x" * logs.MOST_BYTES + "\n")
+    assert stuck.output.lost_lines == 3
+
+
+def test_without_a_thread_the_next_line_tries_again(
+    stream: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads logging raises nothing."""
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        stream.output.add("1\n")
+    stream.output.add("2\n")
+    assert stream.lines == ["1", "2"]
+
+
+def test_the_log_keeps_the_order_of_events(stream: Captured, configured: Output) -> None:
+    """Settled deliveries and other events share one queue, and an orderly exit loses no line."""
     records = SettlementLog(configured, clock=lambda: 100.0)
     records.settled(**settled(journey_id="1"))
     records.settled(**settled(journey_id="2"))
@@ -368,40 +453,120 @@ def test_other_lines_and_exit_do_not_overtake_buffered_ones(stream: Captured, co
     records.settled(**settled(journey_id="3"))
     for handler in logging.getLogger().handlers:
         handler.flush()  # what logging.shutdown does at exit
-    assert [event.get("journey_id", event["event"]) for event in stream.events] == ["1", "2", "then", "3"]
+    written = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [event.get("journey_id", event["event"]) for event in written] == ["1", "2", "then", "3"]
 
 
-def test_an_unwritable_log_is_counted_and_stops_nothing(
-    monkeypatch: pytest.MonkeyPatch, stream: Captured
+WRITES = st.lists(
+    st.one_of(
+        st.integers(1, 30),  # takes so many bytes
+        st.sampled_from([None, OSError(28, "No space left on device"), ValueError("closed"), TypeError()]),
+    ),
+    max_size=20,
+)
+
+
+@given(writes=WRITES, lines=st.lists(st.text("ab", max_size=12), min_size=1, max_size=12))
+def test_whatever_the_stream_does_lines_are_whole_and_in_order_or_counted(
+    writes: list[int | Exception | None], lines: list[str]
 ) -> None:
-    """A full disk or a closed pipe must not keep journeys from being settled."""
-    output = Output(stream)
-    records = SettlementLog(output)
+    """Full disks, closed pipes, parts: what is not counted as lost was written, once, in its order."""
+    written, todo = bytearray(), list(writes)
 
-    def full(_: str) -> int:
-        raise OSError(28, "No space left on device")
+    class Odd:
+        def write(self, data: memoryview, /) -> int | None:
+            step = todo.pop(0) if todo else len(data)
+            if isinstance(step, Exception):
+                raise step
+            if step is None:
+                return None
+            written.extend(data[:step])
+            return min(step, len(data))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(stream, "write", full)
-        records.settled(**settled())
-    assert output.lost_lines == 1
-    output.add("x\n")
-    output.flush()
-    assert stream.getvalue() == "x\n"
+    output = Output(Odd())
+    numbered = [f"{number}:{line}\n" for number, line in enumerate(lines)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logs, "FLUSH_SECONDS", 0.0)
+        for line in numbered:
+            output.add(line)
+        assert output.flush(10)
+    whole = [line for line in bytes(written).decode().splitlines(keepends=True) if line in numbered]
+    assert whole == sorted(whole, key=numbered.index)
+    assert len(whole) + output.lost_lines == len(numbered)
 
 
-def test_lines_from_many_threads_are_whole_and_complete(stream: Captured) -> None:
+def test_lines_from_many_threads_are_whole_complete_and_in_their_order(stream: Captured) -> None:
     """The publisher's and the probe server's threads log too."""
-    output = Output(stream)
 
     def write(number: int) -> None:
         for i in range(500):
-            output.add(f"{number} {i}\n")
-            output.flush()
+            stream.output.add(f"{number} {i}\n")
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(stream.lines) == sorted(f"{n} {i}" for n in range(4) for i in range(500))
+    for n in range(4):
+        assert [line for line in stream.lines if line.startswith(f"{n} ")] == [f"{n} {i}" for i in range(500)]
+    assert len(stream.lines) == 2000
+
+
+# --- Writing to what a process has as its standard output ---------------------------------
+
+WRITER = """
+import io, logging, os, sys
+from consumer import logs
+output = logs.Output(io.FileIO(1, "w", closefd=False))
+logs.configure(output, level="INFO", log_format="json")
+log = logging.getLogger("journey_consumer.test")
+for number in range(int(sys.argv[1])):
+    log.info("line", extra={"number": number, "text": "x" * 500})
+print(output.lost_lines, file=sys.stderr, flush=True)
+if sys.argv[2] == "raise":
+    raise KeyError("secret")
+if sys.argv[2] == "exit at once":
+    output.flush(1)
+    os._exit(1)
+"""
+
+
+def _writer(count: int, end: str, stdout: Any) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(count), end], stdout=stdout, stderr=subprocess.PIPE, cwd=ROOT
+    )
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "exit at once"])
+def test_the_last_lines_arrive_however_the_process_ends(end: str) -> None:
+    """Orderly, by an exception that nobody catches, by a second signal."""
+    with _writer(3000, end, subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=60)
+    assert (err, process.returncode) == (b"0\n", 0 if end == "return" else 1)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["number"] for event in events if event["event"] == "line"] == list(range(3000))
+    assert ("uncaught exception" in [event["event"] for event in events]) == (end == "raise")
+
+
+@pytest.mark.parametrize("end", ["return", "raise", "exit at once"])
+def test_a_pipe_that_nobody_reads_does_not_keep_the_process(end: str) -> None:
+    """It ends by itself, with its own exit code, though what it wrote has nowhere to go."""
+    with _writer(20_000, end, subprocess.PIPE) as process:
+        assert process.wait(60) == (0 if end == "return" else 1)
+        assert process.stderr is not None
+        assert int(process.stderr.read()) > 10_000
+
+
+def test_a_full_disk_is_counted() -> None:
+    """Each line is lost, and the process goes on."""
+    script = WRITER.replace("print(", "output.flush(10); print(")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script, "100", "return"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"100\n")

@@ -7,12 +7,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from consumer import logs
 from consumer.broker.connection import RECONNECT_CAP_SECONDS
 from consumer.broker.virtual import _LIMITS
 from consumer.checks.registry import SKEW_FAIL_SECONDS, SKEW_WARN_SECONDS
 from consumer.config import Settings, described
 from consumer.core.outcome import PauseCause
-from consumer.logs import FLUSH_SECONDS
 from consumer.metrics import CATALOGUE
 from tests import pages
 
@@ -151,7 +151,9 @@ def test_the_numbers_of_the_guarantees_are_those_of_the_code() -> None:
     default = {name.upper(): field.default for name, field in Settings.model_fields.items()}
     delays = sum(default["RETRY_DELAYS_SECONDS"]) / 60
     for sentence in (
-        f"log lines of at most the last {FLUSH_SECONDS:g} s",
+        f"log lines of at most the last {logs.FLUSH_SECONDS:g} s",
+        f"{logs.MOST_LINES} lines or {logs.MOST_BYTES >> 20} MiB wait",
+        f"the last lines are waited for {logs.EXIT_SECONDS:g} s",
         f"at most {RECONNECT_CAP_SECONDS:g} s apart",
         f"`BROKER_DELIVERY_LIMIT` ({default['BROKER_DELIVERY_LIMIT']})",
         f"`HOLD_LIMIT_SECONDS` ({default['HOLD_LIMIT_SECONDS']:g})",
