@@ -484,13 +484,13 @@ def test_whatever_the_stream_does_lines_are_whole_and_in_order_or_counted(
             return min(step, len(data))
 
     output = Output(Odd())
-    numbered = [f"{number}:{line}\n" for number, line in enumerate(lines)]
+    numbered = [f"{number}:{line}" for number, line in enumerate(lines)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logs, "FLUSH_SECONDS", 0.0)
         for line in numbered:
-            output.add(line)
+            output.add(f"{line}\n")
         assert output.flush(10)
-    whole = [line for line in bytes(written).decode().splitlines(keepends=True) if line in numbered]
+    whole = [line for line in bytes(written).decode().splitlines() if line in numbered]
     assert whole == sorted(whole, key=numbered.index)
     assert len(whole) + output.lost_lines == len(numbered)
 
