@@ -1,13 +1,23 @@
 import asyncio
+import contextlib
 import gzip
 import http.client
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 
+import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from consumer.errors import ConfigurationError
@@ -222,25 +232,174 @@ def test_a_dawdling_client_is_hung_up_on(served: HttpServer, monkeypatch: pytest
     assert send(served, b"GET /livez HTTP/1.1\r\n") == b""
 
 
-def test_too_many_connections_do_not_pile_up(served: HttpServer) -> None:
-    """Beyond the bound a connection is closed at once, and threads do not grow."""
-    idle: list[socket.socket] = []
+ATTACK = """
+import resource, select, socket, sys, threading
+port, count, data = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode().decode("unicode_escape").encode()
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+most = count if hard == resource.RLIM_INFINITY else min(count, hard - 100)
+held = []
+for number in range(count):
+    if len(held) == most:
+        held.pop(0).close()
+    held.append(socket.create_connection(("127.0.0.1", port), timeout=60))
     try:
-        idle += [socket.create_connection(("127.0.0.1", served.port), timeout=10) for _ in range(40)]
-        refused = send(served, b"GET /livez HTTP/1.1\r\n\r\n")
-        assert refused == b""
-        assert sum("process_request_thread" in thread.name for thread in threading.enumerate()) <= 32
-    finally:
-        for connection in idle:
-            connection.close()
+        held[-1].sendall(data)
+    except OSError:
+        pass  # closed already
+print("all are open", flush=True)
+sys.stdin.read()
+"""
 
 
-def test_the_slots_of_closed_connections_are_free_again(served: HttpServer) -> None:
-    """More requests than slots, one after the other."""
-    for _ in range(40):
-        with socket.create_connection(("127.0.0.1", served.port), timeout=10):
-            pass
-    wait_until(lambda: send(served, b"GET /livez HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.0 200"))
+@pytest.mark.parametrize(
+    ("count", "data"),
+    [
+        (10_000, ""),
+        (10_000, "G"),
+        (10_000, r"GET /livez HTTP/1.1\r\nHost: x\r\n"),
+        (3_000, r"GET /metrics HTTP/1.1\r\n\r\n"),
+        (3_000, r"GET /metrics HTTP/1.1\r\nAccept: application/openmetrics-text\r\n\r\n"),
+    ],
+    ids=["idle", "a byte", "no end", "metrics unread", "costly metrics unread"],
+)
+def test_probes_are_answered_whatever_strangers_do(
+    served: HttpServer, health: Health, count: int, data: str
+) -> None:
+    """While thousands of connections come and when they are there; few descriptors and no thread for them."""
+    health.ready()
+    descriptors, threads = psutil.Process().num_fds(), threading.active_count()
+    arguments = [sys.executable, "-c", ATTACK, str(served.port), str(count), data]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attack:
+        assert attack.stdout is not None
+        os.set_blocking(attack.stdout.fileno(), False)
+        left, worst = 20, 0.0
+        while left:
+            started = time.monotonic()
+            assert ask(served, "/livez")[0] == 200
+            assert ask(served, "/readyz")[0] == 200
+            worst = max(worst, time.monotonic() - started)
+            assert psutil.Process().num_fds() < descriptors + 300
+            assert threading.active_count() == threads
+            assert attack.poll() is None
+            left -= left < 20 or attack.stdout.read() is not None
+        attack.communicate()
+    assert worst < 1.0
+
+
+SCARCE = """
+import os, resource, sys
+from prometheus_client import CollectorRegistry
+from consumer.service.health import Health
+from consumer.service.http import HttpServer
+server = HttpServer(CollectorRegistry(), Health(), "127.0.0.1", 0)
+server.start()
+most = len(os.listdir("/proc/self/fd")) + 10
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+print(server.port, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_without_free_descriptors_the_oldest_connection_makes_room() -> None:
+    """Whoever uses up the open files of the process: a probe still gets one."""
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen([sys.executable, "-c", SCARCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
+        stack.callback(process.communicate)
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        for _ in range(3):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=5) as answer:
+                assert answer.status == 200
+
+
+class Big:
+    """A metric of some megabytes: more than the kernel takes at once."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("big", "x" * 8_000_000, value=1)
+
+
+def test_a_slow_reader_gets_all_of_the_metrics(served: HttpServer, registry: CollectorRegistry) -> None:
+    """And nobody waits for it."""
+    registry.register(Big())
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as slow:
+        slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        received = slow.recv(10)
+        assert ask(served, "/livez")[0] == 200
+        while part := slow.recv(65536):
+            received += part
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"Content-Length: %d\r\n" % len(body) in head + b"\r\n"
+    assert len(body) > 8_000_000
+
+
+def test_who_does_not_read_the_metrics_is_hung_up_on(
+    served: HttpServer, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer has a deadline, as the request has one."""
+    monkeypatch.setattr(http_server, "_ANSWER_SECONDS", 0.2)
+    registry.register(Big())
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as deaf:
+        deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert served._server is not None
+        wait_until(lambda: served._server._open)  # type: ignore[union-attr]
+        wait_until(lambda: not served._server._open)  # type: ignore[union-attr]
+
+
+PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "*/*;q=x",
+        "application/openmetrics-text; version=x",
+        "application/openmetrics-text; version=1..0",
+        "application/openmetrics-text; version=99.0.0",
+        "application/openmetrics-text; version=1.0.0\r\n injected",
+        "text/plain; version=",
+        ";;;,,,=",
+        "\xff\xfe",
+        "x" * 15_000,
+        "a/b, " * 3_000,
+    ],
+)
+def test_an_odd_accept_header_gets_the_default_format(served: HttpServer, accept: str) -> None:
+    """Never an error, and nothing of it is repeated."""
+    request = f"GET /metrics HTTP/1.1\r\nAccept: {accept}\r\n\r\n".encode("latin-1")
+    head = send(served, request).partition(b"\r\n\r\n")[0].decode()
+    assert head.startswith("HTTP/1.0 200 ")
+    assert f"\r\nContent-Type: {PLAIN}\r\n" in head
+
+
+def test_several_accept_headers_are_one_list(served: HttpServer) -> None:
+    """As HTTP says."""
+    request = b"GET /metrics HTTP/1.1\r\nAccept: a/b\r\nAccept: application/openmetrics-text\r\n\r\n"
+    assert b"Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8" in send(
+        served, request
+    )
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["application/openmetrics-text", "text/plain", "version", "escaping", "=", ";", ",", "1.0.0", "."]
+        )
+        | st.text(st.characters(codec="latin-1"), max_size=4)
+    )
+)
+def test_every_accept_header_has_a_format(parts: list[str]) -> None:
+    """Whatever it holds, the metrics are written, and named by one of few content types."""
+    registry = CollectorRegistry()
+    Metrics(registry)
+    encode, content_type = http_server._encoder("".join(parts))
+    assert encode(registry)
+    assert http_server._FORMAT.fullmatch(content_type)
 
 
 def test_a_bug_in_an_answer_is_logged(
