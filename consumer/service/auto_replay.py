@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -116,11 +116,20 @@ class AutoReplayer:
         """Run until cancelled."""
         tasks = []
         if self._returning:
-            tasks.append(self._replay_forever(state))
+            tasks.append(self._again(lambda: self._replay_forever(state)))
         if self._look_seconds:
-            tasks.append(self._look_forever())
+            tasks.append(self._again(self._look_forever))
         await asyncio.gather(*tasks)
         await asyncio.Event().wait()  # nothing to do is no reason to end
+
+    async def _again(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception:
+                log.exception("looking after dead letters failed; this is tried again")
+            await asyncio.sleep(self._round_seconds)
+            self._token_changed.set()  # what was begun for this token is begun anew
 
     # --- replaying ------------------------------------------------------------------------
 

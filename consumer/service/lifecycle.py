@@ -5,14 +5,17 @@
 2. How much is taken from the queue follows from the pauses: everything, one to probe with, nothing.
 3. SIGTERM drains: nothing new, what waits is released, what is being submitted is finished and settled
    within the drain timeout; what could not finish goes back to the broker unacknowledged.
+4. A background task that ends was needed: the service is not ready at once, drains, and ends with an error.
+   Nothing that is stuck or fails while it is closed keeps the process.
 """
 
 import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
+from typing import Any
 
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.outcome import Acknowledge, Delay, PauseCause, Republish
@@ -29,7 +32,7 @@ from consumer.service.settlement import Settler
 
 log = logging.getLogger("journey_consumer.service")
 
-TICK_SECONDS = 0.2
+TICK_SECONDS, CLOSE_SECONDS = 0.2, 3.0
 #: Of a second signal: the exit code, and how long the last log lines may take.
 EXIT_SECOND_SIGNAL, SECOND_SIGNAL_SECONDS = 1, 0.5
 #: The pauses that an old token can have caused.
@@ -161,17 +164,20 @@ class Service:
         stopping = self._loop.create_task(self._stopping.wait())
         try:
             done, _ = await asyncio.wait([stopping, *background], return_when=asyncio.FIRST_COMPLETED)
-            await self._drain()
+            ended = [task for task in background if task in done]
+            for task in ended:
+                error = None if task.cancelled() else task.exception()
+                log.error("a background task has ended", extra={"task": task.get_name()}, exc_info=error)
+            await self._drain(f"the task {ended[0].get_name()} has ended" if ended else "draining")
         finally:
-            for task in (stopping, *background):
-                task.cancel()
-            await asyncio.gather(stopping, *background, return_exceptions=True)
-        for task in done - {stopping}:
-            task.result()  # a background task never ends by itself: its exception stops the process
+            await _cancel([stopping, *background])
+        for task in ended:
+            error = None if task.cancelled() else task.exception()
+            raise error or RuntimeError(f"the task {task.get_name()} has ended")
 
-    async def _drain(self) -> None:
+    async def _drain(self, why: str) -> None:
         self._stopping.set()
-        self._health.not_ready("draining")
+        self._health.not_ready(why)
         self._consumer.want(Mode.NONE)
         self._handler.begin_drain()
         self._settler.begin_drain()
@@ -180,18 +186,22 @@ class Service:
         unfinished: set[asyncio.Task[None]] = set()
         if tasks:
             _, unfinished = await asyncio.wait(tasks, timeout=self._drain_timeout)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
-        for publisher in (self._publisher, *self._background):
-            await publisher.close()
-        await self._consumer.close()
-        await self._tokens.aclose()
-        await self._close_registry()
+        await _cancel(unfinished)
+        await self._close(*(publisher.close() for publisher in (self._publisher, *self._background)))
+        await self._close(self._consumer.close())  # after the confirms: it writes the last acknowledgements
+        await self._close(self._tokens.aclose(), self._close_registry())
         log.info(
             "drained",
             extra={"seconds": round(self._clock() - started, 3), "unfinished": len(unfinished)},
         )
+
+    async def _close(self, *closing: Awaitable[None]) -> None:
+        """Wait for these at most ``CLOSE_SECONDS``; what fails or is stuck must not keep the process."""
+        for closed in await asyncio.gather(
+            *(asyncio.wait_for(each, CLOSE_SECONDS) for each in closing), return_exceptions=True
+        ):
+            if isinstance(closed, Exception):
+                log.error("a part of the service could not be closed", exc_info=closed)
 
     async def _watch_token(self) -> None:
         """A new token ends the pauses that an old one can have caused: probe at once."""
@@ -256,3 +266,11 @@ class Service:
             self._health.not_ready("not subscribed")
         else:
             self._health.ready()
+
+
+async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:
+    """Cancel these, and wait for their end, at most ``CLOSE_SECONDS``."""
+    if tasks := list(tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=CLOSE_SECONDS)

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -300,3 +302,33 @@ def test_a_log_that_cannot_be_written_stops_nothing(
     started = time.monotonic()
     assert service.terminate(20) == 0
     assert time.monotonic() - started < 10
+
+
+ENDING = """
+import sys
+from consumer.commands import cli
+from consumer.service.lifecycle import Service
+async def ending(service):
+    if sys.argv[1] == "fails":
+        raise KeyError("a value")
+Service._tick = ending
+sys.exit(cli.main(["run"]))
+"""
+
+
+@pytest.mark.parametrize("end", ["fails", "returns"])
+def test_a_background_task_that_ends_is_an_error_of_the_process(end: str) -> None:
+    """Exit code 1, and the log names the task; the orchestrator starts the process again."""
+    settings = {"BROKER_URL": "memory://", "REGISTRY_URL": "http://localhost:1", "REGISTRY_TOKEN": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING, end],
+        env=os.environ | settings | {"HTTP_PORT": "0", "BROKER_QUEUE": "journeys"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    events = {line["event"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert events["a background task has ended"]["task"] == "tick"
+    assert {"drained", "uncaught exception"} <= events.keys()
+    assert b"a value" not in done.stdout + done.stderr
+    assert done.returncode == 1

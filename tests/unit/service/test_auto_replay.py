@@ -130,6 +130,32 @@ async def test_a_bug_in_it_does_not_end_the_service(
     assert "this is tried again" in caplog.text
 
 
+async def test_a_bug_outside_of_a_round_does_not_end_the_service(
+    registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It begins anew, for the token that it had begun with, and without a second copy of itself."""
+    asked = failures = 0
+
+    def found(_reasons: Sequence[str]) -> QueueReaders:
+        nonlocal asked
+        asked += 1
+        return {}
+
+    def broken() -> int:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            raise RuntimeError("a bug")
+        return 0
+
+    state = ServiceState(paused=lambda: False, busy=lambda: False, successes=broken)
+    task = asyncio.create_task(made(registry, found, returning=True, round_seconds=0.01).run(state))
+    await await_until(lambda: asked > 3)
+    assert not task.done()
+    task.cancel()
+    assert caplog.text.count("looking after dead letters failed; this is tried again") == failures == 3
+
+
 async def test_a_lasting_refusal_is_logged_once(
     registry: CollectorRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,8 +1,10 @@
 """The life of the process, from the first delivery to the drain, with nothing lost on the way."""
 
 import asyncio
+import copy
 import json
 import logging
+import operator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -398,18 +400,83 @@ async def test_gauges_say_what_is_held() -> None:
         assert corridor.value("oldest_pending_start_timestamp_seconds") == 0
 
 
+@pytest.mark.parametrize(
+    ("task", "patched"),
+    [
+        ("consumer", "_consumer.run"),
+        ("token", "_watch_token"),
+        ("tick", "_tick"),
+        ("auto-replay", "_auto_replayer.run"),
+    ],
+)
+@pytest.mark.parametrize("end", ["fails", "returns", "is cancelled"])
 @travelling
-async def test_a_background_task_that_fails_stops_the_process() -> None:
-    """Rather than going on without its intake or heartbeat."""
+async def test_a_background_task_that_ends_stops_the_process(
+    task: str, patched: str, end: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not ready at once and in words, drained, and an error in the end, however the task has ended."""
     corridor = Corridor()
+    until = asyncio.Event()
 
-    async def broken(*_: Any) -> None:
-        raise OSError
+    async def ending(*_: Any) -> None:
+        await until.wait()
+        if end == "fails":
+            raise OSError("text")
+        if end == "is cancelled":
+            raise asyncio.CancelledError
 
-    corridor.link.run = broken  # type: ignore[method-assign]
-    with pytest.raises(OSError):  # noqa: PT011 - raised above, nothing to match
-        async with corridor.serving():
-            await passes(1)
+    owner, _, name = f"service.{patched}".rpartition(".")
+    monkeypatch.setattr(operator.attrgetter(owner)(corridor), name, ending)
+    running = asyncio.create_task(corridor.service.run())
+    await passes(1)
+    assert not running.done()
+    until.set()
+    while corridor.health.obstacle != f"the task {task} has ended":
+        assert not running.done()
+        await asyncio.sleep(0)
+    with pytest.raises(OSError if end == "fails" else RuntimeError):
+        await running
+    (said,) = [record for record in caplog.records if record.msg == "a background task has ended"]
+    assert (said.levelno, said.task) == (logging.ERROR, task)  # type: ignore[attr-defined]
+    assert bool(said.exc_info and said.exc_info[0]) == (end == "fails")
+
+
+PARTS = ("_publisher.close", "_consumer.close", "_tokens.aclose", "_close_registry")
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("stuck", [True, False], ids=["stuck", "failing"])
+@travelling
+async def test_a_part_that_cannot_be_closed_does_not_keep_the_process(
+    part: str, *, stuck: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is logged, and everything else is closed."""
+    corridor = Corridor()
+    closed: list[str] = []
+
+    def replace(each: str) -> None:
+        owner, _, name = f"service.{each}".rpartition(".")
+        holder = operator.attrgetter(owner)(corridor)
+
+        async def close() -> None:
+            closed.append(each)
+            if each == part:
+                await asyncio.sleep(1e6 if stuck else 0)
+                raise KeyError("text")
+
+        monkeypatch.setattr(holder, name, close)
+
+    # Otherwise one object with the consumer.
+    monkeypatch.setattr(corridor.service, "_publisher", copy.copy(corridor.link))
+    for each in PARTS:
+        replace(each)
+    async with corridor.serving():
+        await passes(1)
+        began = loop().time()
+    assert loop().time() - began < 10
+    assert sorted(closed) == sorted(PARTS)
+    (said,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert said.msg == "a part of the service could not be closed"
 
 
 ANSWERS = st.sampled_from(
