@@ -253,6 +253,13 @@ CATALOGUE: tuple[Instrument, ...] = (
         "unencodable: headers that AMQP cannot encode, published without them.",
         kind=("nacked", "returned", "connection", "timeout", "unencodable"),
     ),
+    _counter(
+        "dead_letters_refused_total",
+        "Publishes of dead letters that the broker refused, by reason and cause; each is tried again.",
+        "nacked: the dead-letter queue of that reason is at its length limit. returned: it does not exist.",
+        reason=REASONS,
+        cause=("nacked", "returned"),
+    ),
     _gauge(
         "publishes_unconfirmed",
         "Publishes that wait for the broker's confirm.",

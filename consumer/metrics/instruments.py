@@ -94,6 +94,7 @@ class Metrics:
         self.reconnects = make.each(Counter, "reconnects_total")
         self.broker_cancels = make.one(Counter, "broker_cancels_total")
         self.publish_failures = make.each(Counter, "publish_failures_total")
+        self.dead_letters_refused = make.pairs(Counter, "dead_letters_refused_total")
         self.publishes_unconfirmed = make.one(Gauge, "publishes_unconfirmed")
         self.token_loaded = make.one(Gauge, "token_loaded_timestamp_seconds")
         self.token_accepted = make.one(Gauge, "token_accepted")

@@ -165,6 +165,7 @@ class Settler:
         return False
 
     def _note_refusal(self, entry: Entry, dead_letter: DeadLetter, kind: PublishFailure) -> None:
+        self._metrics.dead_letters_refused[dead_letter.reason, kind].inc()
         queue = self._topology.dead_letter_queue(dead_letter.reason)
         if not self._refused:
             log.warning("a dead letter is refused", extra={"queue": queue, "reason": _REFUSALS[kind]})

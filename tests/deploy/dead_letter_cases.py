@@ -3,6 +3,7 @@
 from tests.deploy.rule_series import Case, always, another_pod, lasting, ours, queue, rising
 
 _DEAD = {queue("messages", "journeys.completed.dead-letter.rejected"): always(1)}
+_REFUSED = ours("dead_letters_refused_total", 'reason="invalid",cause="nacked"')
 _NEAREST = "dead_letters_oldest_deadline_timestamp_seconds"
 _DEADLINE = 24_000  # seconds: at minute 220 three hours are left, at minute 400 nothing
 _PAGE, _WARNING = 'severity="critical"', 'severity="warning"'
@@ -38,6 +39,9 @@ DEAD_LETTERS = [
             for each in ("invalid", "rejected")
         },
     ),
+    # A rate needs two scrapes, so that it begins with the second.
+    *lasting("DeadLetterRefused", 11, {_REFUSED: rising(20)}, which='reason="invalid",cause="nacked"'),
+    Case("DeadLetterRefused", "for a moment", 60, fires=False, unlike={_REFUSED: "0+20x5 100+0x150"}),
     *lasting("DeadLetterQueueNotEmpty", 60, _DEAD),
     Case(
         "DeadLetterQueueNotEmpty",

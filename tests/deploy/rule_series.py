@@ -81,6 +81,7 @@ HEALTHY: dict[str, str] = (
             **outcome(reason, always(0)),
             ours("dead_lettered_total", f'reason="{reason}"'): always(0),
             ours(_NEAREST, f'reason="{reason}"'): always(0),
+            ours("dead_letters_refused_total", f'reason="{reason}",cause="nacked"'): always(0),
             queue("messages", f"journeys.completed.dead-letter.{reason}"): always(0),
         }.items()
     }

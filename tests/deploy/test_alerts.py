@@ -12,7 +12,7 @@ import yaml
 
 from tests.deploy.chart import Chart
 from tests.deploy.rule_cases import CASES
-from tests.deploy.rule_series import HEALTHY, MINUTES, Case, always, ours
+from tests.deploy.rule_series import HEALTHY, MINUTES, Case, always, ours, rising
 from tests.tools import require_tool
 
 _PLAIN = "monitoring: {rules: {thresholds: {timeLeftCriticalSeconds: 14400, stalledFor: 15m}}}"
@@ -132,6 +132,26 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
     assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=[asked])]) == ""
 
 
+def test_a_refused_dead_letter_names_its_queue_and_the_cause(
+    rules: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Nobody has to look up which queue is full."""
+    series = HEALTHY | {ours("dead_letters_refused_total", 'reason="invalid",cause="nacked"'): rising(20)}
+    labels = {"namespace": "mobility", "release": "proofs", "severity": "warning", "team": "mobility"}
+    page = {
+        "exp_labels": labels | {"reason": "invalid", "cause": "nacked"},
+        "exp_annotations": {
+            "summary": "The broker refuses dead letters for journeys.completed.dead-letter.invalid: nacked.",
+            "description": "For ten minutes publishes to the queue were nacked (nacked: its length limit? "
+            "returned: no such queue?). Its dead letters wait and are tried again; all other journeys go on.",
+            "runbook_url": "docs/runbook.md#deadletterrefused",
+        },
+    }
+    asked = {"eval_time": "20m", "alertname": "DeadLetterRefused", "exp_alerts": [page]}
+    spec = _only(rules, "DeadLetterRefused")
+    assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=[asked])]) == ""
+
+
 def test_every_alert_says_what_how_bad_and_where_to_read_on(alerts: list[dict[str, Any]]) -> None:
     """Mixin style: a sentence, a paragraph, a page of the runbook, a severity, and whose it is."""
     for rule in alerts:
@@ -156,6 +176,7 @@ def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None
         "DeadLettering",
         "DeadLetterDeadlineNear",
         "DeadLetterQueueNotEmpty",
+        "DeadLetterRefused",
         "RegistryUnavailable",
         "RegistryMisconfigured",
         "Throttled",
@@ -168,7 +189,9 @@ def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None
     }
 
 
-@pytest.mark.parametrize("queue", ["journeys.completed", 'odd "name" \\ with: #everything', "été"])
+@pytest.mark.parametrize(
+    "queue", ["journeys.completed", 'odd "name" \\ with: #everything', "été", "{{ .x }}"]
+)
 def test_any_name_of_a_queue_makes_valid_rules(chart: Chart, tmp_path: Path, queue: str) -> None:
     """Quoted where it is compared, escaped where it is part of a pattern."""
     values = yaml.safe_dump({"queue": {"name": queue}})

@@ -104,7 +104,7 @@ def test_promtool_accepts_prometheus_files() -> None:
     command = [require_tool("promtool"), "check", "config", LOCAL / "prometheus" / "prometheus.yml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "28 rules found" in done.stdout
+    assert "29 rules found" in done.stdout
 
 
 def test_prometheus_scrapes_services_of_the_stack_under_the_labels_of_the_rules() -> None:

@@ -249,9 +249,13 @@ _DEAD_LETTERS = (
         "is retried), and those that wait for a confirm now.",
         "0.",
         "returned: a queue is missing, run `journey-consumer declare`. nacked: a queue is full. timeout, "
-        "connection: the broker.",
+        "connection: the broker. For dead letters see the runbook, DeadLetterRefused.",
         (
             (f"sum by (kind) (increase({own('publish_failures_total')}{RATE}))", "{{kind}}"),
+            (
+                f"sum by (reason, cause) (increase({own('dead_letters_refused_total')}{RATE})) > 0",
+                "dead letter {{reason}}: {{cause}}",
+            ),
             (f"sum({own('publishes_unconfirmed')})", "unconfirmed"),
         ),
     ),

@@ -169,6 +169,8 @@ async def test_a_full_dead_letter_queue_holds_up_no_journey(caplog: pytest.LogCa
     refusals = [record for record in caplog.records if record.msg == "a dead letter is refused"]
     assert refusals
     assert (refusals[0].queue, refusals[0].reason) == (queue, "nacked: length limit?")  # type: ignore[attr-defined]
+    refused = corridor.value("dead_letters_refused_total", reason="invalid", cause="nacked")
+    assert refused >= 300
 
 
 @travelling
