@@ -102,6 +102,7 @@ def observed(directory: Path, chart: Chart) -> Iterator[Observed]:
         start = time.time()
         script = _Script(service, broker, registry, token, prometheus)
         script.outcomes()
+        script.full_queue()
         script.outages()
         script.token_trouble()
         script.broker_trouble(proxy)
@@ -185,6 +186,16 @@ class _Script:
         ledger.publish(4)
         self._until("registry_requests_total", 1, code="429")
         ledger.await_settled()
+
+    def full_queue(self) -> None:
+        """A dead-letter queue at its length limit, until the limit is lifted."""
+        node, vhost, queue = self._broker.node, self._broker.vhost, TOPOLOGY.dead_letter_queue("invalid")
+        limit = '{"max-length": 1, "overflow": "reject-publish"}'
+        node.ctl("set_policy", "--vhost", vhost, "--apply-to", "queues", "full", f"^{queue}$", limit)
+        self._ledger.publish(self._ledger.invalid(10))
+        self._seen("rate(journey_consumer_dead_letters_refused_total[1m]) > 0")
+        node.ctl("clear_policy", "--vhost", vhost, "full")
+        self._ledger.await_settled()
 
     def outages(self) -> None:
         """The Registry down, then unknown at this address; journeys wait meanwhile."""

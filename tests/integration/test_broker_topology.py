@@ -107,6 +107,7 @@ def test_dead_letter_queue_at_its_length_limit(
     wait_until(lambda: len(sandbox.journeys) == len(good), 20, lambda: f"registered: {len(sandbox.journeys)}")
     (line, *_) = service.log_lines("a dead letter is refused")
     assert (line["queue"], line["reason"]) == (INVALID_QUEUE, "nacked: length limit?")
+    assert service.value("dead_letters_refused_total", reason="invalid", cause="nacked") > 0
     wait_until(lambda: service.value("in_flight") <= 32, 10, "a quarter of the prefetch waits at most")
     vhost.node.ctl("clear_policy", "--vhost", vhost.vhost, "full")
     ledger.await_settled()
