@@ -69,6 +69,7 @@ class Output:
         self._size = 0  # of what waits, in bytes
         self._thread: threading.Thread | None = None
         self._idle = False  # the thread waits for a line
+        self._resting = False  # the thread lets lines gather
         self._flushing = 0
         self._torn = False  # a line was written in part
         self.lost_lines = 0
@@ -82,8 +83,8 @@ class Output:
             self._lines.append(line)
             self._added += 1
             self._size += len(line)
-            if self._idle:
-                self._idle = False
+            if self._idle or (self._resting and self._half_full()):
+                self._idle = self._resting = False
                 self._changed.notify_all()
             elif self._thread is None and not sys.is_finalizing():
                 self._start()
@@ -98,6 +99,9 @@ class Output:
                 return self._changed.wait_for(lambda: self._finished >= last, seconds)
             finally:
                 self._flushing -= 1
+
+    def _half_full(self) -> bool:
+        return len(self._lines) > MOST_LINES // 2 or self._size > MOST_BYTES // 2
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._write_all, name="log", daemon=True)
@@ -114,7 +118,9 @@ class Output:
                 self._size -= sum(map(len, lines))
                 self.lost_lines += lost
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._flushing, FLUSH_SECONDS)
+                self._resting = True
+                self._changed.wait_for(lambda: self._flushing or self._half_full(), FLUSH_SECONDS)
+                self._resting = False
 
     def _next_lines(self) -> list[str]:
         with self._changed:

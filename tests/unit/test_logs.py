@@ -404,6 +404,18 @@ def test_many_lines_are_written_in_few_writes(stuck: Stuck) -> None:
     assert stuck.writes == 2
 
 
+def test_a_burst_is_written_before_too_much_waits(stream: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest between two writes ends early."""
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 3600.0)
+    stream.output.add("first\n")
+    wait_until(lambda: stream.output._resting)
+    for number in range(logs.MOST_LINES // 2):
+        stream.output.add(f"{number}\n")
+    assert stream.getvalue() == b"first\n"
+    stream.output.add("last\n")
+    wait_until(lambda: stream.getvalue().endswith(b"last\n"))
+
+
 def test_a_stuck_reader_holds_nobody_up_and_costs_lines_beyond_the_bound(stuck: Stuck) -> None:
     """Lines are refused and counted while too many wait; those that wait are written when they can be."""
     stuck.output.add("first\n")
