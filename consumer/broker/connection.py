@@ -29,12 +29,12 @@ from amqp.method_framing import frame_handler
 from kombu.transport import pyamqp
 
 from consumer import __version__
+from consumer.broker.causes import why
 from consumer.broker.frames import check_frame_size
 from consumer.config import Settings
 from consumer.config.settings import AMQP_SCHEMES
 from consumer.core.clock import backoff_seconds
 from consumer.core.delivery import Delivery
-from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.broker")
 
@@ -207,7 +207,7 @@ class LogOnce:
 
     def warn(self, error: Exception) -> None:
         """Log the reason; never an address, which may hold a password."""
-        reason = str(error) if isinstance(error, BrokerError) else type(error).__name__
+        reason = why(error)
         level = logging.DEBUG if reason in self._logged else self._level
         self._logged.add(reason)
         self._logger.log(level, self._event, extra={"reason": reason})

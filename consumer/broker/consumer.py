@@ -19,6 +19,7 @@ from typing import Any
 
 from consumer.broker import inspect
 from consumer.broker.acks import AckLedger
+from consumer.broker.causes import why
 from consumer.broker.connection import (
     CLOSE_TIMEOUT_SECONDS,
     ConnectionFactory,
@@ -27,7 +28,7 @@ from consumer.broker.connection import (
     build_delivery,
     close_connection,
 )
-from consumer.broker.declare import ensure
+from consumer.broker.declare import ensure, weaknesses
 from consumer.broker.frames import FrameReader
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
@@ -108,6 +109,7 @@ class AmqpConsumer:
         self._lost: asyncio.Future[str] | None = None
         self._flush: asyncio.TimerHandle | None = None
         self._closing = False
+        self._weak = LogOnce("the queue weakens the guarantees")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="consumer-connect")
 
     @property
@@ -178,6 +180,8 @@ class AmqpConsumer:
             created = ensure(connection, self._topology, declare=self._declare)
             if created:
                 log.info("declared", extra={"names": ", ".join(created)})
+            for weakness in weaknesses(connection, self._topology.main):
+                self._weak.warn(BrokerError(weakness))
             channels = []
             for prefetch in (self._prefetch, 1):
                 channel = connection.channel()
@@ -239,7 +243,7 @@ class AmqpConsumer:
         try:
             action()
         except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
-            self._drop(type(error).__name__)
+            self._drop(why(error))
 
     async def _heartbeats(self, connection: Any) -> None:
         while self._connection is connection:

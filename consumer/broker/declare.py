@@ -10,8 +10,9 @@ from typing import Any
 
 from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed
 
-from consumer.broker.inspect import exchange_exists, queue_facts
-from consumer.core.topology import Topology
+from consumer.broker.causes import why
+from consumer.broker.inspect import can_ask, exchange_exists, known_differences, queue_facts
+from consumer.core.topology import QueueSpec, Topology, losses, refusal
 from consumer.errors import BrokerError
 
 
@@ -40,6 +41,17 @@ def ensure(connection: Any, topology: Topology, *, declare: bool) -> list[str]:
     return created
 
 
+def weaknesses(connection: Any, spec: QueueSpec) -> list[str]:
+    """What the arguments of an existing main queue take from our promises, as far as the broker names them.
+
+    Raises ``BrokerError`` when it must not be consumed.
+    """
+    found = (known_differences(connection, spec) if can_ask(connection) else None) or {}
+    if (refused := refusal(found)) is not None:
+        raise BrokerError(f"the queue {spec.name!r} {refused}")
+    return [f"the queue {spec.name!r}: {each}" for each in losses(spec, found)] if found else []
+
+
 @contextmanager
 def _declaring(connection: Any, what: str, *, declare: bool) -> Iterator[Any]:
     if not declare:
@@ -54,5 +66,5 @@ def _attempt(connection: Any, what: str) -> Iterator[Any]:
     try:
         yield channel
     except (AccessRefused, NotFound, PreconditionFailed) as error:
-        raise BrokerError(f"the broker refuses to {what} ({type(error).__name__})") from error
+        raise BrokerError(f"the broker refuses to {what}: {why(error)}") from error
     channel.close()

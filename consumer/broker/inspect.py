@@ -7,20 +7,22 @@
 """
 
 import re
-import socket
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from amqp.basic_message import Message
-from amqp.exceptions import AccessRefused, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
-from consumer.core.topology import QueueSpec
+from consumer.broker.causes import why
+from consumer.core.topology import STREAM, UNKNOWN, QueueSpec, Value
 from consumer.errors import BrokerError
 
 _INEQUIVALENT = re.compile(r"inequivalent arg '([\w-]+)'")
+_CURRENT = re.compile(r"but current is (?:none|(?:the value )?'(.*?)'(?: of type '\w+')?$)")
+_NUMBER = re.compile(r"-?\d{1,18}")
 _IMPOSSIBLE = "impossible"
+_STREAMS_ONLY = "x-max-age"
 
 
 class NotPermittedError(BrokerError):
@@ -48,7 +50,7 @@ def queue_facts(connection: Any, name: str) -> QueueFacts | None:
     except NotFound:
         return None
     except (AccessRefused, ResourceLocked) as error:
-        raise BrokerError(f"the broker refuses access to the queue {name!r}") from error
+        raise BrokerError(f"the broker refuses access to the queue {name!r}: {why(error)}") from error
     channel.close()
     return QueueFacts(found.message_count, found.consumer_count)
 
@@ -61,37 +63,72 @@ def exchange_exists(connection: Any, name: str) -> bool:
     except NotFound:
         return False
     except AccessRefused as error:
-        raise BrokerError(f"the broker refuses access to the exchange {name!r}") from error
+        raise BrokerError(f"the broker refuses access to the exchange {name!r}: {why(error)}") from error
     channel.close()
     return True
 
 
-def differences(connection: Any, spec: QueueSpec) -> list[str]:
-    """The names of properties in which the *existing* queue differs from ``spec``.
+def differences(connection: Any, spec: QueueSpec) -> dict[str, Value]:
+    """The properties in which the *existing* queue differs from ``spec``, each with the queue's own value.
 
-    Only for a queue that exists: declaring it again changes nothing. The broker names one property at a
-    time, so it is asked again without that one; a property that also differs from its default ends the
-    list. Raises NotPermittedError.
+    The broker names one difference at a time, so it is asked again with the value that it named. It compares
+    no policies, and only the arguments that the type of the queue knows. A stream ends the list: nothing else
+    matters. Creates nothing: the argument of a stream is added, which a new queue of ours may not have.
+    Raises NotPermittedError.
     """
-    arguments, found = dict(spec.arguments), list[str]()
-    while True:
+    arguments, found = {**spec.arguments, _STREAMS_ONLY: _IMPOSSIBLE}, dict[str, Value]()
+    properties = {"durable": True, "exclusive": False, "auto_delete": False}
+    while found.get("x-queue-type") != STREAM:
         channel = connection.channel()
         try:
-            channel.queue_declare(
-                spec.name, durable=True, exclusive=False, auto_delete=False, arguments=arguments
-            )
+            channel.queue_declare(spec.name, **properties, arguments=arguments)
         except PreconditionFailed as error:
-            named = _INEQUIVALENT.search(str(error))
-            name = named[1] if named else "unknown"
-            if name not in found:
-                found.append(name)
-            if arguments.pop(name, None) is None:
+            text = str(error)
+            named = _INEQUIVALENT.search(text)
+            if named is None and _STREAMS_ONLY in text:
+                return found  # the queue has been deleted meanwhile
+            if named is None:
+                return found | {"unknown": UNKNOWN}
+            if (name := named[1]) in found:
                 return found
+            found[name] = value = _value(text)
+            if name in properties:
+                properties[name] = not properties[name]
+            elif value in {None, UNKNOWN}:
+                arguments.pop(name, None)
+            else:
+                arguments[name] = value
         except (AccessRefused, ResourceLocked) as error:
             raise NotPermittedError(f"not permitted to configure the queue {spec.name!r}") from error
         else:
             channel.close()
             return found
+    return found
+
+
+def _value(text: str) -> Value:
+    """The queue's own value in a refusal; UNKNOWN when a long name left no room for it."""
+    found = _CURRENT.search(text)
+    if found is None or found[1] is None:
+        return None if found else UNKNOWN
+    if found[1] in {"true", "false"}:
+        return found[1] == "true"
+    return int(found[1]) if _NUMBER.fullmatch(found[1]) else found[1]
+
+
+def known_differences(connection: Any, spec: QueueSpec) -> dict[str, Value] | None:
+    """As ``differences``; None without the permission to configure the queue, unless it is a stream.
+
+    The refusal to consume with an impossible argument names a stream to every user who may read it.
+    """
+    try:
+        found = differences(connection, spec)
+        if found.get("x-queue-type") != UNKNOWN:
+            return found
+    except NotPermittedError:
+        found = None
+    stream = "rabbit_stream_queue" in (_refusal(connection, _consuming(spec.name)) or "")
+    return {"x-queue-type": STREAM} if stream else found
 
 
 def can_ask(connection: Any) -> bool:
@@ -105,8 +142,7 @@ def may_declare(connection: Any, queue: str) -> bool:
 
 
 def may_consume(connection: Any, queue: str) -> bool:
-    arguments = {"x-priority": _IMPOSSIBLE}  # not a number
-    return _permitted(connection, lambda channel: channel.basic_consume(queue, arguments=arguments))
+    return _permitted(connection, _consuming(queue))
 
 
 def may_publish(connection: Any, exchange: str) -> bool:
@@ -118,37 +154,21 @@ def may_publish(connection: Any, exchange: str) -> bool:
     return _permitted(connection, publish)
 
 
+def _consuming(queue: str) -> Callable[[Any], Any]:
+    arguments = {"x-priority": _IMPOSSIBLE}  # not a number; a stream does not know it at all
+    return lambda channel: channel.basic_consume(queue, arguments=arguments)
+
+
 def _permitted(connection: Any, ask: Callable[[Any], Any]) -> bool:
+    return _refusal(connection, ask) is not None
+
+
+def _refusal(connection: Any, ask: Callable[[Any], Any]) -> str | None:
+    """How the broker refuses the impossible argument; None when the user may not ask."""
     try:
         ask(connection.channel())
     except AccessRefused:
-        return False
-    except PreconditionFailed:
-        return True
+        return None
+    except PreconditionFailed as error:
+        return str(error)
     raise BrokerError("the broker accepted an impossible argument")
-
-
-def why(error: Exception) -> str:  # noqa: PLR0911 - one row for each kind
-    """Why connecting or a request failed; never quotes the address."""
-    match error:
-        case BrokerError():
-            return str(error)
-        case AccessRefused():
-            return "the broker refuses this user name and password"
-        case NotAllowed():
-            return "the virtual host does not exist, or this user has no access to it"
-        case ssl.SSLCertVerificationError():
-            return f"the certificate is not accepted: {error.verify_message}"
-        case ssl.SSLError():
-            reason = getattr(error, "reason", None)  # unset when Python made the error itself
-            return f"TLS failed ({reason or type(error).__name__})"
-        case socket.gaierror():
-            return "the host name cannot be resolved"
-        case TimeoutError():
-            return "no answer in time"
-        case ConnectionRefusedError():
-            return "connection refused: no server listens on this address and port"
-        case OSError(strerror=str(text)):
-            return text
-        case _:
-            return type(error).__name__

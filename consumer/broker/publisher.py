@@ -23,6 +23,7 @@ from typing import Any
 from amqp.basic_message import Message
 from amqp.exceptions import FrameSyntaxError
 
+from consumer.broker.causes import why
 from consumer.broker.confirms import Request, Result, Unconfirmed, resolve
 from consumer.broker.connection import (
     WRITE_TIMEOUT_SECONDS,
@@ -182,7 +183,7 @@ class AmqpPublisher:
             except Exception as error:  # noqa: BLE001 py-amqp also raises AttributeError and struct.error
                 log.warning(
                     "publish connection lost",
-                    extra={"connection": self._purpose, "reason": type(error).__name__},
+                    extra={"connection": self._purpose, "reason": why(error)},
                 )
             finally:
                 self._open_channel = False

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from amqp import spec
 
 from consumer.broker.acks import AckLedger
+from consumer.broker.causes import why
 from consumer.broker.connection import (
     CLOSE_TIMEOUT_SECONDS,
     ConnectionFactory,
@@ -24,7 +25,7 @@ from consumer.broker.connection import (
     close_connection,
 )
 from consumer.broker.frames import read_all
-from consumer.broker.inspect import queue_facts, why
+from consumer.broker.inspect import queue_facts
 from consumer.core.delivery import Delivery
 from consumer.errors import BrokerError
 

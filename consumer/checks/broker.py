@@ -1,7 +1,7 @@
 """Checks every broker address, every queue and every permission. Blocking; changes nothing.
 
-With BROKER_DECLARE an existing queue is compared with what we would declare: a difference is no obstacle
-(the queue is used as it is), but the finding says what it takes from our promises.
+An existing queue is compared with what we would declare. A difference is no obstacle, unless the queue cannot
+be consumed without loss: the finding says what it takes from our promises.
 """
 
 import ssl
@@ -10,29 +10,15 @@ from typing import Any
 
 from consumer.app import build_topology
 from consumer.broker import inspect
+from consumer.broker.causes import why
 from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
 from consumer.broker.virtual import inspect_virtual, transport_limits
 from consumer.checks import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
-from consumer.core.topology import QueueSpec
+from consumer.core.topology import losses, refusal
 from consumer.errors import BrokerError
 
 _ERRORS: tuple[type[Exception], ...] = (BrokerError, *ConnectionFactory.ERRORS)
-_NOT_KEPT = "what exceeds the delivery limit is not kept by the broker as a dead letter"
-_NOT_SURELY = "the broker may lose what exceeds the delivery limit"
-_LOST = {
-    "x-queue-type": "it is no quorum queue: messages live on one node, and one that kills the process "
-    "is delivered again without end",
-    "x-delivery-limit": "a message that kills the process is delivered more or less often than configured",
-    "x-dead-letter-exchange": _NOT_KEPT,
-    "x-dead-letter-routing-key": _NOT_KEPT,
-    "x-dead-letter-strategy": _NOT_SURELY,
-    "x-overflow": _NOT_SURELY,
-    "x-message-ttl": "messages expire at other times: journeys may be dropped or delivered again early",
-    "x-max-length": "the queue is bounded: journeys may be dropped or refused",
-    "durable": "the queue does not survive a restart of the broker",
-    "auto_delete": "the queue disappears with its last consumer",
-}
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
@@ -45,7 +31,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
         try:
             found = connections.connect("check")
         except ConnectionFactory.ERRORS as error:
-            problems.append(f"{shown} cannot be used: {inspect.why(error)}")
+            problems.append(f"{shown} cannot be used: {why(error)}")
             continue
         yield ok("broker", f"{shown} reachable, {inspect.server(found)}")
         if isinstance(found.sock, ssl.SSLSocket):
@@ -62,7 +48,7 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
             yield from inspection.queues()
             yield from inspection.permissions()
         except _ERRORS as error:
-            yield fail("broker", inspect.why(error))
+            yield fail("broker", why(error))
         finally:
             connection.collect()
 
@@ -116,9 +102,8 @@ class _Inspection:
             yield self._missing(f"the queue {name!r}")
         else:
             yield ok("queues", f"{name!r} holds {main.messages} messages and has {main.consumers} consumers")
-        if self._declare:
-            for spec in self._specs:
-                yield from self._differences(spec)
+        if inspect.can_ask(self._connection):
+            yield from self._differences()
         missing = [] if exchange in self._exchanges else [f"the exchange {exchange!r}"]
         missing += [f"the queue {s.name!r}" for s in self._specs[1:] if self._queues[s.name] is None]
         ours = f"our {len(self._specs)} own queues and exchanges"
@@ -138,17 +123,21 @@ class _Inspection:
             return ok("queues", f"{what} does not exist yet and will be declared")
         return fail("queues", f"{what} does not exist, and BROKER_DECLARE is false")
 
-    def _differences(self, spec: QueueSpec) -> Iterator[Finding]:
-        """Compare an existing queue with ours."""
-        if self._queues[spec.name] is None:
-            return
-        try:
-            names = inspect.differences(self._connection, spec)
-        except BrokerError:
-            return  # ``permissions`` reports it
-        if names:
-            lost = "; ".join(dict.fromkeys(_LOST.get(name, "it is used as it is") for name in names))
-            yield warn("queues", f"{spec.name!r} differs from our declaration ({', '.join(names)}): {lost}")
+    def _differences(self) -> Iterator[Finding]:
+        """Compare the existing queues with ours, as far as this user may."""
+        for spec in (each for each in self._specs if self._queues[each.name] is not None):
+            found = inspect.known_differences(self._connection, spec)
+            if found is None:
+                yield ok("queues", "arguments are not compared: this user may not configure the queues")
+                return
+            if spec is self._specs[0] and (refused := refusal(found)) is not None:
+                yield fail("queues", f"the queue {spec.name!r} {refused}")
+            elif found:
+                names = ", ".join(
+                    f"{name}: {'none' if value is None else value}" for name, value in found.items()
+                )
+                lost = "; ".join(losses(spec, found))
+                yield warn("queues", f"{spec.name!r} differs from our declaration ({names}): {lost}")
 
     def permissions(self) -> Iterator[Finding]:
         connection, queue = self._connection, self._topology.queue

@@ -9,7 +9,7 @@ Every queue is durable, of type quorum, and dead-letters at least once, so that 
 broker restart nor a full disk on one node loses a journey.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,12 @@ DELIVERY_LIMIT = "delivery-limit"
 #: Reading a quorum queue without consuming counts as a delivery. RabbitMQ 4 drops after 20 unless
 #: told otherwise; 3.10 knows no "unlimited", so an unreachable number serves both.
 UNREACHABLE_DELIVERY_LIMIT = 1_000_000_000
+
+#: An argument or a property of a queue: text, number, flag; None when it is not set.
+Value = str | int | None
+#: Stands for a value that the broker did not name.
+UNKNOWN = "?"
+STREAM = "stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +112,73 @@ class Topology:
                     "x-overflow": "reject-publish",
                 },
             )
+
+
+# --- queues that are not as we declare them ---------------------------------------------
+
+_NOT_SURELY = "the broker may lose what exceeds the delivery limit"
+_LOST = {
+    "durable": "the queue does not survive a restart of the broker",
+    "auto_delete": "the queue is deleted with its last consumer",
+    "x-delivery-limit": "a message that kills the process is delivered more or less often than configured",
+    "x-dead-letter-exchange": "what exceeds the delivery limit is not kept by the broker as a dead letter",
+    "x-dead-letter-routing-key": "what exceeds the delivery limit may not reach our dead-letter queue",
+    "x-dead-letter-strategy": _NOT_SURELY,
+    "x-overflow": _NOT_SURELY,
+    "x-single-active-consumer": "one replica receives everything, the others nothing",
+}
+#: What matters on a quorum queue only: its broker-side dead-letter route, and what matters if it has one.
+_ROUTE = {"x-dead-letter-routing-key", "x-dead-letter-strategy", "x-overflow"}
+_QUORUM_ONLY = {"x-delivery-limit", "x-dead-letter-exchange", *_ROUTE}
+
+
+def refusal(found: Mapping[str, Value]) -> str | None:
+    """Why our main queue must not be consumed; ``found`` are its differences from ``Topology.main``."""
+    if found.get("x-queue-type") == STREAM:
+        return "is a stream, from which messages would be skipped: consume a quorum queue instead"
+    if "auto_delete" in found:
+        return "is auto-delete: it would be deleted, with its messages, at each pause and restart"
+    return None
+
+
+def losses(spec: QueueSpec, found: Mapping[str, Value]) -> list[str]:
+    """What the differences ``found`` of an existing queue take from our promises; a sentence for each."""
+    actual: dict[str, Value] = {**spec.arguments, **found}
+    kind, exchange = actual.get("x-queue-type"), actual.get("x-dead-letter-exchange")
+    route = "dropped" if exchange is None else f"moved to the exchange {exchange!r}"
+    lost = []
+    for name, value in found.items():
+        if name == "x-queue-type":
+            lost.append(
+                "it is a stream, from which nothing is ever removed"
+                if value == STREAM
+                else "it is no quorum queue: messages live on one node, and one that kills the process "
+                "is delivered again without end"
+            )
+        elif name in {"x-max-length", "x-max-length-bytes"} and value is not None:
+            drops = UNKNOWN in found.values() or actual.get("x-overflow") in {None, "drop-head"}
+            what = f"the oldest messages are {route}" if drops else "publishes are refused"
+            lost.append(f"it is bounded ({name[2:]} {value}), beyond which {what}")
+        elif name == "x-message-ttl" and name in spec.arguments:
+            lost.append(
+                "messages never return from it"
+                if value is None
+                else "messages expire at other times: journeys may be dropped or delivered again early"
+            )
+        elif name == "x-message-ttl":
+            lost.append(f"messages that wait longer than {_seconds(value)} are {route}")
+        elif name == "x-expires":
+            lost.append(
+                f"it is deleted, with its messages, {_seconds(value)} after its last consumer, as in a pause"
+            )
+        elif name in _QUORUM_ONLY and (kind != "quorum" or (name in _ROUTE and exchange is None)):
+            continue
+        elif name == "x-dead-letter-exchange" and value is not None:
+            lost.append(f"what exceeds the delivery limit is {route}, not to our dead-letter queue")
+        elif name in _LOST:
+            lost.append(_LOST[name])
+    return list(dict.fromkeys(lost)) or ["it is used as it is"]
+
+
+def _seconds(milliseconds: Value) -> str:
+    return f"{milliseconds / 1000:g} s" if isinstance(milliseconds, int) else "its limit"

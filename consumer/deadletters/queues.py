@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from consumer.broker.causes import why
 from consumer.broker.connection import ConnectionFactory, LogOnce, is_amqp
-from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts, why
+from consumer.broker.inspect import NotPermittedError, can_ask, differences, queue_facts
 from consumer.broker.queue_reader import AmqpQueueReader, QueueReader
 from consumer.broker.virtual import VirtualQueueReader
 from consumer.core.topology import QueueSpec, Topology

@@ -22,8 +22,9 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
+from consumer.broker.causes import why
 from consumer.broker.connection import ConnectionFactory, build_connections, is_amqp
-from consumer.broker.inspect import exchange_exists, queue_facts, why
+from consumer.broker.inspect import exchange_exists, queue_facts
 from consumer.broker.publisher import AmqpPublisher
 from consumer.broker.virtual import VirtualLink
 from consumer.config import Settings

@@ -1,14 +1,12 @@
 """Questions to the broker: what each answer means, and that each has a channel of its own."""
 
-import socket
-import ssl
 from typing import Any
 
 import pytest
-from amqp.exceptions import AccessRefused, NotAllowed, NotFound, PreconditionFailed, ResourceLocked
+from amqp.exceptions import AccessRefused, NotFound, PreconditionFailed, ResourceLocked
 
 from consumer.broker import inspect
-from consumer.broker.declare import ensure
+from consumer.broker.declare import ensure, weaknesses
 from consumer.core.topology import QueueSpec, Topology
 from consumer.errors import BrokerError
 from tests.unit.broker.scripted import Connection, found
@@ -16,8 +14,8 @@ from tests.unit.broker.scripted import Connection, found
 SPEC = QueueSpec("q", {"x-queue-type": "quorum", "x-max-length": 5})
 
 
-def inequivalent(name: str) -> PreconditionFailed:
-    return PreconditionFailed(f"inequivalent arg '{name}' for queue 'q'")
+def inequivalent(name: str, values: str) -> PreconditionFailed:
+    return PreconditionFailed(f"inequivalent arg '{name}' for queue 'q' in vhost '/': {values}")
 
 
 def test_a_queue_is_asked_for_passively() -> None:
@@ -40,23 +38,83 @@ def test_what_is_missing_is_none_or_false() -> None:
         inspect.exchange_exists(Connection(exchange_declare=[AccessRefused()]), "e")
 
 
-def test_differences_are_named_one_by_one() -> None:
-    """Each on a channel of its own, without those already named."""
-    connection = Connection(queue_declare=[inequivalent("x-max-length"), inequivalent("x-queue-type"), None])
-    assert inspect.differences(connection, SPEC) == ["x-max-length", "x-queue-type"]
-    assert len(connection.channels) == 3
+def test_differences_are_named_one_by_one_with_the_value_of_the_queue() -> None:
+    """Each on a channel of its own, with what the broker has named so far; the last answer is no refusal."""
+    connection = Connection(
+        queue_declare=[
+            inequivalent("x-max-length", "received '5' but current is '7'"),
+            inequivalent("x-queue-type", "received the value 'quorum' of type 'longstr' but current is none"),
+            inequivalent("x-expires", "received none but current is the value '9' of type 'signedint'"),
+            inequivalent("durable", "received 'true' but current is 'false'"),
+            None,
+        ]
+    )
+    assert inspect.differences(connection, SPEC) == {
+        "x-max-length": 7, "x-queue-type": None, "x-expires": 9, "durable": False
+    }  # fmt: skip
+    assert len(connection.channels) == 5
+    asked = [kwargs for _, method, _, kwargs in connection.calls if method == "queue_declare"]
+    assert {**asked[-1]["arguments"], "x-max-age": None} == {
+        "x-max-length": 7,
+        "x-expires": 9,
+        "x-max-age": None,
+    }
+    assert asked[-1]["durable"] is False
+    assert all("x-max-age" in each["arguments"] for each in asked), "no new queue may have this argument"
 
 
-def test_a_difference_that_is_no_argument_ends_the_list() -> None:
-    connection = Connection(queue_declare=[inequivalent("durable"), AssertionError("asked once too often")])
-    assert inspect.differences(connection, SPEC) == ["durable"]
-    connection = Connection(queue_declare=[PreconditionFailed("something else")])
-    assert inspect.differences(connection, SPEC) == ["unknown"]
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([inequivalent("x-max-length", "received '5' but cur")] * 2, {"x-max-length": "?"}),
+        ([PreconditionFailed("something else")], {"unknown": "?"}),
+        ([PreconditionFailed("invalid arg 'x-max-age' for queue 'q'")], {}),  # deleted in the meantime
+        (
+            [inequivalent("x-queue-type", "received 'quorum' but current is 'stream'")],
+            {"x-queue-type": "stream"},
+        ),
+    ],
+)
+def test_the_list_of_differences_ends(answers: list[Any], expected: dict[str, Any]) -> None:
+    """At a value that the text has no room for, at another refusal, at a stream."""
+    connection = Connection(queue_declare=[*answers, AssertionError("asked once too often")])
+    assert inspect.differences(connection, SPEC) == expected
 
 
-def test_differences_need_a_permission() -> None:
+def test_differences_need_a_permission_and_a_stream_only_that_to_read() -> None:
     with pytest.raises(inspect.NotPermittedError):
         inspect.differences(Connection(queue_declare=[AccessRefused()]), SPEC)
+    refused = PreconditionFailed("invalid arg 'x-priority' for queue 'q' of queue type rabbit_stream_queue")
+    for answer, expected in (
+        (refused, {"x-queue-type": "stream"}),
+        (PreconditionFailed("expected integer"), None),
+        (AccessRefused(), None),
+    ):
+        connection = Connection(queue_declare=[AccessRefused()], basic_consume=[answer])
+        assert inspect.known_differences(connection, SPEC) == expected
+
+
+@pytest.mark.parametrize(
+    ("current", "refused"),
+    [("x-queue-type' for queue 'q': received 'quorum' but current is 'stream", "is a stream"),
+     ("auto_delete' for queue 'q': received 'false' but current is 'true", "is auto-delete")],
+)  # fmt: skip
+def test_a_queue_that_would_lose_messages_is_not_consumed(current: str, refused: str) -> None:
+    connection = Connection(queue_declare=[PreconditionFailed(f"inequivalent arg '{current}'")])
+    with pytest.raises(BrokerError, match=f"the queue 'q' {refused}"):
+        weaknesses(connection, SPEC)
+
+
+def test_weaknesses_are_asked_of_rabbitmq_only() -> None:
+    """What another broker does with an impossible argument is not known."""
+    connection = Connection(queue_declare=[inequivalent("x-expires", "received none but current is '9000'")])
+    assert weaknesses(connection, SPEC) == [
+        "the queue 'q': it is deleted, with its messages, 9 s after its last consumer, as in a pause"
+    ]
+    connection.server_properties = {}
+    connection.calls.clear()
+    assert weaknesses(connection, SPEC) == []
+    assert connection.calls == []
 
 
 @pytest.mark.parametrize(
@@ -82,25 +140,6 @@ def test_only_rabbitmq_is_asked_for_permissions() -> None:
     connection.server_properties = {}
     assert not inspect.can_ask(connection)
     assert inspect.server(connection) == "unknown product"
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (BrokerError("as it is"), "as it is"),
-        (AccessRefused(), "the broker refuses this user name and password"),
-        (NotAllowed(), "the virtual host does not exist, or this user has no access to it"),
-        (ssl.SSLError(1, "x"), "TLS failed"),
-        (socket.gaierror(-2, "secret"), "the host name cannot be resolved"),
-        (TimeoutError(), "no answer in time"),
-        (ConnectionRefusedError(), "connection refused: no server listens on this address and port"),
-        (OSError(113, "No route to host"), "No route to host"),
-        (KeyError("secret"), "KeyError"),
-    ],
-)
-def test_why_names_the_kind_of_an_error(error: Exception, text: str) -> None:
-    assert inspect.why(error).startswith(text)
-    assert "secret" not in inspect.why(error)
 
 
 TOPOLOGY = Topology("q", exchange="operator", routing_key="k", delays_seconds=(60,))
