@@ -20,9 +20,14 @@ from consumer.core.cloudevents import Payload, unwrap, unwrap_structured
 from consumer.core.delivery import Delivery
 from consumer.core.headers import DETAIL, LAST_FAILURE, STATUS, tracking_headers
 from consumer.core.outcome import Reason
+from consumer.core.topology import DELIVERY_LIMIT
 from consumer.deadletters.masking import STATUSES, is_detail
 from schemas.dates import instant
 
+#: The detail of what the broker itself dead-lettered, by the reason in ``x-death``.
+BROKER_DETAILS: Final = {
+    "delivery_limit": "delivery_limit", "expired": "expired", "maxlen": "overflow", "rejected": "rejected"
+}  # fmt: skip
 #: Sorts after every deadline.
 NO_DEADLINE: Final = float("inf")
 #: Replaces a detail that is not ours: an operator's own header of that name may hold anything.
@@ -105,7 +110,7 @@ def read(delivery: Delivery, queue_reason: str) -> Record:
         reason=queue_reason,
         message_id=None if message_id is None else message_id[:LONGEST_ID],
         journey_id=None if journey_id is None else journey_id[:LONGEST_ID],
-        detail=_detail(headers.get(DETAIL)),
+        detail=_detail(headers, queue_reason),
         status=status if type(status) is int and status in STATUSES else None,
         attempts=past.attempts,
         replays=past.replays,
@@ -156,8 +161,13 @@ def ids_of(payload: Any) -> dict[str, str]:
     return {name: value for name in names if isinstance(value := payload.get(name), str) and value}
 
 
-def _detail(value: Any) -> str | None:
+def _detail(headers: Mapping[str, Any], queue_reason: str) -> str | None:
+    """Ours; else, in the queue that the broker fills, why it did, which its newest ``x-death`` tells."""
+    value = headers.get(DETAIL)
     if value is None:
+        match headers.get("x-death"):
+            case [{"reason": str(reason)}, *_] if queue_reason == DELIVERY_LIMIT:
+                return BROKER_DETAILS.get(reason)
         return None
     return value if isinstance(value, str) and is_detail(value) else FOREIGN_DETAIL
 

@@ -179,9 +179,77 @@ def test_an_operators_own_queue_is_a_warning_that_says_what_is_lost(
     assert lost in warning
 
 
+@pytest.mark.parametrize(
+    ("arguments", "properties", "refused"),
+    [
+        ({"x-queue-type": "stream"}, {}, f"FAIL queues the queue '{QUEUE}' is a stream, from which"),
+        ({}, {"auto_delete": True}, f"FAIL queues the queue '{QUEUE}' is auto-delete: it would be deleted"),
+        (
+            {},
+            {"durable": False, "exclusive": True},
+            f"the queue '{QUEUE}' is exclusive to another connection",
+        ),
+    ],
+)
+def test_a_queue_that_cannot_be_consumed_without_loss_fails(
+    check: Check, vhost: Broker, arguments: dict[str, Any], properties: dict[str, bool], refused: str
+) -> None:
+    """In words, and also without the permission to declare; the queue is left as it is."""
+    with vhost.channel() as channel:
+        channel.queue_declare(
+            QUEUE, **{"durable": True, "auto_delete": False, **properties}, arguments=arguments
+        )
+        for declare in ("true", "false"):
+            code, lines = check(BROKER_DECLARE=declare)
+            assert code == 1
+            assert any(refused in line for line in lines if line.startswith("FAIL")), lines
+        assert channel.queue_declare(QUEUE, passive=True).consumer_count == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"x-max-length": 9, "x-overflow": "drop-head", "x-dead-letter-strategy": "at-most-once"},
+         "it is bounded (max-length 9), beyond which the oldest messages are moved to the exchange"),
+        ({"x-max-length-bytes": 9}, "it is bounded (max-length-bytes 9), beyond which publishes are refused"),
+        ({"x-message-ttl": 5_000}, "messages that wait longer than 5 s are moved to the exchange"),
+        ({"x-expires": 5_000}, "it is deleted, with its messages, 5 s after its last consumer"),
+        ({"x-single-active-consumer": True}, "one replica receives everything, the others nothing"),
+        ({"x-dead-letter-exchange": "theirs"},
+         "what exceeds the delivery limit is moved to the exchange 'theirs', not to our dead-letter queue"),
+    ],
+)  # fmt: skip
+def test_each_argument_that_weakens_the_queue_is_a_warning_with_its_value(
+    check: Check, vhost: Broker, changes: dict[str, Any], lost: str
+) -> None:
+    vhost.declare(QUEUE, arguments={**Topology(QUEUE).main.arguments, **changes})
+    code, lines = check()
+    assert code == 0
+    (warning,) = [line for line in lines if line.startswith("warn")]
+    assert lost in warning
+    assert all(f"{name}: {value}" in warning for name, value in changes.items())
+
+
+def test_a_queue_without_a_dead_letter_route_drops_what_expires_and_overflows(
+    check: Check, vhost: Broker
+) -> None:
+    """Length limit (its default is to drop) and message TTL; also of a dead-letter queue."""
+    topology = declare(vhost)
+    dead = topology.dead_letter_queue("invalid")
+    vhost.delete_queue(dead)
+    vhost.delete_queue(QUEUE)
+    for queue in (QUEUE, dead):
+        vhost.declare(queue, arguments={"x-max-length": 7, "x-message-ttl": 60_000})
+    _, lines = check()
+    for queue in (QUEUE, dead):
+        (warning,) = [line for line in lines if line.startswith(f"warn queues '{queue}' differs")]
+        assert "(max-length 7), beyond which the oldest messages are dropped" in warning
+        assert "messages that wait longer than 60 s are dropped" in warning
+
+
 def test_missing_queues_fail_without_permission_to_declare(check: Check, vhost: Broker) -> None:
     """BROKER_DECLARE=false: each missing queue and exchange fails, by name."""
-    vhost.declare(QUEUE)
+    vhost.declare(QUEUE, arguments=Topology(QUEUE).main.arguments)
     code, lines = check(BROKER_DECLARE="false")
     assert code == 1
     failed = [line for line in lines if line.startswith("FAIL")]

@@ -12,19 +12,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.publishing import samples
+from consumer.sandbox.answers import Answer
+from consumer.sandbox.rules import Verdict
 from consumer.service.health import Health
 from consumer.service.http import HttpServer
 from tests.broker import Broker
+from tests.deadletters import typed
 from tests.integration.conftest import Run
-from tests.ledger import QUEUE, Ledger
+from tests.ledger import QUEUE, TOPOLOGY, Ledger
 from tests.local_registry import LocalRegistry
-from tests.proxy import Proxy
 from tests.rabbit import RabbitNode
 from tests.waiting import wait_until
 
@@ -46,32 +48,50 @@ def test_killed_under_load_and_restarted(run: Run, vhost: Broker, sandbox: Local
     assert ledger.balance(sandbox, repeated=True).dead.keys() == {"invalid"}
 
 
-def test_what_kills_the_process_ends_at_the_delivery_limit(
-    run: Run, vhost: Broker, sandbox: LocalRegistry
-) -> None:
-    """The net under a crash loop: after its limit the broker puts the message aside, and the rest flows."""
-    with Proxy("127.0.0.1", urlsplit(sandbox.url).port or 0) as proxy:
-        proxy.blackhole()  # in flight for as long as it takes, and not registered
+class SilentRegistry(LocalRegistry):
+    """Never answers the journey that is called ``silent``; all others as always."""
+
+    silent = "none"
+
+    def _verdict(self, request: Any, body: bytes | None, fault: Any) -> Any:
+        if self.silent.encode() in (body or b""):
+            return Verdict(Answer(0))
+        return super()._verdict(request, body, fault)
+
+    async def _send(self, request: Any, answer: Answer, fault: Any) -> Any:
+        if answer.status == 0:
+            await asyncio.Event().wait()
+        return await super()._send(request, answer, fault)
+
+
+def test_what_kills_the_process_ends_at_the_delivery_limit(run: Run, vhost: Broker) -> None:
+    """The net under a crash loop: the broker puts the message aside, with its reason, and the rest flows."""
+    with SilentRegistry() as sandbox:
         service = run(
-            vhost,
-            registry_url=f"http://127.0.0.1:{proxy.port}",
-            registry_timeout_seconds="60",
-            broker_delivery_limit="2",
+            vhost, registry_url=sandbox.url, registry_timeout_seconds="60", broker_delivery_limit="2"
         )
         service.await_ready()
         ledger = Ledger(vhost)
-        (killer,) = ledger.publish(1)
+        ((killer, body),) = ledger.journeys(1)
+        sandbox.silent = killer
+        ledger.publish(10)
+        ledger.publish([(killer, body)])
         for _ in range(3):
-            wait_until(lambda: service.value("in_flight") == 1, 15, "it is in flight")
+            ledger.publish(10)
+            registered = lambda: len(sandbox.journeys) == len(ledger.published) - 1  # noqa: E731
+            wait_until(registered, 20, "the others are registered")
+            wait_until(lambda: service.value("in_flight") == 1, 20, "it is in flight, alone")
             service.kill()
             service.start()
-        aside = f"{QUEUE}.dead-letter.delivery-limit"
+        aside = TOPOLOGY.dead_letter_queue("delivery-limit")
         wait_until(lambda: vhost.depth(aside).ready == 1, 15, "it is put aside")
-        proxy.blackhole(on=False)
-        good = ledger.publish(20)
+        ledger.publish(20)
         ledger.await_settled()
-    account = ledger.balance(sandbox)
-    assert (account.registered, account.dead) == (set(good), {"delivery-limit": {killer}})
+        account = ledger.balance(sandbox, repeated=True)
+    good = ledger.published.keys() - {killer}
+    assert (account.registered, account.dead) == (good, {"delivery-limit": {killer}})
+    (group,) = json.loads(typed(vhost, "summary", "--json").stdout)["groups"]
+    assert (group["reason"], group["detail"], group["count"]) == ("delivery-limit", "delivery_limit", 1)
 
 
 def test_sigterm_under_load(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:

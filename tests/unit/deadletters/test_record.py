@@ -105,6 +105,29 @@ def test_the_brokers_own_dead_letters_have_a_reason_and_a_time() -> None:
     assert (record.reason, record.died) == ("delivery-limit", NOW - timedelta(hours=2))
 
 
+@pytest.mark.parametrize(
+    ("headers", "queue", "detail"),
+    [
+        (
+            {"x-death": [{"reason": "delivery_limit"}, {"reason": "expired"}]},
+            "delivery-limit",
+            "delivery_limit",
+        ),
+        ({"x-death": [{"reason": "expired"}]}, "delivery-limit", "expired"),
+        ({"x-death": [{"reason": "maxlen"}]}, "delivery-limit", "overflow"),
+        ({"x-death": [{"reason": "rejected"}]}, "delivery-limit", "rejected"),
+        ({"x-death": [{"reason": "+33612345678"}]}, "delivery-limit", None),
+        ({"x-death": [{"reason": "expired"}]}, "exhausted", None),  # a delay queue's, on its way
+        ({"x-death": [{"reason": "expired"}], "x-detail": "503"}, "delivery-limit", "503"),
+        ({"x-death": "expired"}, "delivery-limit", None),
+    ],
+)
+def test_the_detail_of_the_brokers_own_dead_letters_is_why_it_moved_them(
+    headers: dict[str, object], queue: str, detail: str | None
+) -> None:
+    assert read(Delivery(b"{}", headers=headers), queue).detail == detail
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
     lambda inner: (
