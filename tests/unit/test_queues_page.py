@@ -9,7 +9,8 @@ from consumer.core import headers as tracking_headers
 from consumer.core import outgoing as messages
 from consumer.core.delivery import Delivery
 from consumer.core.outcome import DeadLetter, Delay, Reason
-from consumer.core.topology import Topology
+from consumer.core.topology import DELIVERY_LIMIT, STREAM, Topology, losses, refusal
+from consumer.deadletters.record import BROKER_DETAILS
 from tests import pages
 
 PAGE = pages.ROOT / "docs" / "queues.md"
@@ -61,6 +62,26 @@ def test_reasons() -> None:
     rows = pages.table(PAGE, "reason")
     assert [row["reason"].strip("`") for row in rows] == list(TOPOLOGY.dead_letter_reasons)
     assert all(row["what it means"] and row["what to do"] for row in rows)
+
+
+def test_details_of_what_the_broker_moved() -> None:
+    """Each has a row, in the section that the reason's own row leads to."""
+    rows = pages.table(PAGE, "detail")
+    assert {row["detail"].strip("`") for row in rows} == set(BROKER_DETAILS.values())
+    (row,) = (row for row in pages.table(PAGE, "reason") if row["reason"] == f"`{DELIVERY_LIMIT}`")
+    assert "(#moved-by-the-broker)" in row["what it means"]
+
+
+def test_queues_that_are_refused_or_warned_of() -> None:
+    """What the table says of a property or an argument is what the service does; none is left out."""
+    told = {name: row for row in pages.table(PAGE, "your queue") for name in pages.code(row["your queue"])}
+    values = {"x-queue-type: stream": ("x-queue-type", STREAM), "x-queue-type": ("x-queue-type", "classic")}
+    for text, row in told.items():
+        name, value = values.get(text, (text, 5))
+        refused = refusal({name: value}) is not None
+        assert row["is"] == ("refused" if refused else "warned of")
+        assert refused or losses(TOPOLOGY.main, {name: value}) != ["it is used as it is"]
+    assert set(TOPOLOGY.main.arguments) <= set(told)
 
 
 def dead_letter() -> dict[str, object]:

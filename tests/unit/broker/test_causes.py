@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from consumer.broker.causes import CANCELLED, why
 from consumer.errors import BrokerError
+from tests import pages
 
 LOGIN = "the broker refuses this user name and password"
 VHOST = "the virtual host does not exist, or this user has no access to it"
@@ -89,27 +90,27 @@ def test_every_reply_code_that_py_amqp_knows_has_a_sentence() -> None:
     assert unnamed <= {313, 402, 540}, "these need a request that we never make"
 
 
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (BrokerError("as it is"), "as it is"),
-        (ConsumerCancelled("tag", (60, 30)), CANCELLED),
-        (ConnectionAbortedError("consumer cancelled by the broker"), CANCELLED),
-        (RecoverableConnectionError("basic_publish: timed out"), "no answer in time"),
-        (RecoverableConnectionError("connection already closed"), "the connection is already closed"),
-        (RecoverableConnectionError("s3cret"), "RecoverableConnectionError"),
-        (ssl.SSLError(1, "s3cret"), "TLS failed"),
-        (socket.gaierror(-2, "s3cret"), "the host name cannot be resolved"),
-        (TimeoutError(), "no answer in time"),
-        (TimeoutError(110, "Connection timed out"), "no answer in time"),
-        (ConnectionRefusedError(111, "x"), "connection refused: no server listens on this address and port"),
-        (ConnectionResetError("x"), "the connection was cut by the broker or by the network"),
-        (BrokenPipeError(32, "x"), "the connection was cut by the broker or by the network"),
-        (OSError("Server unexpectedly closed connection"), "the connection was closed without a reason"),
-        (OSError(113, "No route to host"), "No route to host"),
-        (KeyError("s3cret"), "KeyError"),
-    ],
-)
+FAULTS = [
+    (BrokerError("as it is"), "as it is"),
+    (ConsumerCancelled("tag", (60, 30)), CANCELLED),
+    (ConnectionAbortedError("consumer cancelled by the broker"), CANCELLED),
+    (RecoverableConnectionError("basic_publish: timed out"), "no answer in time"),
+    (RecoverableConnectionError("connection already closed"), "the connection is already closed"),
+    (RecoverableConnectionError("s3cret"), "RecoverableConnectionError"),
+    (ssl.SSLError(1, "s3cret"), "TLS failed"),
+    (socket.gaierror(-2, "s3cret"), "the host name cannot be resolved"),
+    (TimeoutError(), "no answer in time"),
+    (TimeoutError(110, "Connection timed out"), "no answer in time"),
+    (ConnectionRefusedError(111, "x"), "connection refused: no server listens on this address and port"),
+    (ConnectionResetError("x"), "the connection was cut by the broker or by the network"),
+    (BrokenPipeError(32, "x"), "the connection was cut by the broker or by the network"),
+    (OSError("Server unexpectedly closed connection"), "the connection was closed without a reason"),
+    (OSError(113, "No route to host"), "No route to host"),
+    (KeyError("s3cret"), "KeyError"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), FAULTS)
 def test_a_fault_is_told_by_its_cause(error: Exception, told: str) -> None:
     assert why(error).startswith(told)
     assert "s3cret" not in why(error)
@@ -126,3 +127,12 @@ def test_no_reply_is_quoted(code: int, text: str, method: Any) -> None:
     told = why(error_for_code(code, text, method, amqp.exceptions.ConnectionError))
     assert told
     assert "s3cret" not in told
+
+
+def test_the_runbook_has_an_answer_to_every_sentence() -> None:
+    """By words of the sentence; what has none is another's text, or the class of an unknown error."""
+    rows = pages.table(pages.ROOT / "docs" / "runbook.md", "the sentence has")
+    words = [each for row in rows for each in pages.code(row["the sentence has"])]
+    told = [why(reply(code, text)) for code, text, _ in REPLIES] + [why(error) for error, _ in FAULTS]
+    unanswered = {each for each in told if not any(word in each for word in words)}
+    assert unanswered == {"as it is", "RecoverableConnectionError", "No route to host", "KeyError"}
