@@ -78,32 +78,42 @@ def differences(connection: Any, spec: QueueSpec) -> dict[str, Value]:
     """
     arguments, found = {**spec.arguments, _STREAMS_ONLY: _IMPOSSIBLE}, dict[str, Value]()
     properties = {"durable": True, "exclusive": False, "auto_delete": False}
-    while found.get("x-queue-type") != STREAM:
-        channel = connection.channel()
-        try:
-            channel.queue_declare(spec.name, **properties, arguments=arguments)
-        except PreconditionFailed as error:
-            text = str(error)
-            named = _INEQUIVALENT.search(text)
-            if named is None and _STREAMS_ONLY in text:
-                return found  # the queue has been deleted meanwhile
-            if named is None:
-                return found | {"unknown": UNKNOWN}
-            if (name := named[1]) in found:
-                return found
-            found[name] = value = _value(text)
-            if name in properties:
-                properties[name] = not properties[name]
-            elif value in {None, UNKNOWN}:
-                arguments.pop(name, None)
-            else:
-                arguments[name] = value
-        except (AccessRefused, ResourceLocked) as error:
-            raise NotPermittedError(f"not permitted to configure the queue {spec.name!r}") from error
-        else:
-            channel.close()
+    while (difference := _difference(connection, spec.name, properties, arguments)) is not None:
+        name, value = difference
+        if name in found:
             return found
+        if found.get("x-queue-type") == UNKNOWN:  # asked again as a stream it is not named: it is one
+            return found | {"x-queue-type": STREAM}
+        found[name] = value
+        if name == "unknown" or (name, value) == ("x-queue-type", STREAM):
+            return found
+        if name in properties:
+            properties[name] = not properties[name]
+        elif (name, value) == ("x-queue-type", UNKNOWN):
+            arguments[name] = STREAM
+        elif value in {None, UNKNOWN}:
+            arguments.pop(name, None)
+        else:
+            arguments[name] = value
     return found
+
+
+def _difference(
+    connection: Any, queue: str, properties: dict[str, bool], arguments: dict[str, Any]
+) -> tuple[str, Value] | None:
+    """The first difference that the broker names; None without one, also when the queue has been deleted."""
+    channel = connection.channel()
+    try:
+        channel.queue_declare(queue, **properties, arguments=arguments)
+    except PreconditionFailed as error:
+        text = str(error)
+        if (named := _INEQUIVALENT.search(text)) is not None:
+            return named[1], _value(text)
+        return None if _STREAMS_ONLY in text else ("unknown", UNKNOWN)
+    except (AccessRefused, ResourceLocked) as error:
+        raise NotPermittedError(f"not permitted to configure the queue {queue!r}") from error
+    channel.close()
+    return None
 
 
 def _value(text: str) -> Value:
@@ -122,13 +132,10 @@ def known_differences(connection: Any, spec: QueueSpec) -> dict[str, Value] | No
     The refusal to consume with an impossible argument names a stream to every user who may read it.
     """
     try:
-        found = differences(connection, spec)
-        if found.get("x-queue-type") != UNKNOWN:
-            return found
+        return differences(connection, spec)
     except NotPermittedError:
-        found = None
-    stream = "rabbit_stream_queue" in (_refusal(connection, _consuming(spec.name)) or "")
-    return {"x-queue-type": STREAM} if stream else found
+        stream = "rabbit_stream_queue" in (_refusal(connection, _consuming(spec.name)) or "")
+        return {"x-queue-type": STREAM} if stream else None
 
 
 def can_ask(connection: Any) -> bool:

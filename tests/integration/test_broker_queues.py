@@ -11,7 +11,7 @@ import pytest
 
 from consumer.broker.connection import ConnectionFactory
 from consumer.broker.inspect import differences, known_differences
-from consumer.core.topology import DELIVERY_LIMIT, losses
+from consumer.core.topology import DELIVERY_LIMIT, Topology, losses
 from tests.broker import Broker
 from tests.deadletters import typed
 from tests.integration.conftest import Run
@@ -59,6 +59,21 @@ def test_differences_are_known_by_name_and_value(
         assert differences(connection, TOPOLOGY.main) == expected
     finally:
         connection.collect()
+
+
+@pytest.mark.parametrize(("kind", "told"), [("stream", "stream"), ("classic", "?")])
+def test_a_stream_is_known_also_under_a_name_that_leaves_no_room_in_the_refusal(
+    vhost: Broker, kind: str, told: str
+) -> None:
+    """The reply text of AMQP has at most 255 bytes, and our names up to 220."""
+    topology = Topology("q" * 220)
+    vhost.declare(topology.queue, arguments={"x-queue-type": kind})
+    connection = ConnectionFactory([vhost.url]).connect("test")
+    try:
+        found = differences(connection, topology.main)
+    finally:
+        connection.collect()
+    assert found["x-queue-type"] == told
 
 
 def test_asking_never_declares(vhost: Broker) -> None:

@@ -67,6 +67,15 @@ def test_differences_are_named_one_by_one_with_the_value_of_the_queue() -> None:
     ("answers", "expected"),
     [
         ([inequivalent("x-max-length", "received '5' but cur")] * 2, {"x-max-length": "?"}),
+        ([inequivalent("x-queue-type", "recei")] * 2, {"x-queue-type": "?"}),
+        (
+            [inequivalent("x-queue-type", "recei"), inequivalent("x-max-length", "")],
+            {"x-queue-type": "stream"},
+        ),
+        (
+            [inequivalent("x-dead-letter-exchange", "received none but current is 'stream'"), None],
+            {"x-dead-letter-exchange": "stream"},
+        ),
         ([PreconditionFailed("something else")], {"unknown": "?"}),
         ([PreconditionFailed("invalid arg 'x-max-age' for queue 'q'")], {}),  # deleted in the meantime
         (
