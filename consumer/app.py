@@ -227,7 +227,11 @@ def assemble(
     health = Health(clock=clock)
     in_flight = InFlight(payload_version(settings))
     admission = Admission(
-        breakers=build_breakers(settings), rate_limiter=rate_limiter, metrics=metrics, clock=clock
+        breakers=build_breakers(settings),
+        rate_limiter=rate_limiter,
+        metrics=metrics,
+        clock=clock,
+        first_seconds=settings.registry_timeout_seconds,
     )
     submission = Submission(
         client=client,

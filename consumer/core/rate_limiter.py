@@ -6,7 +6,8 @@
    remains is spread over the time that remains: many who do this share it without knowing each
    other, because each sees the others' share vanish.
 3. A share of what remains is never used: requests in flight have not been counted yet.
-4. While held nothing is sent; a slot that falls into a hold is lost, and its owner reserves again.
+4. While held nothing is sent; a slot that falls into a hold is lost, and its owner reserves again. From a
+   hold on it is ``resuming``, until its owner resets that: one submission should go first.
 5. Time (monotonic seconds) is an argument. It knows no HTTP and never sleeps.
 """
 
@@ -36,6 +37,7 @@ class RateLimiter:
         "_slot",
         "_tolerance",
         "_window_end",
+        "resuming",
     )
 
     def __init__(self, rate_per_minute: float, burst: int) -> None:
@@ -48,6 +50,7 @@ class RateLimiter:
         self._interval = self._own_interval  # of the shared limit, until _window_end
         self._window_end = float("-inf")
         self._remaining = 0
+        self.resuming = False
 
     def reserve(self, now: float) -> float:
         """Take the next slot and return the seconds to wait for it (0.0: go)."""
@@ -66,6 +69,7 @@ class RateLimiter:
     def hold(self, until: float) -> None:
         """Send nothing before ``until`` (a 429). A hold is never shortened."""
         self._held_until = max(self._held_until, until)
+        self.resuming = True
 
     def observe(self, seen: RateLimit, now: float) -> None:
         """Obey what an answer says about the shared limit."""

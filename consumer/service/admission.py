@@ -3,7 +3,8 @@
 1. Closed breakers and a free slot of the rate limiter: go. This is the hot path and awaits nothing.
 2. An open breaker: all wait but one, the probe, when it is due. A journey that waits longer than a moment
    gives up, so that each probe is another journey.
-3. The first submission of a process goes alone: its token is believed or not by that one answer.
+3. The first submission of a process, and the first after a hold of the rate limiter, goes alone: the others
+   follow its answer, unless that is another 429 or 503. After a pause the probe was the first.
 4. A wait ends early when something changed: a breaker closed, a new token, the drain, a lost connection.
    ``notifier`` wakes those who wait for admission, ``pause_changed`` whoever follows the pauses.
 """
@@ -21,6 +22,7 @@ from consumer.core.outcome import (
     Outcome,
     PauseCause,
     Registered,
+    Throttled,
     Unavailable,
 )
 from consumer.core.policy import verdict
@@ -54,16 +56,24 @@ class Notifier:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Permission to submit once. ``probing`` are the causes whose single probe this is."""
+    """Permission to submit once. ``probing`` are the causes whose single probe this is.
+
+    ``first``: all others wait for this submission.
+    """
 
     probing: tuple[PauseCause, ...] = ()
+    first: bool = False
 
 
 _ORDINARY = Permit()
+_FIRST = Permit(first=True)
 
 
 class Admission:
-    """Admits submissions and records their outcomes. ``clock`` is monotonic seconds."""
+    """Admits submissions and records their outcomes. ``clock`` is monotonic seconds.
+
+    ``first_seconds`` is how long others wait for the one that goes first: a request takes no longer.
+    """
 
     def __init__(
         self,
@@ -72,6 +82,7 @@ class Admission:
         rate_limiter: RateLimiter,
         metrics: Metrics,
         clock: Callable[[], float],
+        first_seconds: float,
     ) -> None:
         self._breakers = dict(breakers)
         self._rate_limiter = rate_limiter
@@ -81,7 +92,8 @@ class Admission:
         self._all_clear = False
         self._passed_at = float("-inf")  # when a journey passed last
         self.proven = False  # whether any submission of this process has ended
-        self._first_under_way = False  # the submission that all others wait for until then
+        self._first_seconds = first_seconds
+        self._first_until = float("-inf")  # until when others wait for the one that goes first
         self.notifier = Notifier()
         self.pause_changed = Notifier()
 
@@ -111,41 +123,41 @@ class Admission:
 
         During a pause the wait ends after ``PAUSE_HOLD_SECONDS`` at most.
         """
-        paused_since: float | None = None
-        while not self.proven and self._first_under_way:
-            await self.notifier.wait(max(until - self._clock(), 0.0))
-            if give_up() or self._clock() >= until:
-                return None
-        self._first_under_way = not self.proven
+        ends, waited = until, False
         while True:
             now = self._clock()
+            if waited and (give_up() or now >= ends):
+                return None
+            waited = True
             if not self._open:
+                ends, permit = until, _ORDINARY
+                if self._rate_limiter.resuming or not self.proven:
+                    wait = max(self._rate_limiter.held_for(now), self._first_until - now)
+                    if wait > 0.0:
+                        await self.notifier.wait(min(wait, max(until - now, 0.0)))
+                        self._metrics.limiter_wait_seconds.inc(self._clock() - now)
+                        continue
+                    permit, self._first_until = _FIRST, now + self._first_seconds
                 wait = self._rate_limiter.reserve(now)
-                if wait <= 0.0:
-                    return _ORDINARY
-                self._metrics.limiter_wait_seconds.inc(wait)
-                await self._sleep_out(now + wait, give_up=give_up, until=until)
-                if give_up() or self._clock() >= until:
-                    self.release(_ORDINARY)
-                    return None
-                if not self._open and self._rate_limiter.held_for(self._clock()) <= 0.0:
-                    return _ORDINARY
+                if wait <= 0.0 or await self._sleep_out(now + wait, give_up=give_up, until=until):
+                    return permit
+                self.release(permit)
                 continue
             wait = max(
                 self._rate_limiter.held_for(now), *(self._until_probe(b, now) for b in self._open.values())
             )
             if wait <= 0.0:
                 return self._probe(now)
-            paused_since = now if paused_since is None else paused_since
-            ends = min(until, paused_since + PAUSE_HOLD_SECONDS)
+            ends = min(ends, now + PAUSE_HOLD_SECONDS)
             await self.notifier.wait(min(wait, max(0.0, ends - now)))
-            if give_up() or self._clock() >= ends:
-                return None
 
-    async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> None:
-        """Keep the reserved slot: a wake-up that changes nothing does not bring it forward."""
+    async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> bool:
+        """Keep the reserved slot, which no wake-up brings forward; False when it was lost."""
+        self._metrics.limiter_wait_seconds.inc(at - self._clock())
         while (left := min(at, until) - self._clock()) > 0.0 and not give_up() and not self._open:
             await self.notifier.wait(left)
+        ended = give_up() or self._clock() >= until
+        return not ended and not self._open and not self.throttled
 
     def _until_probe(self, breaker: Breaker, now: float) -> float:
         if breaker.state is BreakerState.HALF_OPEN or breaker.probe_at is None:
@@ -168,6 +180,8 @@ class Admission:
         A failure is no ``evidence`` of an outage when others pass while this journey fails.
         """
         now = self._clock()
+        if permit.first or permit.probing:
+            self._first_ended(outcome)
         if isinstance(outcome, Registered | AlreadyRegistered):
             self._passed_at = now
             if self._all_clear:
@@ -192,8 +206,6 @@ class Admission:
                 elif breaker.state is not BreakerState.CLOSED or evidence or of_the_token:
                     breaker.failure(key, now, random.random(), _retry_after(outcome))  # noqa: S311 jitter
             self._note(cause, breaker)
-        if first:
-            self.notifier.notify_all()
 
     def release(self, permit: Permit) -> None:
         """Give a permit back unused; a probe that was not made is due again."""
@@ -201,9 +213,16 @@ class Admission:
         for cause in permit.probing:
             self._breakers[cause].abandon_probe(now)
             self._note(cause, self._breakers[cause])
-        if not self.proven:
-            self._first_under_way = False
-            self.notifier.notify_all()
+        if permit.first:
+            self._first_ended(None)
+
+    def _first_ended(self, outcome: Outcome | None) -> None:
+        """Let the others follow, or the next one go first; ``outcome`` is None when nothing was sent."""
+        self._first_until = float("-inf")
+        busy = isinstance(outcome, Unavailable) and outcome.status == _BUSY
+        if not (busy or outcome is None or isinstance(outcome, Throttled) or self.throttled):
+            self._rate_limiter.resuming = False
+        self.notifier.notify_all()
 
     def probe_now(self, *causes: PauseCause) -> None:
         """Something changed, such as the token: probe at once."""
@@ -232,6 +251,7 @@ class Admission:
         self.notifier.notify_all()
 
 
+_BUSY = 503
 _OF_THE_TOKEN = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN)
 
 

@@ -31,6 +31,7 @@ from tests.travel import loop, travelling
 
 OK = Registered(201)
 THRESHOLD, BASE, CAP = 3, 10.0, 40.0
+FIRST_SECONDS = 20.0
 CAUSES: dict[PauseCause, Outcome] = {
     PauseCause.UNAUTHORIZED: Unauthorized(401, "401"),
     PauseCause.FORBIDDEN: Forbidden(403, "403"),
@@ -81,6 +82,7 @@ def bench(rate_per_minute: float = 1e9) -> Bench:
         rate_limiter=rate_limiter,
         metrics=Metrics(collector),
         clock=lambda: loop().time(),
+        first_seconds=FIRST_SECONDS,
     )
 
     class Recorded(Notifier):
@@ -248,6 +250,93 @@ async def test_a_hold_stops_everybody_for_its_time() -> None:
     b.rate_limiter.hold(loop().time() + 30)
     await waiting
     assert loop().time() - began >= 30.5
+
+
+async def held(b: Bench, waiters: int = 5, seconds: float = 30.0) -> list["asyncio.Task[Permit | None]"]:
+    """Let submissions wait for the end of a hold; returns them when one of them may go."""
+    b.rate_limiter.hold(loop().time() + seconds)
+    tasks = [asyncio.create_task(b.acquire()) for _ in range(waiters)]
+    await asyncio.sleep(seconds + 0.1)
+    return tasks
+
+
+def going(tasks: list["asyncio.Task[Permit | None]"]) -> list[Permit | None]:
+    """Return the permits so far."""
+    return [task.result() for task in tasks if task.done()]
+
+
+@pytest.mark.parametrize("outcome", [OK, Rejected(400, "x"), Unavailable("500", 500), Unavailable("read")])
+@travelling
+async def test_after_a_hold_one_goes_first(outcome: Outcome) -> None:
+    """The others follow its answer, at the limiter's pace."""
+    b = bench(rate_per_minute=60)
+    tasks = await held(b)
+    late = asyncio.create_task(b.acquire())
+    await asyncio.sleep(3)
+    assert going([*tasks, late]) == [Permit(first=True)]
+    b.admission.record(Permit(first=True), outcome, "first")
+    began = loop().time()
+    await asyncio.gather(*tasks, late)
+    assert going(tasks)[1:] == [Permit()] * 4
+    assert loop().time() - began == pytest.approx(4.0, abs=0.1), "five, a second apart"
+
+
+@pytest.mark.parametrize("outcome", [Throttled(10.0), Unavailable("503", 503), None])
+@travelling
+async def test_another_refusal_lets_the_next_one_go_first(outcome: Outcome | None) -> None:
+    """Also when the first one had to stop before it was sent."""
+    b = bench()
+    tasks = await held(b)
+    for number in range(1, 4):
+        assert going(tasks) == [Permit(first=True)] * number
+        if isinstance(outcome, Throttled):
+            b.rate_limiter.hold(loop().time() + 10.0)
+        if outcome is None:
+            b.admission.release(Permit(first=True))
+        else:
+            b.admission.record(Permit(first=True), outcome, "always the same")
+        await asyncio.sleep(10.1)
+    b.admission.record(Permit(first=True), OK, "other")
+    await asyncio.sleep(0.1)
+    assert len(going(tasks)) == 5
+
+
+@travelling
+async def test_one_that_hangs_is_waited_for_no_longer_than_a_request_lasts() -> None:
+    """Then the next one goes first; a late answer to the first lets all go."""
+    b = bench()
+    tasks = await held(b)
+    assert len(going(tasks)) == 1
+    await asyncio.sleep(FIRST_SECONDS)
+    assert going(tasks) == [Permit(first=True)] * 2
+    b.admission.record(Permit(first=True), OK, "late")
+    await asyncio.sleep(0.1)
+    assert len(going(tasks)) == 5
+
+
+@travelling
+async def test_an_answer_to_what_was_sent_before_the_hold_lets_nobody_go() -> None:
+    """It says nothing about the limit that was reached since; nor does one that comes during the hold."""
+    b = bench()
+    b.rate_limiter.hold(loop().time() + 30)
+    b.admission.record(Permit(first=True), OK, "of the hold before")
+    tasks = await held(b)
+    b.admission.record(Permit(), OK, "before")
+    await asyncio.sleep(1)
+    assert len(going(tasks)) == 1
+
+
+@travelling
+async def test_a_probe_that_passes_is_the_first() -> None:
+    """Paused and held: when the probe passes, nobody waits for a second one."""
+    b = bench()
+    await b.fail(CAUSES[PauseCause.UNAVAILABLE])
+    tasks = await held(b, seconds=BASE - 0.5)
+    (permit,) = going(tasks)
+    assert permit == Permit((PauseCause.UNAVAILABLE,))
+    b.admission.record(permit, OK, "probe")
+    await asyncio.sleep(0.1)
+    assert going(tasks)[1:] == [Permit()] * 4
 
 
 @travelling
