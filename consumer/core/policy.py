@@ -117,9 +117,12 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
             return _put_off(detail, status, situation, policy) or _failed(detail, status, situation, policy)
         case Throttled(seconds):
             return RetrySoon(THROTTLED_SECONDS if seconds is None else seconds)
-        case Unavailable(detail, status, exception):
+        case Unavailable(detail, status, exception, asked):
             shown = detail if exception is None else f"{detail} ({exception})"
-            return _put_off(shown, status, situation, policy) or _failed(shown, status, situation, policy)
+            wait = asked or 0.0
+            return _put_off(shown, status, situation, policy) or _failed(
+                shown, status, situation, policy, wait=wait
+            )
         case Early(status):
             return _early(status, situation, policy)
         case _:
@@ -136,15 +139,26 @@ def _put_off(detail: str, status: int | None, situation: Situation, policy: Poli
     return Delay(policy.delays_seconds[0], detail, status, counts=False)
 
 
-def _failed(detail: str, status: int | None, situation: Situation, policy: Policy) -> Decision:
-    """A failure that may be the journey's own: see ``Situation.others_pass``."""
+def _failed(
+    detail: str, status: int | None, situation: Situation, policy: Policy, *, wait: float = 0.0
+) -> Decision:
+    """A failure that may be the journey's own: see ``Situation.others_pass``.
+
+    ``wait`` are the seconds that the answer asked for: no retry is sooner, but for the deadline.
+    """
     left = _seconds_left(situation)
     late = left <= policy.give_up_seconds and situation.delayed_retries >= policy.give_up_delays
     if situation.attempts >= policy.max_attempts or left <= 0 or late:
         return DeadLetter(Reason.EXHAUSTED, detail, status)
     # An answer while others pass is about this journey: it does not wait in the window.
     at_once = situation.others_pass and status is not None and status not in _OFTEN_TRANSIENT
-    return _again(detail, status, left, situation, policy, at_once=at_once)
+    if wait > policy.backoff_cap_seconds:
+        steps = [step for step in policy.delays_seconds if step < left]
+        own = steps[: situation.delayed_retries + 1][-1:]
+        longer = [step for step in steps if step >= wait][:1] or steps[-1:]
+        return Delay(max(own + longer), detail, status) if steps else RetrySoon(min(wait, left))
+    again = _again(detail, status, left, situation, policy, at_once=at_once)
+    return RetrySoon(max(again.delay_seconds, min(wait, left))) if isinstance(again, RetrySoon) else again
 
 
 #: Answers of a Registry, or of a load balancer before it, that restarts: the next attempt may pass.

@@ -24,6 +24,8 @@ _HTTP_DATE = re.compile(
     r"|[A-Z][a-z]{5,8}, [0-9]{2}-[A-Z][a-z]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
     r"|[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2} [0-9]{4}"
 )
+#: Over the longest wait, however many digits.
+_VERY_LONG = re.compile(r"\s*[0-9]{5,}(\.[0-9]*)?\s*", re.ASCII)
 #: What separates several values; the comma within a date follows the name of a day.
 _SEPARATOR = re.compile(r"(?<![a-z]),\s*")
 
@@ -55,7 +57,8 @@ def retry_after(reply: Reply) -> float | None:
     server_now = _http_date(reply.headers.get("date"))
     waits = []
     for text in _SEPARATOR.split(reply.headers.get("retry-after", "")):
-        seconds, then = _number(text), _http_date(text)
+        seconds = _LONGEST_WAIT_SECONDS if _VERY_LONG.fullmatch(text) else _number(text)
+        then = _http_date(text)
         if seconds is None and then is not None and server_now is not None:
             seconds = then - server_now
         if seconds is not None:

@@ -202,6 +202,46 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
 
 
 @given(
+    waits=st.lists(st.none() | st.floats(0, 3600), min_size=2, max_size=2),
+    here=st.integers(1, 5),
+    delayed_retries=st.integers(0, 10),
+    left=st.none() | st.floats(1, 86_400),
+    others_pass=st.booleans(),
+    policy=st.sampled_from([POLICY, Policy(delays_seconds=(15, 40)), Policy(delays_seconds=(7200,))]),
+)
+def test_a_longer_wait_is_never_retried_sooner(
+    *,
+    waits: list[float | None],
+    here: int,
+    delayed_retries: int,
+    left: float | None,
+    others_pass: bool,
+    policy: Policy,
+) -> None:
+    """A 503's ``Retry-After`` is waited for: not past the deadline, nor beyond the longest delay queue."""
+    situation = replace(
+        FIRST,
+        attempts_here=here,
+        delayed_retries=delayed_retries,
+        deadline=None if left is None else NOW + timedelta(seconds=left),
+        others_pass=others_pass,
+    )
+    pauses = []
+    for wait in sorted(waits, key=lambda wait: wait or 0.0):
+        match decide(Unavailable("503", 503, retry_after_seconds=wait), situation, policy):
+            case RetrySoon(seconds) | Delay(seconds):
+                bound = min(wait or 0.0, policy.delays_seconds[-1])
+                in_time = [step for step in policy.delays_seconds if left is None or step < left]
+                assert seconds >= (bound if left is None else min(bound, in_time[-1] if in_time else left))
+                assert left is None or seconds <= left
+                pauses.append(seconds)
+            case decision:
+                assert isinstance(decision, DeadLetter)
+                pauses.append(0)
+    assert pauses == sorted(pauses)
+
+
+@given(
     outcome=st.sampled_from([DOWN, Early(422)]),
     jitters=st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=5),
     left=st.none() | st.floats(0, 86_400),

@@ -3,6 +3,8 @@
 import json
 import re
 import string
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,7 @@ from consumer.core.outcome import (
 )
 from consumer.core.reply import Fault, FaultKind, RateLimit, Reply
 from consumer.registry.classify import _BY_CLASS, _BY_STATUS, classify
-from consumer.registry.rate_limit_headers import rate_limit
+from consumer.registry.rate_limit_headers import rate_limit, retry_after
 
 ANSWERS = Path(__file__).parents[2] / "samples" / "answers"
 CREATED = "2026-11-23T15:57:33.665Z"
@@ -410,6 +412,30 @@ def test_any_rate_limit(reply: Reply, now: float) -> None:
 def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
     """Seconds, a date or a reset, read against the answer's own clock; absurd ones are not told."""
     assert classify(Reply(429, headers, b'{"error": {"code": 429}}')) == Throttled(expected)
+
+
+@given(
+    status=st.sampled_from([429, 503]),
+    one=st.integers(0, 10**15),
+    other=st.integers(0, 10**15),
+    dated=st.booleans(),
+)
+@example(status=429, one=3600, other=3601, dated=False)
+@example(status=503, one=10**12, other=10**400, dated=False)
+def test_a_longer_wait_is_never_sooner(*, status: int, one: int, other: int, dated: bool) -> None:
+    """However long, and whether it comes as seconds or as a date."""
+
+    def wait(seconds: int) -> float:
+        headers = {"retry-after": str(seconds), "date": "Mon, 23 Nov 2026 15:57:33 GMT"}
+        if dated:
+            then = datetime(2026, 11, 23, 15, 57, 33, tzinfo=UTC) + timedelta(seconds=min(seconds, 10**10))
+            headers["retry-after"] = format_datetime(then, usegmt=True)
+        read = retry_after(Reply(status, headers, b""))
+        assert read is not None
+        return read
+
+    shorter, longer = sorted((one, other))
+    assert 1 <= wait(shorter) <= wait(longer) <= 3600
 
 
 @pytest.mark.parametrize(
