@@ -91,6 +91,8 @@ class Admission:
         self._open: dict[PauseCause, Breaker] = {}
         self._all_clear = False
         self._passed_at = float("-inf")  # when a journey passed last
+        self.token_refused = False  # the last word on the token
+        self.recoveries = 0  # how often the token was accepted after it was refused
         self.proven = False  # whether any submission of this process has ended
         self._first_seconds = first_seconds
         self._first_until = float("-inf")  # until when others wait for the one that goes first
@@ -187,7 +189,10 @@ class Admission:
             if self._all_clear:
                 return  # the hot path: nothing changes
         if PauseCause.UNAUTHORIZED in (said := verdict(outcome)):
-            self._metrics.token_accepted.set(said[PauseCause.UNAUTHORIZED])
+            accepted = said[PauseCause.UNAUTHORIZED]
+            self._metrics.token_accepted.set(accepted)
+            self.recoveries += accepted and self.token_refused
+            self.token_refused = not accepted
             if all(said.values()):
                 self._passed_at = now
         self._all_clear = isinstance(outcome, Registered | AlreadyRegistered)

@@ -1,8 +1,8 @@
 """Inside the service: unauthorized dead letters are replayed, and the nearest deadline becomes a metric.
 
-1. They are replayed after a token was loaded and the Registry has accepted a submission; the urgent ones
-   first, at a bounded rate. One is sent as a probe when nothing else is. What died again with that token
-   waits for the next one.
+1. They are replayed after a token was loaded, or was accepted again after a refusal (a 401 can be a database
+   that is down), once the Registry has accepted a submission; the urgent ones first, at a bounded rate. One
+   is sent as a probe when nothing else is. What dies again with the same token waits longer each time.
 2. They wait behind fresh journeys: while the service is paused none is replayed (but the probe, which may
    end the pause), and while it is busy only those whose deadline is near. What was replayed too often is left
    for an operator.
@@ -15,17 +15,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from consumer.broker.connection import LogOnce
 from consumer.broker.queue_reader import QueueReader
-from consumer.core.outcome import Reason
+from consumer.core.outcome import Acknowledge, DeadLetter, Disposition, Reason
 from consumer.core.protocols import Publisher
 from consumer.deadletters.actions import MOST_REPLAYS, REPLAYED, ReplayToQueue
-from consumer.deadletters.record import NO_DEADLINE
+from consumer.deadletters.record import NO_DEADLINE, Record
 from consumer.deadletters.selection import Range, Selection
 from consumer.deadletters.sweep import (
     Act,
@@ -47,7 +47,10 @@ MOST_BYTES = 4 * 1024 * 1024
 #: Journeys with less than this left do not wait behind fresh ones.
 URGENT_SECONDS = 3 * 3600.0
 _URGENT = Selection(left=Range(None, URGENT_SECONDS))
-#: Rounds after a token was loaded, soon at first, then seldom: another replica may hold them all, and stop.
+#: How long one waits that died again with the token in use; each further time four times as long.
+AGAIN_SECONDS, AGAIN_FACTOR = 300.0, 4
+#: Rounds after a token was loaded, refused or accepted again, soon at first, then seldom: another replica may
+#: hold them all, and stop.
 ROUNDS, FIRST_ROUND_SECONDS, ROUND_SECONDS = 30, 1.0, 60.0
 #: How long they are held when the service becomes busy meanwhile, then given back.
 BUSY_SECONDS = 5.0
@@ -62,11 +65,16 @@ _ACCEPTED_WITHIN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """The service's state: ``paused`` by admission, ``busy`` with fresh journeys."""
+    """The service's state: ``paused`` by admission, ``busy`` with fresh journeys.
+
+    ``refused``: the Registry's last word on the token was no; ``recoveries`` counts how often a yes followed.
+    """
 
     paused: Callable[[], bool]
     busy: Callable[[], bool]
     successes: Callable[[], int]
+    refused: Callable[[], bool]
+    recoveries: Callable[[], int]
 
 
 class AutoReplayer:
@@ -103,7 +111,10 @@ class AutoReplayer:
             lambda: LogOnce("dead letters cannot be read now", logging.INFO, log)
         )
         self._token_loaded_at = now()
-        self._successes_before = 0
+        self._successes_before = self._recoveries = 0
+        self._refused = self._probe_sent = False
+        self._next_due: datetime | None = None  # of those that died again
+        self._ended: Counter[str] = Counter()  # what became of replayed ones
         self._token_changed = asyncio.Event()
         self._token_changed.set()  # the first token counts: it may be why the service was started again
 
@@ -111,6 +122,14 @@ class AutoReplayer:
         """A new token is in use."""
         self._token_loaded_at = self._now()
         self._token_changed.set()
+
+    def settled(self, disposition: Disposition) -> None:
+        """Note what became of a journey that was replayed."""
+        match disposition:
+            case Acknowledge():
+                self._ended["registered"] += 1
+            case DeadLetter(reason=reason):
+                self._ended[reason.value] += 1
 
     async def run(self, state: ServiceState) -> None:
         """Run until cancelled."""
@@ -134,31 +153,49 @@ class AutoReplayer:
     # --- replaying ------------------------------------------------------------------------
 
     async def _replay_forever(self, state: ServiceState) -> None:
+        first = min(FIRST_ROUND_SECONDS, self._round_seconds)
+        rounds, pause = 0, first
+        # The reason may last: a queue that was deleted, a permission.
+        cannot_replay = LogOnce("dead letters cannot be replayed now", logging.INFO, log)
         while True:
-            await self._token_changed.wait()
-            self._token_changed.clear()
-            self._successes_before = state.successes()
-            first = min(FIRST_ROUND_SECONDS, self._round_seconds)
-            rounds, pause = 0, first
-            # The reason may last: a queue that was deleted, a permission.
-            cannot_replay = LogOnce("dead letters cannot be replayed now", logging.INFO, log)
-            while rounds < ROUNDS and not self._token_changed.is_set():
+            if self._token_changed.is_set() or not rounds:
+                pause = first
+            rounds = max(rounds, self._rounds_wanted(state))
+            replayed = 0
+            if rounds:
                 try:
                     replayed = await self._round(state)
                     # An outage, fresh journeys or another replica may last for any number of rounds.
                     waits = state.paused() or state.busy() or self._shared(Reason.UNAUTHORIZED)
-                    rounds += not (replayed or waits)
+                    rounds -= not (replayed or waits)
                     pause = first if replayed else pause
                     cannot_replay.reset()
                 except BrokerError as error:
                     cannot_replay.warn(error)
                 except Exception:
-                    rounds += 1
+                    rounds -= 1
                     log.exception("replaying dead letters failed; this is tried again")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._token_changed.wait()
-                pause = min(2 * pause, self._round_seconds)
+            if self._ended and not replayed:
+                level = logging.INFO if self._ended.keys() == {"registered"} else logging.WARNING
+                log.log(level, "replayed dead letters ended", extra={"outcomes": dict(self._ended)})
+                self._ended.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause if rounds else first):
+                    await self._token_changed.wait()
+            pause = min(2 * pause, self._round_seconds)
+
+    def _rounds_wanted(self, state: ServiceState) -> int:
+        """For how many rounds there is a reason since the last call."""
+        before = self._refused, self._recoveries
+        self._refused, self._recoveries = state.refused(), state.recoveries()
+        unknown = self._token_changed.is_set() or (self._refused and not before[0])
+        if unknown:
+            self._token_changed.clear()
+            self._successes_before, self._probe_sent = state.successes(), False
+        if self._next_due is not None and self._next_due <= self._now():
+            self._next_due = None
+            return ROUNDS if unknown else 1
+        return ROUNDS if unknown or self._recoveries != before[1] else 0
 
     async def _round(self, state: ServiceState) -> int:
         """Probe unless the token is known to be good, then replay; returns how many, without the probe."""
@@ -167,8 +204,10 @@ class AutoReplayer:
             return state.successes() > self._successes_before
 
         if not is_accepted():
-            if not state.busy():  # otherwise the fresh ones are the probe
-                await self._sweep(self._to_queue, Selection(), most_held=MOST_READ, limit=1)
+            # While busy the fresh ones are the probe; in a pause the one that was sent goes round.
+            if not (state.busy() or (self._probe_sent and state.paused())):
+                sent = await self._sweep(self._to_queue, Selection(), most_held=MOST_READ, limit=1)
+                self._probe_sent = sent > 0
             await _until(lambda: is_accepted() or self._token_changed.is_set(), _ACCEPTED_WITHIN_SECONDS)
             if not is_accepted():
                 return 0  # refused, or nothing to probe with: the next round asks again
@@ -188,13 +227,13 @@ class AutoReplayer:
 
             def may_go() -> bool:
                 is_urgent = urgency - self._now().timestamp() < URGENT_SECONDS
-                return not state.paused() and (is_urgent or not state.busy())
+                return not (state.paused() or state.refused()) and (is_urgent or not state.busy())
 
             waits = [Result("waits", ack=False)] * len(batch)
             if time.monotonic() > until:
                 return BatchResult(waits, "given back for a moment, so that others see them")
             if not await _until(may_go, BUSY_SECONDS):
-                return BatchResult(waits, "the service is busy")
+                return BatchResult(waits, "the service is busy, or the token is refused")
             return await self._to_queue(batch)
 
         return await self._sweep(act, selection)
@@ -214,12 +253,18 @@ class AutoReplayer:
 
     def _skip(self, dead: DeadLetterMessage) -> str | None:
         """Why one stays. The time of death counts only after a replay: another replica's clock wrote it."""
-        record = dead.record
-        if record.replays and record.died is not None and record.died >= self._token_loaded_at:
-            return "died again with this token"
+        record, now = dead.record, self._now()
         if record.replays >= MOST_REPLAYS:
             return "replayed too often"
-        return "too late" if record.is_too_late(self._now()) else None
+        if record.is_too_late(now):
+            return "too late"
+        if record.replays and record.died is not None and record.died >= self._token_loaded_at:
+            due = _due(record, record.died)
+            if due > now:
+                self._next_due = min(due, self._next_due or due)
+            if due > now or self._refused:
+                return "died again with this token"
+        return None
 
     # --- the metric -----------------------------------------------------------------------
 
@@ -263,6 +308,12 @@ class AutoReplayer:
         found = min([each for each in urgencies if each > now] or urgencies, default=NO_DEADLINE)
         self._deadlines[reason] = 0.0 if found == NO_DEADLINE else found
         return self._deadlines[reason]
+
+
+def _due(record: Record, died: datetime) -> datetime:
+    """When one that died again may be replayed: before half of the time that was left has passed."""
+    wait = timedelta(seconds=AGAIN_SECONDS * AGAIN_FACTOR ** (record.replays - 1))
+    return died + (wait if record.deadline is None else min(wait, abs(record.deadline - died) / 2))
 
 
 async def _until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -114,6 +114,8 @@ class Service:
         try:
             if await self._settler.settle(entry, result):
                 self._successes += isinstance(result.disposition, Acknowledge)
+                if entry.tracking.replays:
+                    self._auto_replayer.settled(result.disposition)
                 if self._admission.pausing is not None and isinstance(result.disposition, Delay | Republish):
                     self._in_flight.sent_back(entry)
         except Exception:
@@ -152,6 +154,8 @@ class Service:
             paused=lambda: self._admission.pausing is not None or self._stopping.is_set(),
             busy=lambda: len(self._in_flight) >= self._prefetch / 2,
             successes=lambda: self._successes,
+            refused=lambda: self._admission.token_refused,
+            recoveries=lambda: self._admission.recoveries,
         )
         for publisher in (self._publisher, *self._background):
             publisher.start()

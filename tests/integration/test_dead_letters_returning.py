@@ -182,7 +182,13 @@ async def returning(
         shared=shared,
     )
     accepted = itertools.count()
-    around = ServiceState(paused=lambda: False, busy=busy, successes=lambda: next(accepted))
+    around = ServiceState(
+        paused=lambda: False,
+        busy=busy,
+        successes=lambda: next(accepted),
+        refused=lambda: False,
+        recoveries=lambda: 0,
+    )
     running = asyncio.create_task(made.run(around))
     try:
         yield publisher

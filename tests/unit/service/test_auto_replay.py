@@ -1,21 +1,27 @@
 """The service's own look at dead letters: what it tells, and that nothing in it ends the service."""
 
 import asyncio
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.core.delivery import Delivery
+from consumer.core.outcome import PauseCause
 from consumer.deadletters.sweep import QueueReaders
 from consumer.errors import BrokerError
 from consumer.metrics import Metrics
+from consumer.publishing import samples
 from consumer.service import auto_replay as auto_replayer
 from consumer.service.auto_replay import AutoReplayer, ServiceState
+from tests.corridor import QUEUE, THRESHOLD, Corridor, passes, refused, registered
+from tests.travel import loop, travelling
 from tests.waiting import await_until
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -77,7 +83,13 @@ def made(
     )
 
 
-QUIET = ServiceState(paused=lambda: False, busy=lambda: False, successes=lambda: 0)
+QUIET = ServiceState(
+    paused=lambda: False,
+    busy=lambda: False,
+    successes=lambda: 0,
+    refused=lambda: False,
+    recoveries=lambda: 0,
+)
 
 
 @pytest.mark.parametrize(
@@ -236,3 +248,186 @@ async def test_what_others_hold_is_not_forgotten(
     value = registry.get_sample_value(GAUGE, {"reason": "unauthorized"})
     assert value is not None
     assert hours_left(value) == pytest.approx(expected)
+
+
+# --- with the whole service, on a travelling clock --------------------------------------------
+
+
+class LinkReader:
+    """Reads a dead-letter queue of a ``MemoryLink``; none is seen by two readers."""
+
+    def __init__(self, corridor: Corridor) -> None:
+        self._queue = corridor.link.queues[corridor.topology.dead_letter_queue("unauthorized")]
+        self._held: dict[int, Any] = {}
+
+    def open(self, at_least: int = 0) -> int:  # noqa: ARG002 - nothing comes back late
+        """Connect."""
+        self._left = len(self._queue)
+        return self._left
+
+    def read(self, most: int) -> list[Delivery]:
+        """Take the oldest."""
+        taken = [self._queue.popleft() for _ in range(min(most, self._left, len(self._queue)))]
+        self._left -= len(taken)
+        deliveries = []
+        for tag, stored in enumerate(taken, start=max(self._held, default=0) + 1):
+            self._held[tag] = stored
+            deliveries.append(Delivery(stored.body, headers=stored.headers, tag=tag))
+        return deliveries
+
+    def acknowledge(self, deliveries: list[Delivery]) -> None:
+        """Remove these."""
+        for delivery in deliveries:
+            del self._held[delivery.tag]
+
+    def finish(self) -> None:
+        """Everything is removed at once."""
+
+    def keep_alive(self) -> None:
+        """Nobody waits for a heartbeat."""
+
+    def close(self) -> None:
+        """Give back what is left."""
+        self._queue.extendleft(reversed(self._held.values()))
+        self._held.clear()
+
+
+@pytest.fixture
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread takes real time, in which a travelling clock would jump."""
+
+    async def at_once(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return work(*args, **kwargs)
+
+    monkeypatch.setattr("consumer.deadletters.sweep.in_thread", at_once)
+    monkeypatch.setattr(auto_replayer, "in_thread", at_once)
+    monkeypatch.setattr("consumer.service.lifecycle.TICK_SECONDS", 5.0)  # hours of ticks take long
+
+
+def returning(*answers: Any, **settings: Any) -> Corridor:
+    """A service that returns its unauthorized dead letters."""
+    corridor = Corridor(*answers, **settings)
+    corridor.service._auto_replayer = AutoReplayer(
+        readers=lambda _reasons: {"unauthorized": lambda: LinkReader(corridor)},
+        publisher=corridor.link,
+        queue=QUEUE,
+        metrics=corridor.metrics,
+        now=lambda: loop().now(),
+        returning=True,
+        per_second=10_000,
+        look_seconds=0,
+    )
+    return corridor
+
+
+def publish(corridor: Corridor, *numbers: int) -> None:
+    """Put journeys into the queue."""
+    for number in numbers:
+        corridor.link.put(samples.encode(corridor.payload(number)), properties={"message_id": f"m-{number}"})
+
+
+def sent_at(corridor: Corridor, number: int) -> list[float]:
+    """When a journey was sent."""
+    mark = f'"journey-{number}"'.encode()
+    return [
+        at
+        for at, request in zip(corridor.sent_at, corridor.sent, strict=True)
+        if mark in bytes(request.content)
+    ]
+
+
+REFUSED_TOKEN = refused(401, -32501)
+
+
+@pytest.mark.usefixtures("without_threads")
+@travelling
+async def test_after_each_outage_under_one_token_they_return() -> None:
+    """A 401 can be a database that is down: what it killed returns when the same token is accepted again."""
+    corridor = returning(registered())
+    async with corridor.serving():
+        for outage in range(3):
+            corridor.answers = [REFUSED_TOKEN]
+            publish(corridor, *range(outage * 100, outage * 100 + 30))
+            await passes(1800)
+            assert corridor.admission.pausing is PauseCause.UNAUTHORIZED
+            assert corridor.dead("unauthorized")
+            corridor.answers = [registered()]
+            await passes(180)
+            assert not corridor.dead("unauthorized")
+            assert corridor.value("journeys_total", outcome="registered") == 30 * (outage + 1)
+    corridor.balance(90)
+
+
+@pytest.mark.usefixtures("without_threads")
+@travelling
+async def test_a_dead_letter_ends_the_pause_when_nothing_else_is_there() -> None:
+    """The queue is empty: one of them goes round as the probe, the others wait in their queue."""
+    corridor = returning(registered(), REFUSED_TOKEN)
+    async with corridor.serving():
+        publish(corridor, *range(10))
+        await passes(1)
+        dead = len(corridor.dead("unauthorized"))
+        assert dead >= THRESHOLD
+        await passes(2 * 3600)
+        assert len(corridor.dead("unauthorized")) == dead - 1
+        corridor.answers = [registered()]
+        await passes(300)
+        assert not corridor.dead("unauthorized")
+    assert corridor.value("journeys_total", outcome="registered") == 10
+
+
+@pytest.mark.usefixtures("without_threads")
+@travelling
+async def test_a_few_refusals_without_a_pause_return_too() -> None:
+    """Fewer than it takes to pause, and hours long: no return is spent before the token is accepted again."""
+    corridor = returning(registered(), REFUSED_TOKEN, auth_pause_after=20)
+    async with corridor.serving():
+        publish(corridor, 0)
+        for number in range(1, 9):
+            await passes(3600)
+            publish(corridor, number)
+        await passes(3600)
+        assert len(corridor.dead("unauthorized")) == 8
+        assert corridor.admission.pausing is None
+        assert all(dead.headers.get("x-replays", 0) <= 1 for dead in corridor.dead("unauthorized"))
+        corridor.answers = [registered()]
+        publish(corridor, 9)
+        await passes(600)
+    assert not corridor.dead("unauthorized")
+    assert corridor.value("journeys_total", outcome="registered") == 10
+
+
+@pytest.mark.parametrize("seconds_apart", [1, 60, 1800])
+@pytest.mark.usefixtures("without_threads")
+@travelling
+async def test_one_that_is_always_refused_does_not_go_round_for_ever(
+    caplog: pytest.LogCaptureFixture, seconds_apart: int
+) -> None:
+    """Five returns, each later than the one before; nothing is paused, and no success is logged."""
+    caplog.set_level("INFO", logger="journey_consumer.auto_replay")
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        return REFUSED_TOKEN if b'"journey-0"' in request.content else registered()
+
+    corridor = returning(answer)
+    began = loop().time()
+    async with corridor.serving():
+        publish(corridor, 1, 0)
+        for number in itertools.count(2):
+            await passes(seconds_apart if number < 300 else 900)
+            if loop().time() - began > 15 * 3600:
+                break
+            publish(corridor, number)
+    (letter,) = corridor.dead("unauthorized")
+    assert letter.headers["x-replays"] == 5
+    times = sent_at(corridor, 0)
+    waits = [later - sooner for sooner, later in itertools.pairwise(times)]
+    assert len(waits) == 5
+    assert waits == sorted(waits)
+    assert waits[1] >= 300
+    assert waits[-1] > 3600
+    assert corridor.value("breaker_transitions_total", cause="unauthorized", to="open") == 0
+    ended = [record for record in caplog.records if record.getMessage() == "replayed dead letters ended"]
+    assert [(record.levelname, record.__dict__["outcomes"]) for record in ended] == [
+        ("WARNING", {"unauthorized": 1})
+    ] * 5
