@@ -114,6 +114,36 @@ def test_what_a_killed_replica_held_returns_by_another_one(
     assert ledger.balance(sandbox).registered == set(ledger.published)
 
 
+def test_two_replicas_return_what_an_outage_under_one_token_killed(
+    broker: Broker, run: Run, sandbox: LocalRegistry
+) -> None:
+    """A database that is down answers 401 to a good token; twice, and each journey is registered once."""
+    often = RETURNING | {"auth_probe_seconds": "1", "breaker_probe_cap_seconds": "1"}
+    services = [run(broker, **often) for _ in range(2)]
+    for service in services:
+        service.await_ready()
+    ledger = Ledger(broker, version="v3")
+    for outage in (1, 2):
+        ledger.publish(10)
+        wait_until(lambda: len(sandbox.journeys) == 110 * (outage - 1) + 10, 30, "the token is accepted")
+        sandbox.revoke(TOKEN)
+        ledger.publish(100)
+        wait_until(lambda: broker.depth(UNAUTHORIZED).total >= 20, 30, "some are dead")
+        wait_until(
+            lambda: all(service.value("paused", cause="unauthorized") for service in services), 30, "paused"
+        )
+        sandbox.accept(TOKEN)
+        wait_until(
+            lambda: len(sandbox.journeys) == 110 * outage, 150, lambda: f"{len(sandbox.journeys)} registered"
+        )
+        wait_until(lambda: broker.depth(UNAUTHORIZED).total == 0, 10, "nothing is left")
+    ledger.await_settled()
+    for service in services:
+        service.terminate()
+    assert sandbox.requests_by_status[201] == 220
+    assert ledger.balance(sandbox).registered == set(ledger.published)
+
+
 def test_far_deadlines_wait_behind_fresh_journeys(broker: Broker, run: Run, sandbox: LocalRegistry) -> None:
     """A busy service returns those with less than three hours left; the others when the load has ended."""
     sandbox.faults.latency_seconds = 0.2
