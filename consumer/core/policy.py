@@ -40,6 +40,7 @@ from consumer.core.outcome import (
 
 #: How long to wait after a 429 that does not say: the Registry's window.
 THROTTLED_SECONDS = 60.0
+THROTTLED = 429
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +81,7 @@ class Situation:
     ``attempts`` counts over all deliveries and ``attempts_here`` in this one, both with the attempt just
     made; ``delayed_retries`` counts the delay queues so far. ``deadline`` (start + 24 h) and ``ends_at`` are
     None when the payload cannot be read. ``jitter`` is in [0, 1). ``pausing`` is what pauses consumption now;
-    ``others_pass``: another journey passed since this one failed first.
+    ``others_pass``: another journey passed since this one failed first (a 429: since its wait ended).
     """
 
     attempts: int
@@ -116,7 +117,10 @@ def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
         case Misconfigured(status, detail):
             return _put_off(detail, status, situation, policy) or _failed(detail, status, situation, policy)
         case Throttled(seconds):
-            return RetrySoon(THROTTLED_SECONDS if seconds is None else seconds)
+            wait = THROTTLED_SECONDS if seconds is None else seconds
+            if situation.others_pass:
+                return _failed("429", THROTTLED, situation, policy, wait=wait)
+            return RetrySoon(wait)
         case Unavailable(detail, status, exception, asked):
             shown = detail if exception is None else f"{detail} ({exception})"
             wait = asked or 0.0
@@ -217,7 +221,7 @@ def _seconds_left(situation: Situation) -> float:
 def charges_attempt(outcome: Outcome, situation: Situation) -> bool:
     """Whether ``outcome`` counts as one of the journey's attempts.
 
-    Never a limit that concerns all journeys, or what was not sent; in a pause only a failure that is known to
+    Never what was not sent; a 429 only when others pass meanwhile; in a pause only a failure that is known to
     be the journey's own.
     """
     match outcome:
@@ -225,6 +229,8 @@ def charges_attempt(outcome: Outcome, situation: Situation) -> bool:
             return False
         case Unavailable() | Misconfigured() | Early(status=int()):
             return situation.pausing is None or situation.others_pass
+        case Throttled():
+            return situation.others_pass
         case _:
             return False
 

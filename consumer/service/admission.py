@@ -174,7 +174,7 @@ class Admission:
                 self._note(cause, breaker)
         return Permit(tuple(claimed))
 
-    def record(  # noqa: C901 one branch for each thing that an outcome may say
+    def record(  # noqa: C901, PLR0912 one branch for each thing that an outcome may say
         self, permit: Permit, outcome: Outcome, key: Hashable, *, evidence: bool = True
     ) -> None:
         """Note an outcome. ``key`` identifies the journey: one bad journey is no outage.
@@ -208,6 +208,8 @@ class Admission:
                 of_the_token = cause in _OF_THE_TOKEN
                 if breaker.state is BreakerState.CLOSED and ((first and of_the_token) or _not_sent(outcome)):
                     breaker.trip(now, random.random())  # noqa: S311 jitter
+                    if first and of_the_token:
+                        breaker.probe_now(now)  # with another journey: it may be this one's own trouble
                 elif breaker.state is not BreakerState.CLOSED or evidence or of_the_token:
                     breaker.failure(key, now, random.random(), _retry_after(outcome))  # noqa: S311 jitter
             self._note(cause, breaker)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from consumer.core.headers import STATUS
 from consumer.core.outcome import (
     Acknowledge,
     DeadLetter,
@@ -30,7 +31,7 @@ from consumer.core.outcome import (
     Unavailable,
 )
 from consumer.core.parse import Ready
-from consumer.core.policy import Policy, Situation, charges_attempt, decide
+from consumer.core.policy import THROTTLED, Policy, Situation, charges_attempt, decide
 from consumer.core.protocols import Consumer
 from consumer.metrics import Metrics
 from consumer.registry.submit import Submission
@@ -92,11 +93,16 @@ class Handler:
         ready = entry.parsed
         if not isinstance(ready, Ready):
             return self._without_submission(entry, ready or Invalid("not_read"), attempts)
+        # When the wait ended that the last 429 of this journey asked for.
+        waited_at = self._failing_since(entry) if entry.delivery.headers.get(STATUS) == THROTTLED else None
         while True:
             attempt = await self._attempt(entry, ready)
             if isinstance(attempt, Republish | Release):
-                return HandlingResult(attempt, attempts)
+                return self._stopped(attempt, attempts, throttled=waited_at is not None)
             outcome = attempt.outcome
+            if isinstance(outcome, Throttled):
+                own = waited_at is not None and self._admission.passed_since(waited_at)
+                attempt = replace(attempt, others_pass=own)
             attempts_here += attempt.sent and not isinstance(outcome, Throttled)
             situation = self._situation(entry, ready.journey, attempts, attempts_here, attempt)
             charged = charges_attempt(outcome, situation)
@@ -113,11 +119,19 @@ class Handler:
                     return HandlingResult(decision, attempts + (final and not charged))
                 case RetrySoon(delay_seconds=seconds):
                     self._metrics.retry(outcome)
+                    waited_at = self._clock() + seconds if isinstance(outcome, Throttled) else None
                     stop = await self._wait(entry, seconds, type(outcome).__name__.lower())
                     if stop is not None:
-                        return HandlingResult(stop, attempts)
+                        return self._stopped(stop, attempts, throttled=waited_at is not None)
                 case _ as unreachable:
                     assert_never(unreachable)
+
+    def _stopped(self, stop: Republish | Release, attempts: int, *, throttled: bool) -> HandlingResult:
+        """Stop waiting; the headers of a delay remember a 429, those of a republish do not."""
+        if throttled and isinstance(stop, Republish):
+            delay = Delay(self._policy.delays_seconds[0], stop.detail, THROTTLED, counts=False)
+            return HandlingResult(delay, attempts)
+        return HandlingResult(stop, attempts)
 
     def failed(self, entry: Entry, error: Exception) -> HandlingResult:
         """Return the result of a bug here: an attempt like any other, the last of this delivery."""

@@ -117,6 +117,15 @@ def test_unavailable(situation: Situation, expected: Decision) -> None:
     assert decide(DOWN, situation, POLICY) == expected
 
 
+def test_a_429_for_one_journey_alone_is_its_own() -> None:
+    """Others passed after the wait that it asked for: this journey leaves the window, no sooner than told."""
+    alone = replace(FIRST, others_pass=True)
+    assert decide(Throttled(30.0), alone, POLICY) == Delay(60, "429", 429)
+    assert decide(Throttled(3600.0), alone, POLICY) == Delay(3600, "429", 429)
+    last = replace(alone, attempts=POLICY.max_attempts)
+    assert decide(Throttled(None), last, POLICY) == DeadLetter(Reason.EXHAUSTED, "429", 429)
+
+
 @pytest.mark.parametrize("outcome", [Unavailable("500", 500), Misconfigured(406, "http_406")])
 def test_an_answer_about_this_journey_alone_leaves_at_once(outcome: Outcome) -> None:
     """While others pass it takes no place in the window; while nothing is known it is retried first."""
@@ -198,14 +207,14 @@ def test_every_situation_is_decided(  # noqa: PLR0917 - one argument for each th
         if isinstance(outcome, Unavailable) and left is not None and decision.counts:
             assert decision.seconds < left
     if isinstance(decision, DeadLetter):
-        assert isinstance(outcome, Early) or decision.detail == getattr(outcome, "detail", None)
+        assert isinstance(outcome, Early | Throttled) or decision.detail == getattr(outcome, "detail", None)
 
 
 @given(
     waits=st.lists(st.none() | st.floats(0, 3600), min_size=2, max_size=2),
     here=st.integers(1, 5),
     delayed_retries=st.integers(0, 10),
-    left=st.none() | st.floats(1, 86_400),
+    left=st.none() | st.integers(1, 86_400),
     others_pass=st.booleans(),
     policy=st.sampled_from([POLICY, Policy(delays_seconds=(15, 40)), Policy(delays_seconds=(7200,))]),
 )
@@ -214,7 +223,7 @@ def test_a_longer_wait_is_never_retried_sooner(
     waits: list[float | None],
     here: int,
     delayed_retries: int,
-    left: float | None,
+    left: int | None,
     others_pass: bool,
     policy: Policy,
 ) -> None:
@@ -318,7 +327,8 @@ def test_what_costs_an_attempt(outcome: Outcome) -> None:
     assert charges_attempt(outcome, FIRST) is (outcome in CHARGED)
     paused = replace(FIRST, pausing=PauseCause.UNAVAILABLE)
     assert not charges_attempt(outcome, paused)
-    assert charges_attempt(outcome, replace(paused, others_pass=True)) is (outcome in CHARGED)
+    own = outcome in CHARGED or isinstance(outcome, Throttled)
+    assert charges_attempt(outcome, replace(paused, others_pass=True)) is own
     assert not charges_attempt(Misconfigured(0, "token_file_empty"), FIRST), "nothing was sent"
 
 

@@ -95,13 +95,13 @@ async def test_two_journeys_are_an_outage_after_minutes() -> None:
 
 @travelling
 async def test_a_dead_token_costs_one_dead_letter_at_a_start() -> None:
-    """The first journey goes alone; its refusal is believed before another is sent."""
+    """The first journey goes alone; one other asks whether it was its own trouble, and is put off."""
     corridor = Corridor(refused(401, -32501), proven=False)
     async with corridor.serving():
         publish(corridor, 200)
         await passes(5)
         assert corridor.admission.pausing is PauseCause.UNAUTHORIZED
-        assert len(corridor.sent) == 1
+        assert len(corridor.sent) == 2
         await passes(300)
         assert len(corridor.dead("unauthorized")) == 1
 
