@@ -52,6 +52,8 @@ AGAIN_SECONDS, AGAIN_FACTOR = 300.0, 4
 #: Rounds after a token was loaded, refused or accepted again, soon at first, then seldom: another replica may
 #: hold them all, and stop.
 ROUNDS, FIRST_ROUND_SECONDS, ROUND_SECONDS = 30, 1.0, 60.0
+#: Refused for so long, the token in use is probed with one of them: the queue may be empty.
+PROBE_AFTER_SECONDS = 300.0
 #: How long they are held when the service becomes busy meanwhile, then given back.
 BUSY_SECONDS = 5.0
 #: A round lasts so long, then all that is held is given back for a moment.
@@ -113,6 +115,7 @@ class AutoReplayer:
         self._token_loaded_at = now()
         self._successes_before = self._recoveries = 0
         self._refused = self._probe_sent = False
+        self._probe_from = self._token_loaded_at
         self._next_due: datetime | None = None  # of those that died again
         self._ended: Counter[str] = Counter()  # what became of replayed ones
         self._token_changed = asyncio.Event()
@@ -188,10 +191,12 @@ class AutoReplayer:
         """For how many rounds there is a reason since the last call."""
         before = self._refused, self._recoveries
         self._refused, self._recoveries = state.refused(), state.recoveries()
-        unknown = self._token_changed.is_set() or (self._refused and not before[0])
+        changed = self._token_changed.is_set()
+        unknown = changed or (self._refused and not before[0])
         if unknown:
             self._token_changed.clear()
             self._successes_before, self._probe_sent = state.successes(), False
+            self._probe_from = self._now() + timedelta(seconds=0 if changed else PROBE_AFTER_SECONDS)
         if self._next_due is not None and self._next_due <= self._now():
             self._next_due = None
             return ROUNDS if unknown else 1
@@ -205,7 +210,8 @@ class AutoReplayer:
 
         if not is_accepted():
             # While busy the fresh ones are the probe; in a pause the one that was sent goes round.
-            if not (state.busy() or (self._probe_sent and state.paused())):
+            goes_round = self._probe_sent and state.paused()
+            if not (state.busy() or goes_round or self._now() < self._probe_from):
                 sent = await self._sweep(self._to_queue, Selection(), most_held=MOST_READ, limit=1)
                 self._probe_sent = sent > 0
             await _until(lambda: is_accepted() or self._token_changed.is_set(), _ACCEPTED_WITHIN_SECONDS)

@@ -368,6 +368,8 @@ async def test_a_dead_letter_ends_the_pause_when_nothing_else_is_there() -> None
         await passes(1)
         dead = len(corridor.dead("unauthorized"))
         assert dead >= THRESHOLD
+        await passes(250)
+        assert len(corridor.dead("unauthorized")) == dead, "nothing moves while a person may be looking"
         await passes(2 * 3600)
         assert len(corridor.dead("unauthorized")) == dead - 1
         corridor.answers = [registered()]
