@@ -2,12 +2,13 @@
 
     validate("v2", body) -> Journey | Refusal
 
-1. It never refuses what the Registry's own validator accepts. Beyond the models: ``judge`` (rules across
-   fields), ``refusals`` (what is JSON) and ``phone`` (numbering plans).
+1. It never refuses what the Registry accepts: its own validator, and for v3 its database. Beyond the models:
+   ``judge`` (rules across fields), ``database``, ``refusals`` (what is JSON) and ``phone`` (numbering plans).
 2. It takes the raw bytes and changes nothing: the body is sent to the Registry as it was received.
 3. It imports pydantic and phonenumbers only; it knows no clock, no queue, no HTTP.
 """
 
+import json
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -52,6 +53,9 @@ def validate(version: Version, body: bytes) -> Journey | Refusal:
     if isinstance(verdict, str):
         readable = repaired(body)
         verdict = _judge(version, readable) if readable != body else verdict
+        if isinstance(verdict, Journey):
+            # Judged again with its lone surrogates: our parser takes none, the Registry's database not all.
+            verdict = _RULES[version].judge(json.loads(body.decode("utf-8-sig")))
     return diagnose(body, verdict) if isinstance(verdict, str) else verdict
 
 

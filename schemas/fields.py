@@ -112,7 +112,7 @@ Money = Annotated[int, whole(0, 1_000_000)]
 PaidAmount = Annotated[int, whole(0, 100_000)]
 """Cents, whole. The maximum is the validator's and not documented."""
 IncentiveAmount = Annotated[float, Field(strict=True, ge=0, le=100_000, allow_inf_nan=False)]
-"""Cents, possibly fractional: the validator says ``number`` here and ``integer`` for payments."""
+"""Cents, possibly fractional in v2: the validator says ``number`` here and ``integer`` for payments."""
 
 
 @with_config(OBJECT)
@@ -149,7 +149,7 @@ class TravelPass(TypedDict):
 
 
 @with_config(OBJECT)
-class Person(TypedDict):
+class Person(TypedDict):  # without ``travel_pass``, whose length depends on the version
     # ``over_18`` is the only field of the whole payload that may be ``null``. Source: the validator's common
     # identity; ``driving_license`` is published for v3.3 and refused nevertheless.
 
@@ -158,4 +158,3 @@ class Person(TypedDict):
     email: NotRequired[Email]
     company: NotRequired[Text]
     over_18: NotRequired[bool | None]
-    travel_pass: NotRequired[TravelPass]

@@ -29,6 +29,7 @@ class Identity(fields.Person):
     phone: NotRequired[PhoneV2]
     phone_trunc: NotRequired[PhoneTruncV2]
     operator_user_id: NotRequired[fields.Text]
+    travel_pass: NotRequired[fields.TravelPass]
 
 
 # "if" and "then", because draft 7 (AsyncAPI) and 2020-12 name the shorter keyword differently.

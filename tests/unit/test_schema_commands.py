@@ -65,6 +65,10 @@ def test_the_schema_accepts_the_samples(name: str, capsys: pytest.CaptureFixture
         ("v3-full", "distance", 1.5),
         ("v3-full", "end.datetime", "2026-03-02T06:10:00"),
         ("v3-full", "driver.identity.over_18", "yes"),
+        ("v3-full", "driver.identity.operator_user_id", "a\0"),
+        ("v3-full", "driver.identity.travel_pass", {"name": "navigo", "user_id": "x" * 129}),
+        ("v3-full", "incentives", [{"index": 0, "siret": "20003019500115", "amount": 0.5}]),
+        ("v3-full", "licence_plate", "x" * 33),
     ],
 )
 def test_the_schema_refuses_what_the_models_refuse(

@@ -136,11 +136,14 @@ def test_a_coordinate_is_printed_without_exponent(name: str, path: str, raw: str
 
 @pytest.mark.parametrize(("name", "path"), [("v2-full", "driver.incentives"), ("v3-full", "incentives")])
 def test_incentives(name: str, path: str) -> None:
-    """Twenty at most; amounts may be fractional; nothing else in them."""
-    one = {"index": 0, "siret": "20003019500115", "amount": 0.25}
-    assert judge(name, changed(name, path, [one] * 20)) == []
-    assert judge(name, changed(name, path, [one] * 21)) == [(path, "too_many")]
-    assert judge(name, changed(name, path, [{**one, "amount": 100_000.5}])) == [
+    """Twenty at most; whole amounts in v3, also fractional ones in v2; nothing else in them."""
+    many = [{"index": index, "siret": "20003019500115", "amount": 25} for index in range(20)]
+    one = many[0]
+    assert judge(name, changed(name, path, many)) == []
+    assert judge(name, changed(name, path, [*many, one])) == [(path, "too_many")]
+    fraction = [] if name == "v2-full" else [(f"{path}.0.amount", "not_integer")]
+    assert judge(name, changed(name, path, [{**one, "amount": 0.25}])) == fraction
+    assert judge(name, changed(name, path, [{**one, "amount": 100_001}])) == [
         (f"{path}.0.amount", "out_of_range")
     ]
     assert judge(name, changed(name, path, [one, {}]))[0] == (f"{path}.1.index", "missing")
