@@ -23,6 +23,7 @@ from consumer.core.outcome import (
 )
 from consumer.core.reply import Fault, Reply
 from consumer.registry.jsonrpc import (
+    GENERIC_ERROR,
     HTTP_ERRORS,
     Error,
     database_refusal,
@@ -191,7 +192,6 @@ def classify(answer: Reply | Fault) -> Outcome:
 
 _SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status
 _TOO_MANY = 429
-_GENERIC_ERROR = -32000  # "Server error": JSON-RPC's word for a plain 500
 
 
 def _of_reply(reply: Reply) -> Outcome:
@@ -209,7 +209,7 @@ def _of_reply(reply: Reply) -> Outcome:
         if code in _BY_CODE:
             return _BY_CODE[code](reply, error)
         if status // 100 in (_SUCCESS, _SERVER_ERROR):  # a 4xx says more than a generic code inside it
-            status = 500 if code == _GENERIC_ERROR else code if code in HTTP_ERRORS else status
+            status = 500 if code == GENERIC_ERROR else code if code in HTTP_ERRORS else status
     return _rule(status)(reply, error)
 
 

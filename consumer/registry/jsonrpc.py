@@ -42,6 +42,7 @@ def looks_cut(body: bytes) -> bool:
 _CUT_BYTES = 512
 _SHOWN_CODES = range(-32999, -31999)
 HTTP_ERRORS = range(400, 600)
+GENERIC_ERROR = -32000  # "Server error": JSON-RPC's word for a plain 500
 
 
 def read_error(status: int, body: Any) -> Error | None:
@@ -92,8 +93,9 @@ def is_refusal(data: Any) -> bool:
     return text.startswith(("data/", "data must ")) or "violates not-null constraint" in text
 
 
-# What PostgreSQL says of a value that it cannot store, and our code for it. The server passes the text on as
-# ``error.message``, without code and data; sending the same again cannot help.
+# What PostgreSQL says of a value that it cannot store, and our code for it. The 2025 server passes the text on
+# as ``error.message``, without code and data, that of 2023 as ``data`` of its generic error; sending the same
+# again cannot help.
 _DATABASE_REFUSALS = {
     "value too long for type": "value_too_long",
     "invalid input syntax for type": "invalid_syntax",
@@ -112,12 +114,16 @@ _DATABASE_REFUSAL = re.compile(
 
 def database_refusal(error: Error) -> str | None:
     """Return our code for a value that the Registry's database cannot store; None for any other error."""
-    if error.code is not None or error.data is not None:
+    if error.code is None and error.data is None:
+        said = error.message
+    elif error.code == GENERIC_ERROR and not is_refusal(error.data):
+        said = first_text(error.data)
+    else:
         return None
     for text, code in _DATABASE_REFUSALS.items():
-        if error.message.startswith(text):
+        if said.startswith(text):
             return code
-    return "value_refused" if _DATABASE_REFUSAL.search(error.message[:500]) else None
+    return "value_refused" if _DATABASE_REFUSAL.search(said[:500]) else None
 
 
 _JOSE = re.compile(r"(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}")

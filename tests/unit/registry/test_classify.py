@@ -230,8 +230,9 @@ def test_a_cut_answer_keeps_the_meaning_of_its_status(case: str, cut: int) -> No
     ],
 )
 def test_what_the_database_cannot_store_is_rejected(message: str, code: str) -> None:
-    """A 500 without code and data: the text of PostgreSQL says that this journey is the cause."""
+    """The text of PostgreSQL says that this journey is the cause; in 2023 it is data of the generic error."""
     assert classify(error(500, message=message)) == Rejected(500, code)
+    assert classify(error(500, code=-32000, message="Server error", data=message)) == Rejected(500, code)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +247,7 @@ def test_what_the_database_cannot_store_is_rejected(message: str, code: str) -> 
 def test_other_errors_of_the_database_are_no_refusals(message: str) -> None:
     """They say nothing about the journey."""
     assert classify(error(500, message=message)) == Unavailable("http_500", 500)
+    assert classify(error(500, code=-32000, data=message)) == Unavailable("-32000", 500)
 
 
 @pytest.mark.parametrize(
