@@ -93,9 +93,9 @@ def is_refusal(data: Any) -> bool:
     return text.startswith(("data/", "data must ")) or "violates not-null constraint" in text
 
 
-# What PostgreSQL says of a value that it cannot store, and our code for it. The 2025 server passes the text on
-# as ``error.message``, without code and data, that of 2023 as ``data`` of its generic error; sending the same
-# again cannot help.
+# What PostgreSQL says of a value that it cannot store, and our code for it. The 2025 server passes the text
+# on as ``error.message``, without code and data, that of 2023 as ``data`` of its generic error; sending the
+# same again cannot help.
 _DATABASE_REFUSALS = {
     "value too long for type": "value_too_long",
     "invalid input syntax for type": "invalid_syntax",
