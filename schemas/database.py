@@ -39,7 +39,7 @@ def unstorable(payload: Any) -> Iterator[Violation]:
             message = (
                 f"must have at most {limit} characters when < and > count as four, as the Registry stores it"
             )
-            yield Violation(path, "too_long", message)
+            yield Violation(path, "too_long_to_store", message)
     yield from _repeated_indexes(payload["incentives"])
     # Both keys are compared with ANY(ARRAY[driver, passenger]): a list beside no list makes no array.
     lists = [isinstance(payload[role]["identity"]["identity_key"], list) for role in ROLES]

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--profile",
         choices=["2023", "2025"],
         default="2025",
-        help="the Registry as specified and served in 2025 (default), or as captured in July 2023",
+        help="the Registry as captured in August 2025 (default), or in July 2023",
     )
     add("--tls-certificate", metavar="FILE", help="serve https with this PEM certificate")
     add("--tls-key", metavar="FILE", help="its private key, when not in the same file")
@@ -58,8 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--rate-limit", type=int, default=20_000, help="requests a minute and address (default: 20000)")
     terms = "which versions the terms of use apply to (default: v3; not with --profile 2023)"
     add("--terms", choices=["v3", "all", "off"], default="v3", help=terms)
-    remembers = "409 to an id that the terms of use refused before"
-    add("--remember-violations", action="store_true", help=remembers)
+    add("--no-v2", action="store_true", help="do not serve v2, as the server of 2025")
+    verdicts = "pending journeys become ok so long after their registration (default: never)"
+    add("--ok-after-seconds", type=float, metavar="SECONDS", help=verdicts)
     now = "time at the start; it goes on from there"
     add("--now", type=iso_datetime, metavar="ISO-8601", help=now)
     add = parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them").add_argument
@@ -104,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
         operator_id=args.operator_id,
         rate_limit=args.rate_limit,
         terms=args.terms,
-        remember_violations=args.remember_violations,
+        serve_v2=not args.no_v2,
+        ok_after_seconds=args.ok_after_seconds,
     )
     try:
         faults = ("latency_seconds", "error_rate", "maintenance")

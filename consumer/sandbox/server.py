@@ -24,9 +24,11 @@ import schemas
 from consumer.core.clock import utc_now
 from consumer.sandbox.answers import HTML, Answer, Case
 from consumer.sandbox.faults import Fault, Faults
-from consumer.sandbox.rules import Call, Clock, Rules, Settings, Validate, Verdict
+from consumer.sandbox.lookups import Validate
+from consumer.sandbox.rules import Call, Clock, Rules, Settings, Verdict
 from consumer.sandbox.state import JourneyStatus, SeenRequest, StoredJourney, Tokens, Traffic
 
+_MARKS = {"journey_id", "status", "labels", "conflicting_journey_id"}
 _TOKEN_KEYS = ("add_token", "revoke_token", "revoked_tokens")
 _RECENT = 1_000
 BODY_LIMIT_BYTES = 2 * 1024 * 1024
@@ -153,7 +155,7 @@ class Sandbox:
     @property
     def journeys(self) -> Mapping[str, StoredJourney]:
         """The registered journeys by id, live."""
-        return self._rules.registered
+        return self._rules.journeys.registered
 
     @property
     def requests(self) -> Sequence[SeenRequest]:
@@ -203,14 +205,21 @@ class Sandbox:
         self._traffic.reset()
 
     def _mark(self, settings: dict[str, Any]) -> None:
-        if settings.keys() != {"journey_id", "status"}:
-            raise ValueError("the body must hold exactly journey_id and status")
-        journey = self._rules.find(str(settings["journey_id"]))
+        if not {"journey_id", "status"} <= settings.keys() <= _MARKS:
+            raise ValueError(
+                "the body must hold journey_id and status, may hold labels, conflicting_journey_id"
+            )
+        journey = self._rules.journeys.find(str(settings["journey_id"]), self._rules.clock())
         if journey is None:
             raise ValueError("journey_id: no such journey")
         if settings["status"] not in list(JourneyStatus):
             raise ValueError(f"status: must be one of {', '.join(JourneyStatus)}")
-        journey.status = JourneyStatus(settings["status"])
+        labels, conflicting = settings.get("labels", []), settings.get("conflicting_journey_id")
+        texts = [*labels, conflicting or ""] if isinstance(labels, list) else [None]
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("labels must be a list of labels, conflicting_journey_id an id")
+        journey.status, journey.labels = JourneyStatus(settings["status"]), labels
+        journey.conflicting_journey_id = conflicting
 
     def _set_faults(self, settings: dict[str, Any]) -> None:
         count = settings.pop("count", None)
@@ -238,13 +247,13 @@ class Sandbox:
         return {"faults": asdict(self.faults), "tokens": self.tokens.states()}
 
     def _state(self) -> dict[str, Any]:
-        traffic, registered = self._traffic, self._rules.registered
+        traffic, registered = self._traffic, self._rules.journeys.registered
         return {
             "profile": self._rules.settings.profile.value,
             "now": self._rules.clock().isoformat(),
             "journeys": {
                 "registered": len(registered),
-                "violating": len(self._rules.violating),
+                "violating": len(self._rules.journeys.violating),
                 "by_status": Counter(each.status.value for each in registered.values()),
                 "by_id": {key: each.status.value for key, each in registered.items()},
             },
@@ -261,7 +270,10 @@ class Sandbox:
         }
 
     def _journeys(self, journey_id: str | None) -> dict[str, Any]:
-        remembered = {"journeys": self._rules.registered, "violating": self._rules.violating}
+        remembered = {
+            "journeys": self._rules.journeys.registered,
+            "violating": self._rules.journeys.violating,
+        }
         return {
             name: [asdict(each) for each in journeys.values() if journey_id in (None, each.journey_id)]
             for name, journeys in remembered.items()
@@ -319,7 +331,11 @@ class Sandbox:
             return Verdict(instead)
         authorization, address = request.headers.get("Authorization"), request.remote or ""
         labels = fault.terms_violation_labels
-        verdict = self._rules.decide(Call(request.method, request.path, authorization, address, body, labels))
+        content_type, query = request.headers.get("Content-Type", ""), dict(request.query)
+        path = request.rel_url.raw_path
+        verdict = self._rules.decide(
+            Call(request.method, path, authorization, address, body, content_type, query, labels)
+        )
         if fault.timeout_408 and verdict.answer.status in (200, 201, 409):
             verdict.answer = replace(self._rules.answer(Case.TIMEOUT), headers=verdict.answer.headers)
         return verdict

@@ -1,4 +1,4 @@
-"""What the sandbox Registry remembers: journeys, tokens, rate windows, traffic.
+"""What the sandbox Registry remembers: journeys and their status, tokens, rate windows, traffic.
 
 Knows no HTTP and no answer: ``rules`` decides what follows. Time is an argument. Of a payload only the
 journey's id and digests of the body are kept; of a token only its name leaves this module.
@@ -8,7 +8,7 @@ import base64
 import json
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,13 +19,20 @@ _REQUESTS_KEPT = 20_000
 
 
 class JourneyStatus(StrEnum):
-    """The Registry's own names."""
+    """The Registry's own names; ``processed`` is of 2023."""
 
     PENDING = "pending"
+    OK = "ok"
     PROCESSED = "processed"
     CANCELED = "canceled"
+    EXPIRED = "expired"
     ACQUISITION_ERROR = "acquisition_error"
+    VALIDATION_ERROR = "validation_error"
+    NORMALIZATION_ERROR = "normalization_error"
+    ANOMALY_ERROR = "anomaly_error"
+    FRAUD_ERROR = "fraud_error"
     TERMS_VIOLATION_ERROR = "terms_violation_error"
+    UNKNOWN = "unknown"
 
 
 @dataclass(slots=True)
@@ -33,7 +40,8 @@ class StoredJourney:
     """A journey that the Registry has.
 
     ``times_seen`` counts every valid submission, ``sha256`` is of the stored body's exact
-    bytes, ``last_sha256`` of the last submitted one; ``token`` is the name of the token.
+    bytes, ``last_sha256`` of the last submitted one; ``token`` is the name of the token. ``labels`` say why
+    the status is an error, ``conflicting_journey_id`` which journey an anomaly collides with.
     """
 
     journey_id: str
@@ -44,11 +52,44 @@ class StoredJourney:
     token: str
     status: JourneyStatus = JourneyStatus.PENDING
     times_seen: int = 1
+    labels: Sequence[str] = ()
+    conflicting_journey_id: str | None = None
+
+
+class Journeys:
+    """The journeys by id: those that count, and those that the terms of use refused."""
+
+    def __init__(self, ok_after_seconds: float | None) -> None:
+        self.registered: dict[str, StoredJourney] = {}
+        self.violating: dict[str, StoredJourney] = {}
+        self._ok_after = None if ok_after_seconds is None else timedelta(seconds=ok_after_seconds)
+
+    def find(self, journey_id: str, now: datetime) -> StoredJourney | None:
+        journey = self.registered.get(journey_id) or self.violating.get(journey_id)
+        return None if journey is None else self._moved_on(journey, now)
+
+    def by_status(self, status: str, now: datetime) -> list[StoredJourney]:
+        known = (*self.registered.values(), *self.violating.values())
+        return [each for each in known if self._moved_on(each, now).status == status]
+
+    def mend(self, journey: StoredJourney) -> None:
+        """Let a journey be pending, whatever was wrong with it."""
+        journey.status, journey.labels, journey.conflicting_journey_id = JourneyStatus.PENDING, (), None
+        if self.violating.pop(journey.journey_id, None) is not None:
+            self.registered[journey.journey_id] = journey
+
+    def _moved_on(self, journey: StoredJourney, now: datetime) -> StoredJourney:
+        """Pending journeys become ``ok`` when their time has come."""
+        if self._ok_after is not None and journey.status is JourneyStatus.PENDING:
+            age = now - datetime.fromisoformat(journey.created_at)
+            journey.status = JourneyStatus.OK if age >= self._ok_after else journey.status
+        return journey
 
 
 class TokenState(StrEnum):
     ACCEPTED = "accepted"
     REVOKED = "revoked"
+    EXPIRED = "expired"
     CLAIMLESS = "claimless"
     UNKNOWN = "unknown"
 
@@ -88,10 +129,10 @@ class Tokens:
                 self._states[token] = TokenState.REVOKED if token in revoked else TokenState.ACCEPTED
 
     def check(self, token: str, now: datetime) -> tuple[TokenState, str]:
-        """The state of ``token`` and its name; an exchanged one is revoked when it expires."""
+        """The state of ``token`` and its name."""
         expires = self._exchanged.get(token)
         if expires is not None:
-            return (TokenState.ACCEPTED if now < expires else TokenState.REVOKED), "exchanged"
+            return (TokenState.ACCEPTED if now < expires else TokenState.EXPIRED), "exchanged"
         return self._states.get(token, TokenState.UNKNOWN), self._names.get(token, "unknown")
 
     def exchange(self, now: datetime, lifetime_seconds: float, operator_id: int) -> str:
@@ -103,7 +144,7 @@ class Tokens:
             "jti": secrets.token_hex(8),
             "operator_id": operator_id,
         }
-        parts = (json.dumps({"alg": "HS256"}).encode(), json.dumps(claims).encode(), secrets.token_bytes(32))
+        parts = (json.dumps({"alg": "RS256"}).encode(), json.dumps(claims).encode(), secrets.token_bytes(32))
         token = ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
         self._exchanged[token] = expires
         return token

@@ -28,7 +28,9 @@ class Client:
         path: str = "/v3.3/journeys",
         token: str | None = "good",  # noqa: S107 -- invented
     ) -> httpx.Response:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        headers = {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
         if isinstance(payload, bytes):
             return await self.http.post(path, content=payload, headers=headers)
         return await self.http.post(path, json=payload, headers=headers)

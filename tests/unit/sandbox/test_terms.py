@@ -33,7 +33,7 @@ async def test_twenty_four_hours_after_the_start(serve: Any, clock: Any, v3: Any
 async def test_two_thousand_metres(serve: Any, v3: Any) -> None:
     """1,999 m are too short, 2,000 m are not."""
     client = await serve()
-    answer = await client.post(v3(distance=1_999))
+    answer = await client.post(v3("short", distance=1_999))
     assert (answer.status_code, answer.json()) == (422, _violated(["distance_too_short"]))
     assert (await client.post(v3(distance=2_000))).status_code == 201
 
@@ -69,14 +69,15 @@ async def test_terms_can_be_off(serve: Any, clock: Any, v3: Any) -> None:
     assert (await client.post(v3(distance=1))).status_code == 201
 
 
-async def test_violations_can_be_remembered(serve: Any, v3: Any) -> None:
-    """With ``remember_violations`` the refused id is a conflict from then on, and not registered."""
-    client = await serve(remember_violations=True)
+async def test_a_refused_id_is_a_conflict_and_not_registered(serve: Any, v3: Any) -> None:
+    """The id is stored before the terms are judged; its status says what the conflict hides."""
+    client = await serve()
     assert (await client.post(v3(distance=1))).status_code == 422
     assert (await client.post(v3())).status_code == 409
     assert not client.sandbox.journeys
     remembered = (await client.control("journeys")).json()
     assert [each["status"] for each in remembered["violating"]] == ["terms_violation_error"]
+    assert [each["times_seen"] for each in remembered["violating"]] == [2]
 
 
 async def test_labels_on_demand(serve: Any, v3: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from consumer.sandbox import Profile
-from consumer.sandbox.rules import ajv_text
+from consumer.sandbox.texts import ajv_text
 from schemas import Violation
 
 
@@ -18,7 +18,17 @@ from schemas import Violation
         ),
         (Violation("distance", "missing", "is required"), ("", "must have required property 'distance'")),
         (Violation("", "unknown_key", "has a key"), ("", "must NOT have additional properties")),
-        (Violation("end.lat", "out_of_range", "must be at most 90.0"), ("/end/lat", "must be at most 90.0")),
+        (Violation("end.lat", "out_of_range", "must be at most 90.0"), ("/end/lat", "must be <= 90.0")),
+        (
+            Violation("distance", "wrong_type", "must be a number"),
+            ("/distance", "must be integer"),
+        ),
+        (Violation("end.lon", "wrong_type", "must be a number"), ("/end/lon", "must be number")),
+        (Violation("driver", "wrong_type", "must be an object"), ("/driver", "must be object")),
+        (
+            Violation("incentives", "too_many", "must have at most 20 items"),
+            ("/incentives", "must NOT have more than 20 items"),
+        ),
         (
             Violation("incentives.0.siret", "bad_format", "is not"),
             ("/incentives/0/siret", "must match format"),
@@ -45,12 +55,17 @@ async def test_2023_says_data_must(serve: Any, v2: Any) -> None:
     assert answer.json()["error"]["data"].startswith("data/driver/identity/phone must match format")
 
 
-async def test_2025_lists_pointers(serve: Any, v3: Any) -> None:
-    """The 2025 server lists pointers and sentences, and quotes no value."""
+async def test_2025_says_the_first_error(serve: Any, v3: Any) -> None:
+    """The 2025 server's validator stops at the first error, root first, and quotes no value."""
+    client = await serve()
     payload = v3(surprise=1)
     payload["driver"]["identity"]["phone"] = "+33000000000"
-    answer = await (await serve()).post(payload)
-    detail = answer.json()["error"]["data"]
-    assert "/: must NOT have additional properties" in detail
-    assert "/driver/identity/phone: must match format" in detail
+    answer = await client.post(payload)
+    assert answer.json()["error"]["data"] == [": must NOT have additional properties"]
+    del payload["surprise"]
+    answer = await client.post(payload)
+    assert answer.json()["error"]["data"] == ["/driver/identity/phone: must match format"]
+    del payload["distance"]
+    answer = await client.post(payload)
+    assert answer.json()["error"]["data"] == [": must have required property 'distance'"]
     assert "+33000000000" not in answer.text
