@@ -56,6 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)")
     add("--operator-id", type=int, default=1, help="operator of these tokens (default: 1)")
     add("--rate-limit", type=int, default=20_000, help="requests a minute and address (default: 20000)")
+    looked_up = "status look-ups, lists and corrections a minute and address (default: 2000)"
+    add("--status-limit", type=int, default=2_000, help=looked_up)
     terms = "which versions the terms of use apply to (default: v3; not with --profile 2023)"
     add("--terms", choices=["v3", "all", "off"], default="v3", help=terms)
     add("--no-v2", action="store_true", help="do not serve v2, as the server of 2025")
@@ -91,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.access_key is None) != (args.secret_key is None):
         raise ConfigurationError(["--access-key and --secret-key go together"])
-    if args.rate_limit < 1:
-        raise ConfigurationError(["--rate-limit must be at least 1"])
+    if min(args.rate_limit, args.status_limit) < 1:
+        raise ConfigurationError(["--rate-limit and --status-limit must be at least 1"])
     generated = [] if args.token else [secrets.token_urlsafe(24)]
     sandbox = Sandbox(
         tokens=args.token or generated,
@@ -104,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
         access_token_lifetime_seconds=args.access_token_lifetime_seconds,
         operator_id=args.operator_id,
         rate_limit=args.rate_limit,
+        status_limit=args.status_limit,
         terms=args.terms,
         serve_v2=not args.no_v2,
         ok_after_seconds=args.ok_after_seconds,

@@ -97,7 +97,7 @@ def test_flags(start: Start) -> None:
         "--token", "one", "--token", "two", "--now", now.isoformat(), "--rate-limit", "4", "--quiet"
     )
     answer = _post(url, "two", _journey("flags-1", now - timedelta(hours=1)))
-    assert (answer.status_code, answer.headers["ratelimit-limit"]) == (201, "4")
+    assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (201, "4")
     assert answer.json()["created_at"].startswith("2026-11-23T16:00:")
     assert _post(url, "one", _journey("flags-2", now)).status_code == 422
     _, url, _ = start("--token", "one", "--profile", "2023", "--operator-id", "7")
@@ -110,6 +110,12 @@ def test_flags(start: Start) -> None:
     keys = {"access_key": "key", "secret_key": "secret"}
     answer = httpx.post(f"{url}/v3.3/auth/access_token", json=keys, trust_env=False)
     assert _post(url, answer.json()["access_token"], payload).status_code == 201
+    _, url, _ = start("--token", "one", "--no-v2", "--status-limit", "7", "--ok-after-seconds", "0")
+    assert _post(url, "one", payload).status_code == 404
+    answer = httpx.get(
+        f"{url}/v3.3/journeys?status=ok", headers={"Authorization": "Bearer one"}, trust_env=False
+    )
+    assert (answer.status_code, answer.headers["x-ratelimit-limit"]) == (200, "7")
 
 
 def test_tls(start: Start, tmp_path: Path) -> None:
