@@ -1,6 +1,6 @@
 """A local Registry for an operator's own tests: faithful answers, faults on demand.
 
-Knows nothing of the consumer and is never imported by ``run``. ``answers`` and ``texts`` hold what it answers,
+Knows nothing of the consumer and is never imported by ``run``. ``answers`` and ``texts`` hold what it says,
 ``rules`` the order of its checks, ``lookups`` what comes after a 201, ``state`` what it remembers,
 ``faults`` how it can fail; ``server`` serves them as ``Sandbox``, with the routes that show and set them.
 """

@@ -62,9 +62,9 @@ def status_of(journey: StoredJourney | None) -> Answer:
     )
 
 
-def listed(journeys: Journeys, query: Mapping[str, Any], now: datetime) -> Answer:
+def listed(journeys: Journeys, params: Mapping[str, Any], now: datetime) -> Answer:
     """List ids by status, latest first: of a week unless ``start`` and ``end`` say otherwise."""
-    problems = []
+    query, problems = {name: str(value) for name, value in params.items()}, []
     status = query.get("status", "undefined")
     if status not in list(JourneyStatus):
         problems.append(f"status : Expected one of {', '.join(JourneyStatus)}, but received: {status[:32]}")

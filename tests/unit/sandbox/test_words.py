@@ -1,10 +1,17 @@
 """The texts of a refusal have the form of the Registry's own validator."""
 
+import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import schemas
 from consumer.sandbox import Profile
+from consumer.sandbox.rules import Call, Rules, Settings
+from consumer.sandbox.state import Tokens
 from consumer.sandbox.texts import ajv_text
 from schemas import Violation
 
@@ -69,3 +76,39 @@ async def test_2025_says_the_first_error(serve: Any, v3: Any) -> None:
     answer = await client.post(payload)
     assert answer.json()["error"]["data"] == [": must have required property 'distance'"]
     assert "+33000000000" not in answer.text
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = [*schemas.field_paths("v3"), "status", "start", "end", "limit", "offset", "code", "message", "a"]
+OBJECTS = st.dictionaries(st.sampled_from([key for key in KEYS if "." not in key]), VALUES, max_size=12)
+BODIES = (
+    st.none()
+    | st.binary(max_size=60)
+    | st.text('[]{}",:0 nulltrueNaN\\ud8', max_size=30).map(lambda text: text.encode())
+    | (VALUES | OBJECTS).map(lambda value: json.dumps(value).encode())
+)
+
+
+@pytest.mark.parametrize("profile", Profile)
+@given(
+    method=st.sampled_from(["GET", "POST", "PATCH", "PUT"]),
+    path=st.sampled_from(
+        ["/v3.3/journeys", "/v2/journeys", "/v3/journeys/x", "/v3/journeys/x/cancel", "/v3/auth/access_token"]
+    )
+    | st.text("/v3.^~x%2Fjourneys", max_size=20),
+    authorization=st.none() | st.text(max_size=20) | st.sampled_from(["Bearer good", "Bearer W1tb.a.b"]),
+    content_type=st.sampled_from(["application/json", "application/json; charset=utf-16", "text/plain", ""]),
+    query=st.dictionaries(
+        st.sampled_from(["status", "start", "end", "limit"]), st.text(max_size=9), max_size=3
+    ),
+    body=BODIES,
+)
+def test_no_request_raises(profile: Profile, **request: Any) -> None:
+    """Whatever the bytes, there is an answer."""
+    now = datetime(2026, 11, 23, 16, tzinfo=UTC)
+    rules = Rules(Settings(profile=profile), schemas.validate, lambda: now, Tokens(["good"], []))
+    assert rules.decide(Call(address="", **request)).answer.status in range(200, 600)
