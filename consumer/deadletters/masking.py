@@ -95,11 +95,11 @@ def is_known_path(path: str) -> bool:
 #: What our codes are made of. A test reads them out of the source.
 _CODE_WORDS = frozenset(
     """
-    access after allowed ambiguous api array bad base64 batch before cloudevent cloudevents complex compressed
-    connect data deep duplicate empty encoding end ends file foreign format future http in integer invalid is
-    json key keys large long malformed many missing nested no not null of other out pool protocol range read
-    refused result short start syntax text timeout tls token too type unknown unusable utf8 value version
-    without wrong
+    access after allowed ambiguous api array bad base64 batch before character cloudevent cloudevents complex
+    compressed connect data deep duplicate empty encoding end ends file foreign format future http in integer
+    invalid is json key keys large long malformed many missing nested no not null of other out pool protocol
+    range read refused repeated result short start store syntax text timeout tls to token too type unknown
+    unusable utf8 value version without wrong
     """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
 )
 #: As the service writes them: a code, perhaps the broken terms, the field's path or the exception's class.

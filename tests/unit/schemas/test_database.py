@@ -113,7 +113,8 @@ def test_v2_stores_its_payload_as_plain_text(text: str) -> None:
 def test_a_length_is_counted_in_code_points(path: str, limit: int, character: str) -> None:
     """As many as the column holds pass, one more does not."""
     assert judge_text(path, json.dumps(character * limit)) == []
-    assert judge_text(path, json.dumps(character * (limit + 1))) == [(path, "too_long_to_store")]
+    code = "too_long" if limit == USER_ID else "too_long_to_store"  # the validator's own limit is 256
+    assert judge_text(path, json.dumps(character * (limit + 1))) == [(path, code)]
 
 
 @pytest.mark.parametrize(("path", "limit"), LIMITS)
