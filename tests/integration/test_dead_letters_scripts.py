@@ -227,7 +227,8 @@ def test_a_registry_that_asks_to_wait_for_long_is_not_waited_for(
     sandbox.faults.for_next(3, throttle={"retry_after_seconds": 900})
     told = straight()
     assert told.returncode == 1
-    assert re.search(r"the Registry asks to wait for (?:90[01]|89\d) s: run this again after that", told.stderr)
+    asked = r"the Registry asks to wait for (?:90[01]|89\d) s: run this again after that"
+    assert re.search(asked, told.stderr)
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (3, 0), 10, "they are given back")
 
 
