@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -43,6 +43,9 @@ from consumer.service.inflight import InFlight
 from consumer.service.lifecycle import Service
 from consumer.service.outcome_events import OutcomeEvents
 from consumer.service.settlement import Settler
+
+if TYPE_CHECKING:
+    from consumer.core.mapping import EventMapping
 
 #: An outage is believed when ``BREAKER_THRESHOLD`` different journeys failed and none passed for so long, or
 #: two for much longer. A round of probes asks with several journeys: any of them may be a bad one.
@@ -87,6 +90,15 @@ def build_topology(settings: Settings) -> Topology:
 def payload_version(settings: Settings) -> Literal["v2", "v3"]:
     """Return whose rules payloads are validated by."""
     return cast("Literal['v2', 'v3']", settings.registry_api_version[:2])
+
+
+def build_mapping(settings: Settings) -> "EventMapping | None":
+    """Return how payloads are made of the operator's events; None: they come as payloads."""
+    if settings.event_mapping_file is None:
+        return None
+    from consumer.core.mapping import load  # noqa: PLC0415 - its libraries, only for those who use one
+
+    return load(settings.event_mapping_file, payload_version(settings))
 
 
 def build_policy(settings: Settings) -> Policy:
@@ -225,7 +237,7 @@ def assemble(
         clock=lambda: now().timestamp(),
     )
     health = Health(clock=clock)
-    in_flight = InFlight(payload_version(settings))
+    in_flight = InFlight(payload_version(settings), build_mapping(settings))
     admission = Admission(
         breakers=build_breakers(settings),
         rate_limiter=rate_limiter,

@@ -26,6 +26,7 @@ __all__ = [
     "Violation",
     "ends_in_future",
     "field_paths",
+    "is_too_complex",
     "json_schema",
     "validate",
 ]

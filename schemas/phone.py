@@ -75,6 +75,15 @@ def is_valid_phone(text: str, rules: _RULES) -> bool:
     return calling_code not in _EXACT[rules] and _fits_a_plan(calling_code, national)
 
 
+def e164(text: str) -> str | None:
+    """Return a telephone number in E.164, French when it has no country code; None when it is no number."""
+    try:
+        number = phonenumbers.parse(text, None if text.startswith("+") else "FR")
+    except NumberParseException:
+        return None
+    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))
+
+
 def _fits_a_plan(calling_code: int, national: str) -> bool:
     """Return whether a country with this calling code could have such a number, of any type."""
     for region in phonenumbers.region_codes_for_country_code(calling_code):

@@ -44,7 +44,7 @@ def _metrics() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "settings-registry": lambda: _settings("REGISTRY_"),
-    "settings-broker": lambda: _settings("BROKER_"),
+    "settings-broker": lambda: _settings("BROKER_", "EVENT_MAPPING_"),
     "settings-retries": lambda: _settings("RETRY_", "BREAKER_", "AUTH_", "HOLD_", "EARLY_", "DRAIN_"),
     "settings-dead-letters": lambda: _settings("DEAD_LETTERS_", "EVENTS_"),
     "settings-process": lambda: _settings("HTTP_", "LOG_", "SECRETS_"),

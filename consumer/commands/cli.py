@@ -25,8 +25,9 @@ COMMANDS: dict[str, str] = {
     "demo": "Run a demonstration of about a minute with embedded broker and Registry.",
     "check": "Check settings, broker and Registry before a start; reads no message.",
     "declare": "Declare the missing queues, for a service whose user lacks the permission.",
-    "validate": "Validate JSON Lines of payloads with the Registry's own rules.",
-    "publish": "Publish JSON Lines to a queue (persistent, confirmed), for trials.",
+    "validate": "Validate payloads with the Registry's own rules.",
+    "publish": "Publish journeys to a queue (persistent, confirmed), for trials.",
+    "sample": "Print invented journeys, as a publisher sends them.",
     "sandbox": "Serve a local Registry for tests: the Registry's answers, faults on demand.",
     "dead-letters": "List, replay, edit and discard dead letters.",
     "schema": "Print the JSON Schema of a payload.",
@@ -41,6 +42,13 @@ def iso_datetime(text: str) -> datetime:
     except ValueError:
         raise ConfigurationError(["--now is not an ISO 8601 date and time"]) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on, as argparse wants it."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return int(text)
 
 
 def _overview() -> argparse.ArgumentParser:

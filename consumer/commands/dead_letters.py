@@ -19,7 +19,8 @@ from typing import Any
 
 from consumer.app import build_topology
 from consumer.commands import dead_letters_actions
-from consumer.commands.dead_letters_actions import add_audit, positive, queue_readers
+from consumer.commands.cli import positive
+from consumer.commands.dead_letters_actions import add_audit, queue_readers
 from consumer.config import Settings, load
 from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery

@@ -21,6 +21,7 @@ from typing import Any
 
 from consumer.app import (
     RATE_LIMITER_BURST,
+    build_mapping,
     build_registry_client,
     build_token_source,
     build_topology,
@@ -28,6 +29,7 @@ from consumer.app import (
 )
 from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.virtual import transport_limits
+from consumer.commands.cli import positive
 from consumer.config import Settings
 from consumer.core.clock import utc_now
 from consumer.core.rate_limiter import RateLimiter
@@ -116,13 +118,6 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audit", type=Path, metavar="FILE", help="append audit lines to FILE")
 
 
-def positive(text: str) -> int:
-    """A whole number from 1 on, as argparse wants it."""
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return int(text)
-
-
 def _positive_rate(text: str) -> float:
     try:
         value = float(text)
@@ -201,6 +196,7 @@ async def _to_registry(settings: Settings) -> AsyncIterator[Act]:
             Submission(client=client, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=utc_now),
             limiter,
             version=payload_version(settings),
+            mapping=build_mapping(settings),
             concurrency=settings.registry_concurrency,
             now=utc_now,
         )

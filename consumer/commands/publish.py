@@ -1,6 +1,7 @@
-"""Publish JSON Lines to a queue, for trying things out.
+"""Publish journeys to a queue, for trying things out.
 
-Each line is published unchanged: persistent, mandatory, confirmed by the broker. FILE may be larger than
+FILE holds JSON Lines, one JSON document, or an array. Each line is published unchanged: persistent,
+mandatory, confirmed by the broker; what is no JSON object only with --raw. JSON Lines may be larger than
 memory; `-` reads standard input. The broker is BROKER_URL (with BROKER_CA_FILE), or --broker-url. Exit
 code 0: the broker confirmed every line.
 """
@@ -14,18 +15,25 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from consumer.config import Settings, load
-from consumer.errors import ConfigurationError
+from consumer.errors import ConfigurationError, ConsumerError
+from consumer.publishing.documents import Documents, is_object
 from consumer.publishing.publish import Sender, Target, connect, generated_lines, read_lines, show_progress
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", nargs="?", help="JSON Lines, or - for standard input")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        nargs="?",
+        help="JSON Lines, a JSON document or an array; - for standard input",
+    )
     parser.add_argument("--queue", metavar="Q", help="queue to publish to (default: BROKER_QUEUE)")
     parser.add_argument("--exchange", metavar="E", help="publish to this exchange instead")
     parser.add_argument("--routing-key", metavar="K", help="with --exchange (default: the queue's name)")
     parser.add_argument(
         "--broker-url", metavar="URL", help="(default: BROKER_URL, which hides the password from `ps`)"
     )
+    parser.add_argument("--raw", action="store_true", help="publish each line of FILE, whatever it is")
     group = parser.add_argument_group("instead of FILE")
     group.add_argument(
         "--generate", type=int, metavar="N", help="publish N invented journeys that have just ended"
@@ -57,9 +65,13 @@ async def _publish(args: argparse.Namespace, settings: Settings, target: Target)
         show_progress(sender, lambda: link.blocked, total_bytes=size, total_lines=args.generate)
     )
     try:
-        async for line in lines:
-            await sender.send(line)
+        as_they_are = args.raw or args.generate is not None
+        async for number, line in _documents(lines, raw=as_they_are):
+            await sender.send(line, number)
         await sender.finish()
+    except _NotAnObjectError:
+        await sender.finish()  # what came before it
+        raise
     finally:
         progress.cancel()
         await asyncio.wait([progress])  # it removes the bar
@@ -67,6 +79,32 @@ async def _publish(args: argparse.Namespace, settings: Settings, target: Target)
     count, seconds = sender.confirmed_lines, max(time.monotonic() - started, 0.001)
     print(f"{count} confirmed, published to {target} in {seconds:.1f} s ({count / seconds:,.0f}/s)")  # noqa: T201
     return 0
+
+
+class _NotAnObjectError(ConsumerError):
+    pass
+
+
+async def _documents(lines: AsyncIterator[bytes], *, raw: bool) -> AsyncIterator[tuple[int, bytes]]:
+    """Number the documents. Raises ConsumerError for what is no JSON object, unless ``raw``."""
+    documents, number = Documents(), 0
+    async for line in lines:
+        number += 1
+        if not raw:
+            for found in documents.feed(line):
+                yield _checked(*found)
+        elif line.strip():
+            yield number, line
+    for found in documents.end():
+        yield _checked(*found)
+
+
+def _checked(number: int, document: bytes) -> tuple[int, bytes]:
+    if not is_object(document):
+        raise _NotAnObjectError(
+            f"line {number} is not a JSON object; nothing from it on was published (--raw publishes all)"
+        )
+    return number, document
 
 
 def _source(args: argparse.Namespace) -> tuple[int | None, AsyncIterator[bytes]]:

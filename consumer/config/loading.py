@@ -53,6 +53,7 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
         *_authentication(settings, required=authentication),
         *_contradictions(settings),
         *_sqs(settings),
+        *_mapping(settings),
     )
     # A conflict with a setting that is wrong by itself may be one with its default only.
     problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
@@ -97,6 +98,18 @@ def _named(sentence: str) -> set[str]:
     """Return the settings that a sentence names, each with the setting of its file."""
     names = re.findall(r"[A-Z]+(?:_[A-Z]+)+", sentence)
     return {*names, *(f"{name}_FILE" for name in names)}
+
+
+def _mapping(settings: Settings) -> Iterator[str]:
+    """Check the file that maps events to payloads."""
+    if settings.event_mapping_file is None:
+        return
+    from consumer.core.mapping import load as load_mapping  # noqa: PLC0415 - only for those who use one
+
+    try:
+        load_mapping(settings.event_mapping_file, "v2" if settings.registry_api_version == "v2" else "v3")
+    except ConfigurationError as error:
+        yield from (f"EVENT_MAPPING_FILE: {problem}" for problem in error.problems)
 
 
 def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:

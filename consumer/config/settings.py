@@ -194,6 +194,7 @@ _BrokerUrl = Annotated[
 _Token = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the token alone")]
 _Key = Annotated[SecretStr | None, AfterValidator(_header_safe), _Allowed("the key alone")]
 _File = Annotated[Path | None, AfterValidator(_readable), _Allowed("a readable file")]
+_Mapping = Annotated[Path | None, _Allowed("a file, or the name of a mapping that is shipped")]
 _Queue = Annotated[
     str,
     AfterValidator(_queue_name),
@@ -265,6 +266,9 @@ class Settings(BaseModel):
     )
     broker_queue: _Queue = _setting(
         "journeys.completed", "The queue to consume; its name is also the prefix of our own queues."
+    )
+    event_mapping_file: _Mapping = _setting(
+        None, "How payloads are made of your own events: a file, or v2-to-v3.3. Unset: events are payloads."
     )
     broker_exchange: _Exchange = _setting(None, "The operator's exchange to bind the queue to.")
     broker_routing_key: _RoutingKey = _setting(None, "Routing key of that binding.")

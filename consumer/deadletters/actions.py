@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import schemas
 from consumer.core import outcome as outcomes
@@ -27,6 +28,9 @@ from consumer.deadletters.audit import DurableJsonlFile, archive_line, audit_lin
 from consumer.deadletters.sweep import BATCH, BatchResult, DeadLetterMessage, Result
 from consumer.errors import PublishError, PublishFailure
 from consumer.registry.submit import Submission
+
+if TYPE_CHECKING:
+    from consumer.core.mapping import EventMapping
 
 REPLAYED = "replayed"
 NOT_CONFIRMED = "not confirmed"
@@ -128,12 +132,14 @@ class SubmitToRegistry:
         rate_limiter: RateLimiter,
         *,
         version: schemas.Version,
+        mapping: "EventMapping | None" = None,
         concurrency: int,
         now: Callable[[], datetime],
     ) -> None:
         self._submission = submission
         self._rate_limiter = rate_limiter
         self._version: schemas.Version = version
+        self._mapping = mapping
         self._slots = asyncio.Semaphore(concurrency)
         self._now = now
         self._failures = 0
@@ -144,7 +150,7 @@ class SubmitToRegistry:
         return BatchResult([Result(word, ack=word in IN_REGISTRY) for word in words], self._trouble)
 
     async def _one(self, dead: DeadLetterMessage) -> Outcome | None:
-        ready = parse(dead.delivery, self._version)
+        ready = parse(dead.delivery, self._version, self._mapping)
         if isinstance(ready, outcomes.Invalid):
             return ready
         if ready.journey.end > self._now():

@@ -186,17 +186,13 @@ class Sender:
         self._target = target
         self._in_flight: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._bytes = 0
-        self._number = 0
 
-    async def send(self, line: bytes) -> None:
-        """Publish one line; waits while too much is in flight. Raises ConsumerError."""
-        self._number += 1
-        if not line.strip():
-            return
+    async def send(self, line: bytes, number: int) -> None:
+        """Publish the line of that number; waits while too much is in flight. Raises ConsumerError."""
         while len(self._in_flight) >= MOST_IN_FLIGHT or self._bytes > MOST_BYTES_IN_FLIGHT:
             await self._confirm_oldest()
         message = outgoing(self._target, line, message_id(line))
-        self._in_flight.append((self._number, len(line), self._publisher.submit(message)))
+        self._in_flight.append((number, len(line), self._publisher.submit(message)))
         self._bytes += len(line)
         while self._in_flight and self._in_flight[0][2].done():  # keeps the count current on slow input
             await self._confirm_oldest()

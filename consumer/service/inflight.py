@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from consumer.core.delivery import Delivery
 from consumer.core.headers import TrackingHeaders, tracking_headers
 from consumer.core.outcome import Disposition, Invalid
 from consumer.core.parse import Ready, parse
 from schemas import Journey
+
+if TYPE_CHECKING:
+    from consumer.core.mapping import EventMapping
 
 
 class State(Enum):
@@ -57,10 +60,11 @@ class Entry:
 
 
 class InFlight:
-    """The table. ``version`` is that of the payloads."""
+    """The table. ``version`` is that of the payloads; ``mapping`` makes them of the operator's events."""
 
-    def __init__(self, version: Literal["v2", "v3"]) -> None:
+    def __init__(self, version: Literal["v2", "v3"], mapping: "EventMapping | None" = None) -> None:
         self._version = version
+        self._mapping = mapping
         self._entries: set[Entry] = set()
         self._oldest_in_queue: datetime | None = None
 
@@ -78,7 +82,7 @@ class InFlight:
 
     def read(self, entry: Entry) -> None:
         """Parse and validate the payload."""
-        entry.parsed = parse(entry.delivery, self._version)
+        entry.parsed = parse(entry.delivery, self._version, self._mapping)
 
     def close(self, entry: Entry) -> None:
         """Remove a delivery that was settled or left to the broker."""

@@ -164,6 +164,10 @@ def _mappings(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]
         ("extraContainers: [{name: consumer, image: x}]", 'the name "consumer" twice, or it is the chart'),
         ("extraEnv: [{name: A, value: a}, {name: A, value: b}]", "extraEnv sets A twice"),
         ("dnsPolicy: None", 'dnsPolicy "None" needs dnsConfig.nameservers'),
+        (
+            "eventMapping: {name: v2-to-v3.3, existingConfigMap: mapping}",
+            "eventMapping.name and eventMapping.existingConfigMap are both set",
+        ),
         ("queue: {routingKey: a.b}", "queue.routingKey needs queue.exchange"),
         ("queue: {exchange: trips, declare: never}", "queue.exchange has no effect"),
         ("broker: {prefetch: 10}", "broker.prefetch must be at least registry.concurrency"),

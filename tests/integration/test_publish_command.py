@@ -34,7 +34,7 @@ def test_every_line_arrives_unchanged(
     file = tmp_path / "lines"
     file.write_bytes(lines[0] + b"\n\n" + b"\n".join(lines[1:]))
     vhost.declare(QUEUE)
-    assert publish(vhost, "--queue", QUEUE, str(file)) == 0
+    assert publish(vhost, "--queue", QUEUE, "--raw", str(file)) == 0
     seen = vhost.messages(QUEUE)
     assert [message.body for message in seen] == lines
     ids = [message.properties["message_id"] for message in seen]
@@ -201,3 +201,27 @@ def test_lines_are_published_as_they_arrive(vhost: Broker) -> None:
         assert process.poll() is None
         process.stdin.close()
         assert process.wait(20) == 0
+
+
+def test_a_document_over_many_lines_is_one_message(vhost: Broker, tmp_path: Path) -> None:
+    """And an array is one message for each element."""
+    vhost.declare(QUEUE)
+    file = tmp_path / "document"
+    file.write_text('{\n  "journey_id": "j-1"\n}\n')
+    assert publish(vhost, "--queue", QUEUE, str(file)) == 0
+    file.write_text('[{"journey_id": "j-2"},\n {"journey_id": "j-3"}]\n')
+    assert publish(vhost, "--queue", QUEUE, str(file)) == 0
+    ids = [message.properties["message_id"] for message in vhost.messages(QUEUE)]
+    assert ids == ["j-1", "j-2", "j-3"]
+
+
+def test_what_is_no_object_is_refused_by_its_line(
+    vhost: Broker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What comes before it is confirmed; nothing from it on is published."""
+    vhost.declare(QUEUE)
+    file = tmp_path / "lines"
+    file.write_bytes(b"{}\n{}\nnot json\n{}\n")
+    assert publish(vhost, "--queue", QUEUE, str(file)) == 1
+    assert "line 3 is not a JSON object" in capsys.readouterr().err
+    assert vhost.depth(QUEUE).ready == 2

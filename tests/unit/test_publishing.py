@@ -13,6 +13,7 @@ from consumer.core.outgoing import Outgoing
 from consumer.core.topology import Topology
 from consumer.errors import ConsumerError, PublishError, PublishFailure
 from consumer.publishing import publish
+from consumer.publishing.documents import Documents
 from consumer.publishing.publish import Sender, Target, connect_virtual, read_lines
 
 
@@ -56,7 +57,7 @@ async def test_what_is_in_flight_is_bounded_in_number() -> None:
     broker = Broker()
     sending = Sender(broker, QUEUE)
     for _ in range(3 * publish.MOST_IN_FLIGHT):
-        await sending.send(b"{}")
+        await sending.send(b"{}", 1)
     await sending.finish()
     assert len(broker.taken) == 3 * publish.MOST_IN_FLIGHT == sending.confirmed_lines
     assert broker.most_in_flight == publish.MOST_IN_FLIGHT
@@ -68,7 +69,7 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
     line = b"x" * (publish.MOST_BYTES_IN_FLIGHT // 4)
     sending = Sender(broker, QUEUE)
     for _ in range(20):
-        await sending.send(line)
+        await sending.send(line, 1)
     await sending.finish()
     assert len(broker.taken) == 20
     assert broker.most_in_flight <= 5
@@ -79,11 +80,11 @@ async def test_what_is_in_flight_is_bounded_in_bytes() -> None:
     [("connection", "connection to the broker was lost"), ("timeout", "in time"), ("closed", ": closed;")],
 )
 async def test_the_first_failure_stops_and_names_its_line(failure: str, words: str) -> None:
-    """The line's number counts blank lines too, so that it is the one an editor shows."""
+    """By the number that an editor shows."""
     broker = Broker(failures={3: failure})
     sending = Sender(broker, QUEUE)
-    for line in (b"{}", b"", b"{}", b"{}", b"{}"):
-        await sending.send(line)
+    for number in (1, 3, 4, 5):
+        await sending.send(b"{}", number)
     with pytest.raises(ConsumerError, match="line 4 did not reach the queue 'q'") as caught:
         await sending.finish()
     assert words in str(caught.value)
@@ -145,3 +146,38 @@ async def test_a_transport_that_does_not_connect_times_out(monkeypatch: pytest.M
     with pytest.raises(TimeoutError):
         await connect_virtual("memory://", Topology(queue="publishing.timeout"))
     assert "virtual-link" not in [thread.name for thread in threading.enumerate()]
+
+
+def _read(text: bytes) -> list[tuple[int, bytes]]:
+    documents = Documents()
+    found = [each for line in text.split(b"\n") for each in documents.feed(line)]
+    return [*found, *documents.end()]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b'{"a":1}\n\n{"b" : 2}\r\n', [(1, b'{"a":1}'), (3, b'{"b" : 2}\r')]),
+        (b'\n{\n  "a": 1\n}\n', [(1, b'{\n  "a": 1\n}')]),
+        (b'[{"a": 1},\n {"b": 2}]', [(1, b'{"a":1}'), (2, b'{"b":2}')]),
+        (b'[{"a": 1}]\n', [(1, b'{"a":1}')]),
+        (b"[1]", [(1, b"1")]),
+        (b"nonsense\n{}\n", [(1, b"nonsense"), (2, b"{}")]),
+        (b'{"a":\n{}\n', [(1, b'{"a":'), (2, b"{}")]),
+        (b"", []),
+        (b"\n \n", []),
+    ],
+)
+def test_lines_a_document_or_an_array(text: bytes, found: list[tuple[int, bytes]]) -> None:
+    """Lines stay byte for byte; what is neither is told line by line."""
+    assert _read(text) == found
+
+
+def test_what_is_neither_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broken first line does not take the whole file into memory."""
+    monkeypatch.setattr("consumer.publishing.documents.MOST_BYTES", 100)
+    reader = Documents()
+    given = [b"{"] + [b'{"a":1}'] * 20
+    passed = [len(list(reader.feed(line))) for line in given]
+    assert sum(passed) == 21
+    assert passed[-1] == 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,14 @@ def test_some_invalid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     second = lines(tmp_path / "b", changed("v2-full", "driver.identity.phone", "+3369876543x"), b"[]")
     assert main(["validate", "--api-version", "v2", *NOW, first, second]) == 1
     broken, good, phone, array = printed(capsys)
-    assert broken == {"valid": False, "errors": [{"path": "", "code": "not_json", "message": "is not JSON"}]}
+    assert broken == {
+        "valid": False,
+        "line": 2,
+        "errors": [{"path": "", "code": "not_json", "message": "is not JSON"}],
+    }
     assert good == {"valid": True}
     assert [(e["path"], e["code"]) for e in phone["errors"]] == [("driver.identity.phone", "bad_format")]
+    assert (phone["line"], array["line"]) == (1, 2)
     assert array["errors"][0]["message"] == "must be an object"
 
 
@@ -153,3 +159,50 @@ def test_no_value_is_printed(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert out.count("\n") == len(payloads)
     assert not [text for text in texts if text in out or json.dumps(text)[1:-1] in out]
+
+
+def test_a_document_and_an_array(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As people save them: over many lines, or several in one list."""
+    document = tmp_path / "document"
+    document.write_text(json.dumps(SAMPLES["v2-full"], indent=2))
+    array = tmp_path / "array"
+    array.write_text(json.dumps([SAMPLES["v2-full"], {}], indent=2))
+    assert main(["validate", "--api-version", "v2", *NOW, str(document), str(array)]) == 1
+    good, first, second = printed(capsys)
+    assert good == first == {"valid": True}
+    assert second["line"] == 2
+
+
+def test_mapped_events(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The verdict is about the payload that the mapping makes; --show prints it."""
+    event = json.loads(json.dumps(SAMPLES["v2-full"]))
+    for role in ("driver", "passenger"):
+        event[role]["identity"] |= {"operator_user_id": "u", "lastname": "Martin", "phone": "+33639980001"}
+        event[role]["start"] |= {"lat": 48.1, "lon": -1.6}
+        event[role]["end"] |= {"lat": 47.2, "lon": -1.5}
+        event[role]["incentives"] = []
+    poor = json.loads(json.dumps(event))
+    del poor["passenger"]["identity"]["lastname"]
+    file = lines(tmp_path / "events", event, poor, b"[]", b"x")
+    arguments = ["validate", "--api-version", "v3.3", *NOW, "--mapping", "v2-to-v3.3", file]
+    assert main(arguments) == 1
+    good, missing, *_others = printed(capsys)
+    assert good == {"valid": True}
+    assert missing["errors"][0]["path"] == "passenger.identity.identity_key"
+    assert main([*arguments, "--show"]) == 1
+    assert printed(capsys)[0]["payload"]["passenger"]["identity"]["phone"] == "+33639980001"
+    assert main(["validate", "--api-version", "v2", "--show"]) == 2
+
+
+def test_samples_are_valid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `sample` prints is what `validate` takes."""
+    for version in ("v2", "v3.3"):
+        run = subprocess.run(
+            [sys.executable, "-m", "consumer", "sample", "--api-version", version, "--count", "3"],
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        file = tmp_path / version
+        file.write_bytes(run.stdout)
+        assert main(["validate", "--api-version", version, str(file)]) == 0
+        assert printed(capsys) == [{"valid": True}] * 3

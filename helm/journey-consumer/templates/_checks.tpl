@@ -105,6 +105,9 @@
 {{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled }}
 - monitoring.podMonitor and monitoring.serviceMonitor are both enabled: every series would be counted twice. Keep one.
 {{- end }}
+{{- if and .Values.eventMapping.name .Values.eventMapping.existingConfigMap }}
+- eventMapping.name and eventMapping.existingConfigMap are both set: keep one of them.
+{{- end }}
 {{- if and .Values.queue.routingKey (not .Values.queue.exchange) }}
 - queue.routingKey needs queue.exchange.
 {{- end }}
@@ -151,14 +154,14 @@
 {{- end }}
 {{- $_ := set $seen $which true }}
 {{- end }}
-{{- $volumes := dict "secrets" true "registry-ca" true "broker-ca" true }}
+{{- $volumes := dict "secrets" true "registry-ca" true "broker-ca" true "mapping" true }}
 {{- range .Values.extraVolumes }}
 {{- if hasKey $volumes .name }}
 - extraVolumes has the name "{{ .name }}" twice, or it is one of the chart's own: rename it.
 {{- end }}
 {{- $_ := set $volumes .name true }}
 {{- end }}
-{{- $paths := dict (include "journey-consumer.secretsDirectory" .) true "/etc/journey-consumer/registry-ca" true "/etc/journey-consumer/broker-ca" true }}
+{{- $paths := dict (include "journey-consumer.secretsDirectory" .) true "/etc/journey-consumer/registry-ca" true "/etc/journey-consumer/broker-ca" true "/etc/journey-consumer/mapping" true }}
 {{- range .Values.extraVolumeMounts }}
 {{- if not (hasKey $volumes .name) }}
 - extraVolumeMounts names the volume "{{ .name }}", which extraVolumes does not have.

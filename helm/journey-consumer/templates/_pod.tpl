@@ -122,6 +122,11 @@ resources:
 {{ include "journey-consumer.secretsVolume" . }}
 {{- include "journey-consumer.caVolume" (list . "registry") }}
 {{- include "journey-consumer.caVolume" (list . "broker") }}
+{{- with .Values.eventMapping.existingConfigMap }}
+- name: mapping
+  configMap:
+    name: {{ . | quote }}
+{{- end }}
 {{- with .Values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -131,6 +136,11 @@ resources:
 {{ include "journey-consumer.secretsMount" . }}
 {{- include "journey-consumer.caMount" (list . "registry") }}
 {{- include "journey-consumer.caMount" (list . "broker") }}
+{{- if .Values.eventMapping.existingConfigMap }}
+- name: mapping
+  mountPath: /etc/journey-consumer/mapping
+  readOnly: true
+{{- end }}
 {{- with .Values.extraVolumeMounts }}
 {{ toYaml . }}
 {{- end }}

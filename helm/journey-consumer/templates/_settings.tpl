@@ -27,6 +27,13 @@
 {{- if .Values.registry.caBundle.existingConfigMap -}}
 {{- $_ := set $settings "REGISTRY_CA_FILE" (printf "/etc/journey-consumer/registry-ca/%s" .Values.registry.caBundle.key) -}}
 {{- end -}}
+{{- with .Values.eventMapping -}}
+{{- if .existingConfigMap -}}
+{{- $_ := set $settings "EVENT_MAPPING_FILE" (printf "/etc/journey-consumer/mapping/%s" .key) -}}
+{{- else if .name -}}
+{{- $_ := set $settings "EVENT_MAPPING_FILE" .name -}}
+{{- end -}}
+{{- end -}}
 {{- range $name, $value := .Values.settings -}}
 {{- $_ := set $settings $name (include "journey-consumer.plain" $value) -}}
 {{- end -}}
