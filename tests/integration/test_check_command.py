@@ -1,6 +1,11 @@
 """``journey-consumer check`` against a real broker and a Registry: its findings; nothing is changed."""
 
+import os
+import re
+import shlex
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -304,6 +309,24 @@ def test_each_missing_permission_is_named(
     failed = {line.removeprefix("FAIL permissions this user may not ") for line in lines if "FAIL" in line}
     assert failed == expected
     assert vhost.queue_depths() == before
+
+
+def test_the_permissions_of_the_security_page_are_enough(check: Check, vhost: Broker) -> None:
+    """As its line gives them: the service declares its queues, nothing is missing."""
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    (line,) = re.findall(r"^rabbitmqctl set_permissions --vhost / journeys (.*)$", page, re.MULTILINE)
+    configure, write, read = shlex.split(line)
+    with vhost.user(configure=configure, write=write, read=read) as url:
+        declared = subprocess.run(
+            [sys.executable, "-m", "consumer", "declare"],
+            env={**os.environ, "BROKER_URL": url, "BROKER_QUEUE": "journeys.completed"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert declared.returncode == 0, declared.stderr
+        code, lines = check(BROKER_URL=url, BROKER_QUEUE="journeys.completed")
+    assert code == 0, lines
 
 
 def test_a_refused_login_fails(check: Check, vhost: Broker) -> None:
