@@ -98,8 +98,8 @@ _CODE_WORDS = frozenset(
     access after allowed ambiguous api array bad base64 batch before character cloudevent cloudevents complex
     compressed connect data deep duplicate empty encoding end ends file foreign format future http in integer
     invalid is json key keys large long malformed many mapping missing nested no not null of other out pool
-    protocol range read refused repeated result short start store syntax text timeout tls to token too type unknown
-    unusable utf8 value version without wrong
+    protocol range read refused repeated result short start store syntax text timeout tls to token too type
+    unknown unusable utf8 value version without wrong
     """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
 )
 #: As the service writes them: a code, perhaps the broken terms, the field's path or the exception's class.
