@@ -11,7 +11,7 @@ ARGS   ?=
 RABBITMQ4 ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/journey-consumer/debian-13
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-rabbitmq4 check generate format coverage simulate bench lock clean
+.PHONY: help demo test test-rabbitmq4 check generate format coverage simulate bench soak cluster lock clean
 
 help: ## List what can be made
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,13 @@ simulate: $(VENV)/.dev ## Run SEEDS simulated days with faults of every kind (de
 
 bench: $(VENV)/.dev ## Measure speed and size against a real broker
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: $(VENV)/.dev ## Break one real broker, service and Registry for MINUTES (default 10); count every journey
+	@$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(ARGS)
+
+cluster: $(VENV)/.dev $(RABBITMQ4)/usr/lib/rabbitmq ## Break three RabbitMQ nodes, 3.10 and 4.0, and count (root, iproute2)
+	@$(BIN)/python -m tests.soak.cluster $(ARGS)
+	@TEST_RABBITMQ_ROOT=$(RABBITMQ4) $(BIN)/python -m tests.soak.cluster $(ARGS)
 
 # Universal: one lock holds for every platform and every Python that pyproject.toml allows.
 COMPILE = $(VENV)-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \

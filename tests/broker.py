@@ -89,7 +89,7 @@ class Broker:
 
     def url_at(self, port: int) -> str:
         """Return the URL through another port of this machine, such as a proxy's."""
-        return f"amqp://guest:guest@127.0.0.1:{port}/{self.vhost}"
+        return f"amqp://guest:guest@{self.node.place.host}:{port}/{self.vhost}"
 
     @contextlib.contextmanager
     def user(
@@ -124,7 +124,7 @@ class Broker:
     def connection(self, **options: Any) -> Iterator[amqp.Connection]:
         """Lend a py-amqp connection; ``options`` as its constructor takes them."""
         connection = amqp.Connection(
-            **{"host": f"127.0.0.1:{self.node.port}", "virtual_host": self.vhost, "connect_timeout": 10}
+            **{"host": f"{self.node.place.host}:{self.node.port}", "virtual_host": self.vhost, "connect_timeout": 10}
             | options
         )
         try:

@@ -54,6 +54,7 @@ class Ledger:
         self._rng = random.Random()
         self._lock = threading.Lock()
         self.published: dict[str, bytes] = {}  # by message id; what was at least once confirmed
+        self.republished = 0  # by ``load``, because the confirm did not come
 
     def declare(self) -> None:
         """Declare all queues, as an operator does with ``declare`` before the service runs."""
@@ -112,6 +113,7 @@ class Ledger:
                         try:
                             self.publish(batch)
                         except (OSError, amqp.AMQPError):
+                            self.republished += _BATCH
                             stopping.wait(0.1)  # again until confirmed: it may or may not have arrived
                         else:
                             break
@@ -184,27 +186,7 @@ class Ledger:
         a crash between a confirm and an acknowledgement leaves. Queues must not be consumed meanwhile, or be
         empty; unacknowledged messages of closed connections are waited for.
         """
-        queues = dict.fromkeys(self._waiting_queues, "queued")
-        queues |= {self.topology.dead_letter_queue(each): each for each in (*Reason, DELIVERY_LIMIT)}
-        wait_until(
-            lambda: not any(depth.unacked for depth in self.broker.queue_depths().values()),
-            15,
-            lambda: f"nothing is unacknowledged: {self.broker.queue_depths()}",
-            interval=0.1,
-        )
-        places: dict[str, Counter[str]] = {}
-        changed: list[str] = []  # bodies are never re-serialised, neither to the Registry nor to a queue
-        for journey_id, stored in dict(sandbox.journeys).items():
-            places.setdefault(journey_id, Counter())["registered"] += 1
-            if stored.sha256 != hashlib.sha256(self.published.get(journey_id, b"")).hexdigest():
-                changed.append(journey_id)
-        existing = self.broker.queue_depths()
-        for queue, place in queues.items():
-            for message in self.broker.messages(queue) if queue in existing else ():
-                message_id = str(message.properties.get("message_id", f"no id, in {queue}"))
-                places.setdefault(message_id, Counter())[place] += 1
-                if message.body != self.published.get(message_id, message.body):
-                    changed.append(message_id)
+        places, changed = self.places(sandbox)
         wrong = {
             message_id: dict(found)
             for message_id, found in places.items()
@@ -223,3 +205,32 @@ class Ledger:
             elif "registered" not in found:
                 account.dead.setdefault(next(iter(found)), set()).add(message_id)
         return account
+
+    def places(self, sandbox: Sandbox) -> tuple[dict[str, Counter[str]], list[str]]:
+        """Where each message id is and how often: ``registered``, ``queued`` or a reason.
+
+        And the ids whose body is not what was published, there or at the Registry: bodies are never
+        serialised again.
+        """
+        queues = dict.fromkeys(self._waiting_queues, "queued")
+        queues |= {self.topology.dead_letter_queue(each): each for each in (*Reason, DELIVERY_LIMIT)}
+        wait_until(
+            lambda: not any(depth.unacked for depth in self.broker.queue_depths().values()),
+            15,
+            lambda: f"nothing is unacknowledged: {self.broker.queue_depths()}",
+            interval=0.1,
+        )
+        places: dict[str, Counter[str]] = {}
+        changed: list[str] = []
+        for journey_id, stored in dict(sandbox.journeys).items():
+            places.setdefault(journey_id, Counter())["registered"] += 1
+            if stored.sha256 != hashlib.sha256(self.published.get(journey_id, b"")).hexdigest():
+                changed.append(journey_id)
+        existing = self.broker.queue_depths()
+        for queue, place in queues.items():
+            for message in self.broker.messages(queue) if queue in existing else ():
+                message_id = str(message.properties.get("message_id", f"no id, in {queue}"))
+                places.setdefault(message_id, Counter())[place] += 1
+                if message.body != self.published.get(message_id, message.body):
+                    changed.append(message_id)
+        return places, changed

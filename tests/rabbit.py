@@ -24,10 +24,11 @@ from types import TracebackType
 from typing import IO, Self
 
 from tests.broker import Broker
-from tests.rabbit_setup import Installation, NodeError, Ports, environment, write_files
+from tests.rabbit_setup import Installation, NodeError, Place, Ports, environment, write_files
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
+_LOOPBACK = Place()
 
 # Each line it reads names the process groups that run now; the end of its input is the end of the test run.
 _WATCHDOG = """
@@ -42,10 +43,18 @@ class RabbitNode:
 
     ``plugins`` are enabled at start (``rabbitmq_prometheus``, ``rabbitmq_management``); ``conf`` is added to
     ``rabbitmq.conf``; ``tls`` adds an amqps listener with a certificate for ``localhost`` by ``ca_file``.
+    Nodes of one cluster share ``ports`` and ``cookie``, each at a ``place`` of its own.
     """
 
     def __init__(
-        self, *, plugins: tuple[str, ...] = (), conf: Mapping[str, object] | None = None, tls: bool = False
+        self,
+        *,
+        plugins: tuple[str, ...] = (),
+        conf: Mapping[str, object] | None = None,
+        tls: bool = False,
+        place: Place = _LOOPBACK,
+        ports: Ports | None = None,
+        cookie: str | None = None,
     ) -> None:
         installation = Installation.find()
         if installation is None:
@@ -55,6 +64,9 @@ class RabbitNode:
         self._plugins = plugins
         self._conf = dict(conf or {})
         self._tls = tls
+        self.place = place
+        self._wanted_ports = ports
+        self._cookie = cookie or f"{random.getrandbits(128):032x}"
         self._home: Path | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._beam: subprocess.Popen[bytes] | None = None
@@ -73,9 +85,14 @@ class RabbitNode:
         return self.ports.amqp
 
     @property
+    def name(self) -> str:
+        """The node's Erlang name."""
+        return self._name
+
+    @property
     def url(self) -> str:
         """The default virtual host; tests that share a node take a ``vhost``."""
-        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        return f"amqp://guest:guest@{self.place.host}:{self.port}//"
 
     @property
     def ctl_command(self) -> list[str | Path]:
@@ -145,6 +162,16 @@ class RabbitNode:
         self.stop()
         self.start()
 
+    def freeze(self) -> None:
+        """Stop the node's process where it is: its sockets stay open and nothing answers."""
+        assert self._beam is not None
+        os.killpg(self._beam.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        assert self._beam is not None
+        os.killpg(self._beam.pid, signal.SIGCONT)
+
     def repair(self) -> None:
         """Start the node if it is down and clear the memory alarm: what a test may have left behind."""
         if not self._runs():
@@ -166,13 +193,14 @@ class RabbitNode:
     def eval(self, expression: str, *, timeout: float = 30.0) -> str:
         """Evaluate an Erlang expression that returns iodata on the node; return its text."""
         wrapped = f'binary_to_list(base64:encode(iolist_to_binary(["=", {expression}]))).\n'
+        kind = "-sname" if self.place == _LOOPBACK else "-name"
         if self._erl_call is None:
             printed = self.ctl("eval", wrapped, timeout=timeout)
         else:
             deadline = time.monotonic() + timeout
             while True:
                 done = subprocess.run(
-                    [*self._erl_call, "-r", "-sname", self._name, "-c", self._cookie, "-e"],
+                    [*self._erl_call, "-r", kind, self._name, "-c", self._cookie, "-e"],
                     input=wrapped.encode(),
                     capture_output=True,
                     env=self._environment,
@@ -237,13 +265,14 @@ class RabbitNode:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self.ports = Ports.choose()
-        self._name = f"tests-{self.port}@localhost"
-        self._cookie = f"{random.getrandbits(128):032x}"
-        self._environment = environment(self._home, self.ports, self._name)
+        self.ports = self._wanted_ports or Ports.choose()
+        host = self.place.host
+        self._name = f"tests-{self.port}@{'localhost' if self.place == _LOOPBACK else host}"
+        self._environment = environment(self._home, self.ports, self._name, host)
         write_files(
             self._home,
             self.ports,
+            host,
             cookie=self._cookie,
             plugins=self._plugins,
             conf=self._conf,
@@ -252,7 +281,7 @@ class RabbitNode:
 
     def _launch(self) -> None:
         found = self._installation.erlang_command("epmd")
-        epmd = [*(found or ["epmd"]), "-port", str(self.ports.epmd), "-address", "127.0.0.1"]
+        epmd = [*(found or ["epmd"]), "-port", str(self.ports.epmd), "-address", self.place.host]
         try:
             with (self.home / "log" / "console").open("ab") as console:
                 self._epmd = self._spawn(epmd, console)
@@ -276,7 +305,7 @@ class RabbitNode:
 
     def _spawn(self, command: list[str | Path], console: IO[bytes]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command,
+            self.place.command(command),
             env=self._environment,
             cwd=self.home,
             stdin=subprocess.DEVNULL,
@@ -290,7 +319,7 @@ class RabbitNode:
         while time.monotonic() < deadline and process.poll() is None:
             with socket.socket() as probe:
                 probe.settimeout(1)
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                if probe.connect_ex((self.place.host, port)) == 0:
                     return
             time.sleep(0.02)
         said = (self.home / "log" / "console").read_text(errors="replace")[-2000:]

@@ -1,7 +1,7 @@
 """Where RabbitMQ is installed, and how a private node is configured: directory, ports, settings, environment.
 
 Nothing here starts a process. Everything a node writes lies below its ``home``; everything it listens on is a
-port of ``Ports`` on 127.0.0.1.
+port of ``Ports`` at its ``Place``, by default 127.0.0.1.
 
 With ``TEST_RABBITMQ_ROOT`` RabbitMQ and Erlang are those of another Debian, whose file system is in that
 directory: how the same tests run on another version (``make test-rabbitmq4``). Takes root.
@@ -107,6 +107,18 @@ def _erlang_tool(name: str, root: Path | None) -> Path | None:
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The address that a node listens on, and the network namespace in which it runs (None: ours)."""
+
+    host: str = "127.0.0.1"
+    namespace: str | None = None
+
+    def command(self, command: list[str | Path]) -> list[str | Path]:
+        """How a program of the node is started there."""
+        return command if self.namespace is None else ["ip", "netns", "exec", self.namespace, *command]
+
+
 def free_port() -> int:
     """Return a free port."""
     while True:
@@ -145,7 +157,14 @@ class Ports:
 
 
 def write_files(
-    home: Path, ports: Ports, *, cookie: str, plugins: tuple[str, ...], conf: Mapping[str, object], tls: bool
+    home: Path,
+    ports: Ports,
+    host: str,
+    *,
+    cookie: str,
+    plugins: tuple[str, ...],
+    conf: Mapping[str, object],
+    tls: bool,
 ) -> None:
     """Lay out the node's directory: cookie, ``rabbitmq.conf``, plugins, certificates."""
     for name in ("data", "log", "conf"):
@@ -155,7 +174,7 @@ def write_files(
     secret.chmod(0o400)
     (home / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n")
     settings: dict[str, object] = {
-        "listeners.tcp.local": f"127.0.0.1:{ports.amqp}",
+        "listeners.tcp.local": f"{host}:{ports.amqp}",
         "disk_free_limit.absolute": "1MB",  # a full disk of the machine is not what the tests are about
         "vm_memory_high_watermark.relative": 0.6,
         "log.file.level": "info",
@@ -191,7 +210,7 @@ def _certificates(folder: Path, port: int) -> dict[str, object]:
     }
 
 
-def environment(home: Path, ports: Ports, name: str) -> dict[str, str]:
+def environment(home: Path, ports: Ports, name: str, host: str) -> dict[str, str]:
     """Return the whole environment of the node and of the tools that talk to it."""
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -199,7 +218,7 @@ def environment(home: Path, ports: Ports, name: str) -> dict[str, str]:
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "ERL_EPMD_PORT": str(ports.epmd),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_EPMD_ADDRESS": host,
         "RABBITMQ_CONF_ENV_FILE": str(home / "no-such-file.conf"),
         "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(home / "advanced.config"),
@@ -209,10 +228,12 @@ def environment(home: Path, ports: Ports, name: str) -> dict[str, str]:
         "RABBITMQ_LOG_BASE": str(home / "log"),
         "RABBITMQ_PID_FILE": str(home / "pid"),
         "RABBITMQ_NODENAME": name,
+        "RABBITMQ_USE_LONGNAME": str("." in name).lower(),
         "RABBITMQ_DIST_PORT": str(ports.distribution),
         "RABBITMQ_CTL_DIST_PORT_MIN": str(_PORT_RANGE.start),
         "RABBITMQ_CTL_DIST_PORT_MAX": str(_PORT_RANGE.stop),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 -kernel inet_dist_use_interface "
+        f"{{{host.replace('.', ',')}}}",
         # Makes the start script become the Erlang machine, so that our signals reach it.
         "RABBITMQ_ALLOW_INPUT": "true",
     }
