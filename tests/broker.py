@@ -124,7 +124,8 @@ class Broker:
     def connection(self, **options: Any) -> Iterator[amqp.Connection]:
         """Lend a py-amqp connection; ``options`` as its constructor takes them."""
         connection = amqp.Connection(
-            **{"host": f"{self.node.place.host}:{self.node.port}", "virtual_host": self.vhost, "connect_timeout": 10}
+            **{"host": f"{self.node.place.host}:{self.node.port}", "virtual_host": self.vhost}
+            | {"connect_timeout": 10}
             | options
         )
         try:

@@ -133,15 +133,15 @@ class RabbitNode:
             else:
                 return
 
-    def stop(self) -> None:
+    def stop(self, timeout: float = _STOP_SECONDS) -> None:
         """Stop gracefully, as an operator's restart does; data stays."""
         if self._beam is not None:
             self._beam.terminate()
             try:
-                self._beam.wait(_STOP_SECONDS)
+                self._beam.wait(timeout)
             except subprocess.TimeoutExpired:
                 self._reap()
-                raise NodeError(f"the node did not stop within {_STOP_SECONDS:g} s") from None
+                raise NodeError(f"the node did not stop within {timeout:g} s") from None
         self._reap()
 
     def kill(self) -> None:

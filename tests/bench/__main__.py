@@ -1,110 +1,180 @@
 """``make bench``: the cost of a journey, beside that of common alternatives. Only prints numbers.
 
-The real service, everything on (validation, metrics, logs at info level, acknowledgements), against
-a RabbitMQ quorum queue and a fast local HTTP server. The same work by a plain kombu + httpx loop and
-by FastStream + httpx in the same run. Compare ratios: absolute numbers belong to the machine.
+The real service, everything on (validation, metrics, logs at info level, acknowledgements), against a
+RabbitMQ quorum queue and a fast local HTTP server that answers with the Registry's headers; the alternatives
+in the same run, in turns. Compare ratios: absolute numbers belong to the machine.
 """
 
 import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import amqp
 
+from tests.bench.contenders import Contender, contenders
 from tests.bench.replays import replay
-from tests.bench.work import (
-    LATENCY_RATE,
-    FastRegistry,
-    Result,
-    drain,
-    fill,
-    process,
-    refused,
-    service_environment,
-    trickle,
-)
+from tests.bench.server import FOREIGN, REFUSED
+from tests.bench.work import PACE, FastRegistry, Result, drain, fill, mixed, process, refused, trickle
 from tests.broker import Broker
+from tests.machine import machine
 from tests.rabbit import RabbitNode, fresh_vhost
 
-SERVICE = [sys.executable, "-m", "consumer", "run"]
 RESIDENT_AFTER = 100_000
+PACED_SECONDS = 10
+#: Share of bad journeys, and the least rate of the good ones beside them, of that without bad ones.
+BESIDE = {0.1: 0.90, 0.5: 0.45, 0.9: 0.08}
 
 
-def _queue(broker: Broker, name: str) -> str:
-    with broker.channel() as channel:
-        channel.queue_declare(name, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"})
-    return name
+def _say(line: str = "") -> None:
+    print(line, flush=True)  # noqa: T201
 
 
-def _service(broker: Broker, count: int, name: str) -> Result:
-    queue, registry = _queue(broker, name), FastRegistry()
-    try:
-        fill(broker, queue, count)
-        result = drain(broker, queue, SERVICE, service_environment(broker, queue, registry.url), count)
-        return _complete(result, registry, count)
-    finally:
-        registry.stop()
+def _median(values: Iterable[float], form: str = ",.0f") -> str:
+    """The median, and the range in parentheses."""
+    found = sorted(values)
+    low, middle, high = (format(each, form) for each in (found[0], statistics.median(found), found[-1]))
+    return f"{middle} ({low}-{high})"
 
 
-def _complete(result: Result, registry: FastRegistry, count: int) -> Result:
-    """Speed does not count when something did not arrive."""
-    arrived = len(registry.arrivals())
-    if arrived != count:
-        raise RuntimeError(f"{count - arrived} of {count} journeys did not arrive")
-    return result
+class Bench:
+    """One broker for all; each measurement has a queue and a Registry of its own."""
 
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._queues = 0
 
-def _loop(kind: str) -> Callable[[Broker, int, str], Result]:
-    def contender(broker: Broker, count: int, name: str) -> Result:
-        queue, registry = _queue(broker, name), FastRegistry()
-        url = f"{registry.url}/v2/journeys"
+    def _queue(self) -> str:
+        self._queues += 1
+        name = f"bench.{self._queues}"
+        self._broker.declare(name)
+        return name
+
+    def saturated(self, contender: Contender, count: int, *, tls: bool = False) -> Result:
+        """A full queue, as fast as it goes. Speed does not count when something did not arrive."""
+        queue, registry = self._queue(), FastRegistry(tls=tls)
         try:
-            fill(broker, queue, count)
-            command = [sys.executable, "-m", "tests.bench.loops", kind, broker.url, queue, url]
-            return _complete(drain(broker, queue, command, {}, count), registry, count)
+            fill(self._broker, queue, count)
+            result = drain(self._broker, queue, *contender.start(self._broker, queue, registry), count)
+            arrived = len(registry.arrivals())
         finally:
             registry.stop()
+        if arrived != count:
+            raise RuntimeError(f"{count - arrived} of {count} journeys did not arrive")
+        return result
 
-    return contender
+    def paced(self, contender: Contender, *, tls: bool) -> "Paced":
+        """``PACE`` a second: what share of a core, and seconds from publishing to the Registry."""
+        queue, registry = self._queue(), FastRegistry(tls=tls)
+        try:
+            with process(*contender.start(self._broker, queue, registry)) as running:
+                while self._broker.consumers(queue) == 0:
+                    time.sleep(0.05)
+                time.sleep(1.0)  # what follows the start is not the pace
+                before, started = running.cpu_times(), time.monotonic()
+                published = trickle(self._broker, queue, PACED_SECONDS)
+                after, seconds = running.cpu_times(), time.monotonic() - started
+                while self._broker.queue_depths()[queue].total:
+                    time.sleep(0.05)
+            arrived = registry.arrivals()
+        finally:
+            registry.stop()
+        if missing := published.keys() - arrived.keys():
+            raise RuntimeError(f"{len(missing)} journeys did not arrive")
+        late = sorted(arrived[identifier] - at for identifier, at in published.items())
+        cpu = after.user + after.system - before.user - before.system
+        p50, p99 = (late[int(len(late) * share)] * 1000 for share in (0.50, 0.99))
+        return Paced(cpu / seconds, p50, p99)
+
+    def beside(self, contender: Contender, count: int, share: float) -> float:
+        """Good journeys a second when that share of ``count`` is bad."""
+        queue, registry = self._queue(), FastRegistry()
+        source = mixed(share)
+        good = {identifier for identifier, body in source(count) if _is_good(identifier, body)}
+        try:
+            fill(self._broker, queue, count, source)
+            with process(*contender.start(self._broker, queue, registry)):
+                deadline = time.monotonic() + 300
+                while self._broker.queue_depths()[queue].total:
+                    if time.monotonic() > deadline:
+                        raise RuntimeError("the queue was not emptied in time")
+                    time.sleep(0.1)
+            arrived = registry.arrivals()
+        finally:
+            registry.stop()
+        if missing := good - arrived.keys():
+            raise RuntimeError(f"{len(missing)} good journeys did not arrive")
+        times = [arrived[identifier] for identifier in good]
+        return len(times) / (max(times) - min(times))
+
+    def dead_letters(self, contender: Contender, count: int) -> Result:
+        """Dead letters published, confirmed and acknowledged; every one must be in its queue."""
+        queue, registry = self._queue(), FastRegistry()
+        try:
+            fill(self._broker, queue, count, refused)
+            result = drain(self._broker, queue, *contender.start(self._broker, queue, registry), count)
+        finally:
+            registry.stop()
+        kept = self._broker.depth(f"{queue}.dead-letter.invalid").total
+        if kept != count:
+            raise RuntimeError(f"{count} refused, {kept} dead letters")
+        return result
 
 
-def _latency(broker: Broker, seconds: int) -> list[float]:
-    """Seconds from publishing to arriving at the Registry, sorted."""
-    queue, registry = _queue(broker, "latency"), FastRegistry()
-    with process(SERVICE, service_environment(broker, queue, registry.url)):
-        with broker.channel() as channel:
-            while channel.queue_declare(queue, passive=True).consumer_count == 0:
-                time.sleep(0.05)
-        published = trickle(broker, queue, seconds)
-        with broker.channel() as channel:
-            while channel.queue_declare(queue, passive=True).message_count:
-                time.sleep(0.05)
-        time.sleep(1.0)
-        arrived = registry.arrivals()
-    missing = published.keys() - arrived.keys()
-    if missing:
-        raise RuntimeError(f"{len(missing)} journeys did not arrive")
-    return sorted(arrived[identifier] - at for identifier, at in published.items())
+@dataclass(frozen=True, slots=True)
+class Paced:
+    share_of_a_core: float
+    p50_ms: float
+    p99_ms: float
 
 
-def _dead_letters(broker: Broker, count: int) -> Result:
-    """Dead letters published, confirmed and acknowledged; every one must be in its queue."""
-    queue, registry = _queue(broker, "dead"), FastRegistry()
-    try:
-        fill(broker, queue, count, refused)
-        result = drain(broker, queue, SERVICE, service_environment(broker, queue, registry.url), count)
-    finally:
-        registry.stop()
-    kept = broker.depth(f"{queue}.dead-letter.invalid").total
-    if kept != count:
-        raise RuntimeError(f"{count} refused, {kept} dead letters")
-    return result
+def _is_good(identifier: str, body: bytes) -> bool:
+    return not identifier.startswith((REFUSED, FOREIGN)) and b'"driver":' in body
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+def _compare(bench: Bench, field: Sequence[Contender], journeys: int, rounds: int, *, tls: bool) -> None:
+    """Print one table: each contender saturated and paced."""
+    running = [each for each in field if each.https or not tls]
+    saturated: dict[str, list[Result]] = {each.name: [] for each in running}
+    paced: dict[str, list[Paced]] = {each.name: [] for each in running}
+    for _ in range(rounds):
+        for each in running:
+            saturated[each.name].append(bench.saturated(each, journeys // each.divisor, tls=tls))
+            # One at a time cannot keep the pace; its figures would be those of a growing queue.
+            if each.divisor == 1:
+                paced[each.name].append(bench.paced(each, tls=tls))
+    rates = {name: statistics.median(r.per_cpu_second for r in done) for name, done in saturated.items()}
+    ours = next(iter(rates.values()))
+    scheme = "https" if tls else "http"
+    _say(f"{scheme:<24}{'per CPU-second':>24}{'ratio':>8}{'per second':>24}")
+    for name, done in saturated.items():
+        cpu, wall = (_median(r.per_cpu_second for r in done), _median(r.per_second for r in done))
+        _say(f"{name:<24}{cpu:>24}{ours / rates[name]:>7.2f}x{wall:>24}")
+    _say(f"{f'at {PACE} a second':<24}{'of a core':>24}{'p50 ms':>18}{'p99 ms':>18}")
+    for name, slow in paced.items():
+        if slow:
+            share = _median((each.share_of_a_core for each in slow), ".1%")
+            p50, p99 = _median((p.p50_ms for p in slow), ".1f"), _median((p.p99_ms for p in slow), ".1f")
+            _say(f"{name:<24}{share:>24}{p50:>18}{p99:>18}")
+    _say()
+
+
+def _beside(bench: Bench, ours: Contender, journeys: int, rounds: int) -> None:
+    """Print what bad journeys cost the good ones."""
+    rates: dict[float, list[float]] = {share: [] for share in (0.0, *BESIDE)}
+    for _ in range(rounds):
+        for share, done in rates.items():
+            done.append(bench.beside(ours, journeys, share))
+    _say(f"Good journeys a second without bad ones: {_median(rates[0.0])}.")
+    for share, least in BESIDE.items():
+        kept = [with_bad / alone for with_bad, alone in zip(rates[share], rates[0.0], strict=True)]
+        _say(
+            f"With {share:.0%} bad ones in front and between: {_median(rates[share])}, "
+            f"{_median(kept, '.0%')} of that (target {least:.0%})."
+        )
+    _say()
 
 
 def main() -> int:
@@ -113,43 +183,41 @@ def main() -> int:
     parser.add_argument("--journeys", type=int, default=20_000, help="journeys of each contender's round")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, contenders in turn")
     parser.add_argument("--skip-memory", action="store_true", help="nothing with 100,000 journeys")
+    parser.add_argument("--only-beside", action="store_true", help="only good journeys beside bad ones")
     args = parser.parse_args()
-    contenders: dict[str, tuple[Callable[[Broker, int, str], Result], int]] = {
-        "journey-consumer": (_service, 1),
-        "kombu + httpx loop": (_loop("kombu"), 10),
-        "FastStream + httpx": (_loop("faststream"), 10),
-    }
-    results: dict[str, list[Result]] = {name: [] for name in contenders}
+    field, absent = contenders()
+    ours = field[0]
     with RabbitNode() as node, fresh_vhost(node) as broker:
-        for turn in range(args.rounds):
-            for name, (contender, divisor) in contenders.items():
-                queue = f"bench.{turn}.{name.split()[0]}"
-                results[name].append(contender(broker, args.journeys // divisor, queue))
-        rates = {name: statistics.median(r.per_cpu_second for r in done) for name, done in results.items()}
-        _say(f"{'':<22}{'per CPU-second':>16}{'ratio':>8}{'per second':>12}   (median of {args.rounds})")
-        ours = rates["journey-consumer"]
-        for name, done in results.items():
-            wall = statistics.median(r.journeys / r.wall_seconds for r in done)
-            _say(f"{name:<22}{rates[name]:>16,.0f}{ours / rates[name]:>7.1f}x{wall:>12,.0f}")
-        share = 20_000 / 60 / ours
-        _say(f"The Registry's 20,000 a minute take {share:.1%} of a core.")
-        dead = _dead_letters(broker, args.journeys // 2)
+        bench = Bench(broker)
+        _say(f"{machine()}, RabbitMQ {node.eval('rabbit_misc:version()')}.")
         _say(
-            f"Dead letters, published and confirmed before the acknowledgement: "
-            f"{dead.journeys / dead.wall_seconds:,.0f} a second, {dead.per_cpu_second:,.0f} per CPU-second."
+            f"{args.journeys:,} distinct journeys a round; medians of {args.rounds} rounds (lowest-highest)."
+        )
+        _say("Ratio: journeys of journey-consumer per CPU-second for each one of the other.")
+        if absent:
+            _say(absent)
+        _say()
+        if args.only_beside:
+            _beside(bench, ours, args.journeys, args.rounds)
+            return 0
+        for tls in (False, True):
+            _compare(bench, field, args.journeys, args.rounds, tls=tls)
+        _beside(bench, ours, args.journeys, args.rounds)
+        dead = [bench.dead_letters(ours, args.journeys // 2) for _ in range(args.rounds)]
+        _say(
+            "Dead letters, published and confirmed before the acknowledgement: "
+            f"{_median(each.per_second for each in dead)} a second, "
+            f"{_median(each.per_cpu_second for each in dead)} per CPU-second."
         )
         again = args.journeys // 2 if args.skip_memory else RESIDENT_AFTER
         for shuffled, order in ((False, "in the order of their deadlines"), (True, "shuffled")):
             sent = replay(broker, again, shuffled=shuffled)
             _say(
-                f"{again:,} dead letters {order}, replayed: {again / sent.wall_seconds:,.0f} a second, "
+                f"{again:,} dead letters {order}, replayed: {sent.per_second:,.0f} a second, "
                 f"{max(sent.resident.values()):.0f} MB at most."
             )
-        late = _latency(broker, 10)
-        p50, p99 = (late[int(len(late) * share)] * 1000 for share in (0.50, 0.99))
-        _say(f"At {LATENCY_RATE} journeys a second, publish to Registry: p50 {p50:.1f} ms, p99 {p99:.1f} ms.")
         if not args.skip_memory:
-            resident = _service(broker, RESIDENT_AFTER, "bench.memory").resident
+            resident = bench.saturated(ours, RESIDENT_AFTER).resident
             sizes = ", ".join(f"{mb:.1f} MB after {done:,}" for done, mb in sorted(resident.items()))
             _say(f"Resident memory: {sizes}.")
     return 0

@@ -10,32 +10,52 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import amqp
 import psutil
+import trustme
 
 from consumer.publishing import samples
+from tests.bench.server import FOREIGN, REFUSED
 from tests.broker import Broker
 
 DEADLINE_SECONDS = 600
-LATENCY_RATE = 300
+#: What the Registry takes: 20,000 a minute.
+PACE = 333
+
+
+#: As travellers write them: most of them mobile, some with spaces, a landline, one from Belgium.
+_PHONES = (
+    *["+33600{:06d}"] * 6,
+    "+33 6 00 {0[0]}{0[1]} {0[2]}{0[3]} {0[4]}{0[5]}",
+    "06 00 {0[0]}{0[1]} {0[2]}{0[3]} {0[4]}{0[5]}",
+    "+33 1 99 {0[0]}{0[1]} {0[2]}{0[3]} {0[4]}{0[5]}",
+    "+32470{:06d}",
+)
+
+
+def _phone(number: int) -> str:
+    form, digits = _PHONES[number % len(_PHONES)], number // len(_PHONES) % 1_000_000
+    return form.format(f"{digits:06d}" if "[" in form else digits)
 
 
 def payloads(count: int) -> Iterator[tuple[str, bytes]]:
-    """Valid v2 journeys, each with an id of its own, with mobile numbers as travellers have."""
+    """Valid v2 journeys, each with an id, telephone numbers and a minute of its own."""
     rng, now = random.Random(7), datetime.now(UTC)
     bodies = [samples.journey("v2", rng, now) for _ in range(200)]
-    for body in bodies:
-        for role in ("driver", "passenger"):
-            body[role]["identity"]["phone"] = f"+336000000{rng.randrange(100):02d}"
     for number in range(count):
         identifier = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-        yield identifier, samples.encode({**bodies[number % len(bodies)], "journey_id": identifier})
+        body = bodies[number % len(bodies)] | {"journey_id": identifier}
+        for each, role in enumerate(("driver", "passenger")):
+            body[role] = body[role] | {"identity": {"phone": _phone(2 * number + each), "over_18": True}}
+        yield identifier, samples.encode(body)
 
 
 def refused(count: int) -> Iterator[tuple[str, bytes]]:
@@ -44,6 +64,28 @@ def refused(count: int) -> Iterator[tuple[str, bytes]]:
         payload = json.loads(body)
         del payload["driver"]
         yield identifier, samples.encode(payload)
+
+
+def mixed(share: float) -> Callable[[int], Iterator[tuple[str, bytes]]]:
+    """Journeys of which that ``share`` is bad, in no order.
+
+    A third each: invalid, refused by the Registry's database, answered by something that is not the Registry.
+    """
+
+    def source(count: int) -> Iterator[tuple[str, bytes]]:
+        bad, rng = round(count * share), random.Random(11)
+        kinds = [number % 3 for number in range(bad)] + [-1] * (count - bad)
+        rng.shuffle(kinds)
+        for kind, (identifier, body) in zip(kinds, payloads(count), strict=True):
+            if kind < 0:
+                yield identifier, body
+            elif kind:
+                marked = (REFUSED if kind == 1 else FOREIGN) + identifier[len(REFUSED) :]
+                yield marked, body.replace(identifier.encode(), marked.encode())
+            else:
+                yield identifier, body.replace(b'"driver":', b'"rider":')
+
+    return source
 
 
 def fill(
@@ -90,15 +132,27 @@ class Result:
         """Journeys per CPU-second of the consuming process."""
         return self.journeys / self.cpu_seconds
 
+    @property
+    def per_second(self) -> float:
+        """Journeys per second of the clock."""
+        return self.journeys / self.wall_seconds
+
 
 class FastRegistry:
-    """The server process; ``arrivals`` ends it."""
+    """The server process; ``arrivals`` ends it. With ``tls`` its certificate is signed by ``ca_file``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
         command = [sys.executable, "-m", "tests.bench.server"]
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-")
+        self.ca_file = Path(self._directory.name) / "ca.pem" if tls else None
+        if self.ca_file is not None:
+            authority, issued = trustme.CA(), Path(self._directory.name) / "server.pem"
+            authority.cert_pem.write_to_path(str(self.ca_file))
+            authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(issued))
+            command.append(str(issued))
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
-        self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{int(self._process.stdout.readline())}"
 
     def arrivals(self) -> dict[str, float]:
         """When each journey came first, in monotonic seconds."""
@@ -110,18 +164,20 @@ class FastRegistry:
         """End it, whatever it holds."""
         self._process.kill()
         self._process.communicate()
+        self._directory.cleanup()
 
 
-def service_environment(broker: Broker, queue: str, url: str) -> dict[str, str]:
+def service_environment(broker: Broker, queue: str, registry: FastRegistry) -> dict[str, str]:
     """Everything on; only the pace is out of the way of the measurement."""
     return {
         "BROKER_URL": broker.url,
         "BROKER_QUEUE": queue,
-        "REGISTRY_URL": url,
+        "REGISTRY_URL": registry.url,
         "REGISTRY_TOKEN": "benchmark",
         "REGISTRY_RATE_PER_MINUTE": "10000000",
         "HTTP_HOST": "127.0.0.1",
         "HTTP_PORT": "0",
+        **({"REGISTRY_CA_FILE": str(registry.ca_file)} if registry.ca_file else {}),
     }
 
 
@@ -178,12 +234,13 @@ def _check(contender: psutil.Process, deadline: float) -> None:
 
 
 def trickle(broker: Broker, queue: str, seconds: int) -> dict[str, float]:
-    """Publish ``LATENCY_RATE`` journeys a second at an even pace; returns id -> monotonic seconds."""
+    """Publish ``PACE`` journeys a second at an even pace; returns id -> monotonic seconds."""
     published: dict[str, float] = {}
+    made = list(payloads(PACE * seconds))
     with broker.channel() as channel:
         start = time.monotonic()
-        for number, (identifier, body) in enumerate(payloads(LATENCY_RATE * seconds)):
-            pause = start + number / LATENCY_RATE - time.monotonic()
+        for number, (identifier, body) in enumerate(made):
+            pause = start + number / PACE - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             message = amqp.Message(body, message_id=identifier, delivery_mode=2)

@@ -34,8 +34,12 @@ _PORTS = Ports(amqp=5672, distribution=25672, epmd=4369, tls=5671, prometheus=15
 _SIZE = 3
 _RECOVERY_SECONDS = 240.0
 _OUTAGE_SECONDS = 10.0
+_STOP_SECONDS = 120.0
 _NOWHERE = "02:00:00:00:00:01"  # no interface has this address: what is sent to it disappears
-_RUNNING = "integer_to_list(length(rabbit_mnesia:cluster_nodes(running)))"
+_RUNNING = """case rabbit:is_running() of
+    true -> integer_to_list(length(rabbit_mnesia:cluster_nodes(running)));
+    false -> "0"
+end"""
 _CONSUMERS = """[[atom_to_list(node(proplists:get_value(channel_pid, Each))), "\\n"]
     || Each <- rabbit_amqqueue:consumers_all(<<"/">>)]"""
 
@@ -156,7 +160,7 @@ def _kill(_cluster: Cluster, victim: RabbitNode) -> Heal:
 def _stop_two(cluster: Cluster, victim: RabbitNode) -> Heal:
     two = [victim, cluster.others(victim)[1]]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(RabbitNode.stop, two))
+        list(pool.map(partial(RabbitNode.stop, timeout=_STOP_SECONDS), two))
     time.sleep(_OUTAGE_SECONDS)
 
     def heal() -> None:
@@ -175,7 +179,8 @@ def _partition(cluster: Cluster, victim: RabbitNode) -> Heal:
 def _rolling_restart(cluster: Cluster, victim: RabbitNode) -> Heal:
     for node in [victim, *cluster.others(victim)]:
         cluster.broker.node = cluster.others(node)[0]
-        node.restart()
+        node.stop(_STOP_SECONDS)
+        node.start()
         cluster.await_whole()
     return lambda: None
 
