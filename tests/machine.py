@@ -13,6 +13,5 @@ def machine() -> str:
     model = next((line.split(":")[1].strip() for line in names if line.startswith("model name")), "unknown")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     arguments = str(sysconfig.get_config_var("CONFIG_ARGS"))
-    pgo = "with" if "--enable-optimizations" in arguments else "without"
-    python = f"{platform.python_implementation()} {platform.python_version()} {pgo} PGO"
-    return f"{cores} x {model}, {python}, load {os.getloadavg()[0]:.1f}"
+    built = f"{'with' if '--enable-optimizations' in arguments else 'without'} --enable-optimizations"
+    return f"{cores} x {model}, Python {platform.python_version()} {built}, load {os.getloadavg()[0]:.1f}"

@@ -88,26 +88,20 @@ class Bench:
         p50, p99 = (late[int(len(late) * share)] * 1000 for share in (0.50, 0.99))
         return Paced(cpu / seconds, p50, p99)
 
-    def beside(self, contender: Contender, count: int, share: float) -> float:
-        """Good journeys a second when that share of ``count`` is bad."""
+    def beside(self, contender: Contender, count: int, share: float) -> Result:
+        """The good journeys of ``count``, of which that share is bad, and what it took to settle all."""
         queue, registry = self._queue(), FastRegistry()
         source = mixed(share)
         good = {identifier for identifier, body in source(count) if _is_good(identifier, body)}
         try:
             fill(self._broker, queue, count, source)
-            with process(*contender.start(self._broker, queue, registry)):
-                deadline = time.monotonic() + 300
-                while self._broker.queue_depths()[queue].total:
-                    if time.monotonic() > deadline:
-                        raise RuntimeError("the queue was not emptied in time")
-                    time.sleep(0.1)
+            result = drain(self._broker, queue, *contender.start(self._broker, queue, registry), count)
             arrived = registry.arrivals()
         finally:
             registry.stop()
         if missing := good - arrived.keys():
             raise RuntimeError(f"{len(missing)} good journeys did not arrive")
-        times = [arrived[identifier] for identifier in good]
-        return len(times) / (max(times) - min(times))
+        return Result(round(result.journeys * (1 - share)), result.cpu_seconds, result.wall_seconds)
 
     def dead_letters(self, contender: Contender, count: int) -> Result:
         """Dead letters published, confirmed and acknowledged; every one must be in its queue."""
@@ -163,17 +157,19 @@ def _compare(bench: Bench, field: Sequence[Contender], journeys: int, rounds: in
 
 def _beside(bench: Bench, ours: Contender, journeys: int, rounds: int) -> None:
     """Print what bad journeys cost the good ones."""
-    rates: dict[float, list[float]] = {share: [] for share in (0.0, *BESIDE)}
+    found: dict[float, list[Result]] = {share: [] for share in (0.0, *BESIDE)}
     for _ in range(rounds):
-        for share, done in rates.items():
+        for share, done in found.items():
             done.append(bench.beside(ours, journeys, share))
-    _say(f"Good journeys a second without bad ones: {_median(rates[0.0])}.")
-    for share, least in BESIDE.items():
-        kept = [with_bad / alone for with_bad, alone in zip(rates[share], rates[0.0], strict=True)]
-        _say(
-            f"With {share:.0%} bad ones in front and between: {_median(rates[share])}, "
-            f"{_median(kept, '.0%')} of that (target {least:.0%})."
+    _say(
+        f"{'good beside bad':<24}{'good per CPU-second':>24}{'good per second':>24}{'kept':>18}{'target':>8}"
+    )
+    for share, done in found.items():
+        kept = _median(
+            (one.per_second / alone.per_second for one, alone in zip(done, found[0.0], strict=True)), ".0%"
         )
+        cpu, wall = _median(r.per_cpu_second for r in done), _median(r.per_second for r in done)
+        _say(f"{f'{share:.0%} bad':<24}{cpu:>24}{wall:>24}{kept:>18}{BESIDE.get(share, 1):>8.0%}")
     _say()
 
 

@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -20,9 +20,8 @@ def say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a Markdown table."""
-    head = list(head)
     for row in (head, ["---"] * len(head), *rows):
         say(f"| {' | '.join(map(str, row))} |")
 
