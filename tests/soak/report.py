@@ -58,12 +58,15 @@ def count(ledger: Ledger, registry: Sandbox) -> Count:
 
 
 class Arrivals:
-    """When the number of registered journeys grew, in monotonic seconds; watched by a thread of its own."""
+    """When the number of registered journeys grew, in monotonic seconds, after that of the start.
+
+    A thread of its own watches.
+    """
 
     def __init__(self, registry: Sandbox) -> None:
         self._registry = registry
         self._ends = threading.Event()
-        self._times: list[float] = [time.monotonic()]
+        self.times: list[float] = [time.monotonic()]
         self._thread = threading.Thread(target=self._watch, name="arrivals", daemon=True)
 
     def __enter__(self) -> Self:
@@ -81,15 +84,15 @@ class Arrivals:
         while not self._ends.wait(0.02):
             if (registered := len(self._registry.journeys)) > last:
                 last = registered
-                self._times.append(time.monotonic())
+                self.times.append(time.monotonic())
 
     def first_after(self, moment: float) -> float | None:
         """Seconds from ``moment`` to the next registration, if there was one."""
-        return next((each - moment for each in list(self._times) if each > moment), None)
+        return next((each - moment for each in list(self.times) if each > moment), None)
 
     def longest_gap(self, start: float, end: float) -> float:
         """The longest time without a registration that ended or began between the two moments."""
-        times = [each for each in list(self._times) if each <= end]
+        times = [each for each in list(self.times) if each <= end]
         gaps = (after - before for before, after in itertools.pairwise([*times, end]) if after > start)
         return max(gaps, default=0.0)
 
