@@ -219,7 +219,7 @@ def _soak(minutes: float, seed: int, directory: Path) -> bool:
             ("in two places, or twice in one", account.twice),
             (
                 "submitted again",
-                f"{account.again:,} (unconfirmed publishes repeated: {ledger.republished:,})",
+                f"{account.again:,} (publishes tried again: {ledger.republished:,})",
             ),
             ("everything settled after the last fault", f"{settled:.0f} s"),
             *(

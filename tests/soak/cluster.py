@@ -295,7 +295,7 @@ def _run(rounds: int, directory: Path) -> bool:
     say(
         f"{account.published:,} confirmed: {account.at['registered']:,} registered, {dead} dead letters, "
         f"{account.at['queued']} queued, {len(account.lost)} lost; {account.again:,} submitted again "
-        f"(unconfirmed publishes repeated: {ledger.republished:,})."
+        f"(publishes tried again: {ledger.republished:,})."
     )
     return account.passed
 
