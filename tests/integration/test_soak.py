@@ -27,7 +27,8 @@ def test_a_dead_letter_that_is_there_twice_is_counted(vhost: Broker, sandbox: Lo
     for _ in range(2):
         ledger.publish([bad], routing_key=TOPOLOGY.dead_letter_queue("invalid"))
     account = count(ledger, sandbox)
-    assert (account.twice, account.at, account.passed) == (1, {"invalid": 1}, True)
+    assert (account.twice, account.in_two, account.passed) == (1, 0, True)
+    assert account.at == {"invalid": 1}
 
 
 def test_registrations_and_the_gap_between_them_are_seen(

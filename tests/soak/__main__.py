@@ -216,7 +216,8 @@ def _soak(minutes: float, seed: int, directory: Path) -> bool:
                 if reason not in {"registered", "queued"}
             ),
             ("still queued", account.at["queued"]),
-            ("in two places, or twice in one", account.twice),
+            ("in two places", account.in_two),
+            ("twice in a dead-letter queue", account.twice),
             (
                 "submitted again",
                 f"{account.again:,} (publishes tried again: {ledger.republished:,})",

@@ -33,8 +33,10 @@ class Count:
     published: int
     at: Counter[str]
     lost: list[str]
+    in_two: int
+    """Registered and a dead letter, or dead for two reasons: a loss between confirm and acknowledgement."""
     twice: int
-    """Ids that are in two places, or in one dead-letter queue twice."""
+    """In one dead-letter queue more than once, for the same reason."""
     changed: int
     again: int
     """Submissions of a journey that the Registry already had."""
@@ -51,7 +53,8 @@ def count(ledger: Ledger, registry: Sandbox) -> Count:
         published=len(ledger.published),
         at=Counter(place for found in places.values() for place in found),
         lost=sorted(ledger.published.keys() - places.keys()),
-        twice=sum(found.total() > 1 for found in places.values()),
+        in_two=sum(len(found) > 1 for found in places.values()),
+        twice=sum(max(found.values()) > 1 for found in places.values()),
         changed=len(changed),
         again=sum(each.times_seen - 1 for each in registry.journeys.values()),
     )
