@@ -1,7 +1,8 @@
 """A broker in a dictionary: both sides of it as the service sees them, for tests on a travelling clock.
 
 It keeps what the contract suite (tests/integration/contract) asks of every broker, and breaks on command.
-No thread, no socket, no clock but the loop's.
+As with AMQP, tags start anew on each connection: a late acknowledgement would hit another message. No thread,
+no socket, no clock but the loop's.
 """
 
 import asyncio
@@ -28,11 +29,14 @@ class Stored:
     redelivered: bool = False
 
 
+#: After which a publish that is never confirmed fails.
+CONFIRM_TIMEOUT_SECONDS = 30.0
+
+
 class MemoryLink:
     """Queues, subscription and publisher in one. ``publish_failures`` are the next publishes' failures."""
 
     delay_queues = True
-    blocked = False
 
     def __init__(self, *, topology: Topology, prefetch: int = 100) -> None:
         self._topology = topology
@@ -42,7 +46,12 @@ class MemoryLink:
         self.queues: dict[str, deque[Stored]] = defaultdict(deque)
         self.publish_failures: deque[str] = deque()
         self.confirm_after_seconds = 0.0
-        self.full: set[str] = set()  # queues at their length limit
+        self.full: set[str] = set()  # queues at their length limit,
+        self.missing: set[str] = set()  # that do not exist,
+        self.silent: set[str] = set()  # and that confirm nothing: without a quorum
+        self.down = False  # no connection is possible
+        self.blocked = False  # by a memory or disk alarm
+        self._stopped: list[tuple[Outgoing, asyncio.Future[None]]] = []  # published since
         self.submitted: list[Outgoing] = []
         self._unacked: dict[int, Stored] = {}
         self._subscription: set[int] = set()  # unacknowledged tags of the present one
@@ -59,11 +68,35 @@ class MemoryLink:
         self._pump()
 
     def lose(self) -> None:
-        """The connection breaks, and is there again at once: everything unacknowledged comes again."""
-        self._give_back()
-        self._generation += 1
-        self._on_lost()
-        self._pump()
+        """The connection breaks: everything unacknowledged comes again. It is there again unless ``down``."""
+        if self._connected:
+            self._give_back()
+            self._disconnect()
+            self.reconnect()
+
+    def reconnect(self) -> None:
+        """Connect, if the service runs and the broker is not ``down``."""
+        if self._ended is not None and not self._ended.is_set() and not self.down and not self._connected:
+            self._connected = True
+            self._pump()
+
+    def delete(self) -> list[Stored]:
+        """Our queue is deleted and declared again; returns what was in it, unacknowledged messages too."""
+        waiting = self.queues[self._topology.queue]
+        lost = [*self._unacked.values(), *waiting]
+        waiting.clear()
+        self._forget()
+        if self._connected:
+            self._disconnect()
+            self.reconnect()
+        return lost
+
+    def unblock(self) -> None:
+        """The alarm is over: what was published meanwhile arrives."""
+        self.blocked = False
+        stopped, self._stopped = self._stopped, []
+        for outgoing, future in stopped:
+            self._take(outgoing, future)
 
     # --- intake ---------------------------------------------------------------------------
 
@@ -87,7 +120,7 @@ class MemoryLink:
     def acknowledge(self, delivery: Delivery) -> bool:
         if not self.is_current(delivery):
             return False
-        del self._unacked[delivery.tag]
+        self._unacked.pop(delivery.tag, None)
         self._subscription.discard(delivery.tag)
         self._pump()
         return True
@@ -95,17 +128,15 @@ class MemoryLink:
     async def run(self, on_delivery: Callable[[Delivery], None], on_lost: Callable[[], None]) -> None:
         self._on_delivery, self._on_lost = on_delivery, on_lost
         self.start()
-        self._connected = True
-        self._generation += 1
-        self._pump()
+        self.reconnect()
         assert self._ended is not None
         await self._ended.wait()
 
     async def close(self) -> None:
         if self._connected:
-            self._connected = False
             self._give_back()
-            self._on_lost()
+            self._disconnect()
+        self._stopped.clear()
         if self._ended is not None:
             self._ended.set()
 
@@ -113,8 +144,8 @@ class MemoryLink:
 
     @property
     def ready(self) -> bool:
-        """Publishes are taken at any time."""
-        return True
+        """Publishes are taken at any time but in an alarm."""
+        return not self.blocked
 
     def start(self) -> None:
         if self._ended is None or self._ended.is_set():
@@ -137,13 +168,23 @@ class MemoryLink:
     def _take(self, outgoing: Outgoing, future: asyncio.Future[None]) -> None:
         if future.done():
             return
+        if self.blocked:
+            self._stopped.append((outgoing, future))
+            return
         queue = self._dead.get(outgoing.routing_key) if outgoing.exchange else outgoing.routing_key
         known = queue == self._topology.queue or queue in self._delays or queue in self._dead.values()
         if self.publish_failures:
             future.set_exception(PublishError(PublishFailure(self.publish_failures.popleft())))
         elif queue in self.full:
             future.set_exception(PublishError(PublishFailure.NACKED))
-        elif queue is None or not known or outgoing.exchange not in ("", self._topology.dead_letter_exchange):
+        elif queue in self.silent:
+            self._loop.call_later(CONFIRM_TIMEOUT_SECONDS, self._time_out, future)
+        elif (
+            queue in self.missing
+            or queue is None
+            or not known
+            or outgoing.exchange not in ("", self._topology.dead_letter_exchange)
+        ):
             future.set_exception(PublishError(PublishFailure.RETURNED))
         else:
             stored = Stored(
@@ -155,7 +196,16 @@ class MemoryLink:
             self._pump()
             future.set_result(None)
 
+    def _time_out(self, future: asyncio.Future[None]) -> None:
+        if not future.done():
+            future.set_exception(PublishError(PublishFailure.TIMEOUT))
+
     # --- how it works ---------------------------------------------------------------------
+
+    def _disconnect(self) -> None:
+        self._connected = False
+        self._generation += 1
+        self._on_lost()
 
     def _expire(self, queue: str) -> None:
         stored = self.queues[queue].popleft()
@@ -165,8 +215,12 @@ class MemoryLink:
     def _give_back(self) -> None:
         for stored in reversed(self._unacked.values()):
             self.queues[self._topology.queue].appendleft(replace(stored, redelivered=True))
+        self._forget()
+
+    def _forget(self) -> None:
         self._unacked.clear()
         self._subscription.clear()
+        self._tag = 0
 
     def _pump(self) -> None:
         waiting = self.queues[self._topology.queue]
