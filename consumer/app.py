@@ -7,7 +7,7 @@ the event loop that will run the service.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -129,9 +129,11 @@ def build_breakers(settings: Settings) -> dict[PauseCause, Breaker]:
         probes_per_round=PROBES_PER_ROUND,
         most_probes_per_round=MOST_PROBES_PER_ROUND,
     )
+    # A 403 can be about single journeys: another operator's id.
+    forbidden = replace(auth, probes_per_round=PROBES_PER_ROUND, most_probes_per_round=MOST_PROBES_PER_ROUND)
     return {
         PauseCause.UNAUTHORIZED: Breaker(auth),
-        PauseCause.FORBIDDEN: Breaker(auth),
+        PauseCause.FORBIDDEN: Breaker(forbidden),
         PauseCause.MISCONFIGURED: Breaker(health),
         PauseCause.UNAVAILABLE: Breaker(health),
     }

@@ -44,6 +44,10 @@ _TRANSITIONS: Mapping[tuple[BreakerState, _Event], BreakerState] = {
 }
 
 
+#: After a probe without a verdict the next journey is asked soon: the pause may be for a longer interval.
+_ABANDONED_SECONDS = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
     """When to open, and how to probe. Times are seconds.
@@ -145,10 +149,11 @@ class Breaker:
         return True
 
     def abandon_probe(self, now: float) -> None:
-        """Take the probe back: it ended without a verdict. The next is due after the base wait."""
+        """Take the probe back: it ended without a verdict. The next is due soon."""
         if self.state is BreakerState.HALF_OPEN:
             self._move(_Event.ABANDONED_PROBE)
-            self.probe_at = now + (0.0 if self._probe_requested else self._policy.probe_base_seconds)
+            wait = min(self._policy.probe_base_seconds, _ABANDONED_SECONDS)
+            self.probe_at = now + (0.0 if self._probe_requested else wait)
 
     def probe_now(self, now: float) -> None:
         """Probe at once, and from the base wait again: something changed, such as the token."""
