@@ -53,6 +53,7 @@ class MemoryLink:
         self.blocked = False  # by a memory or disk alarm
         self._stopped: list[tuple[Outgoing, asyncio.Future[None]]] = []  # published since
         self.submitted: list[Outgoing] = []
+        self.mistaken = 0  # acknowledgements of what another connection delivered
         self._unacked: dict[int, Stored] = {}
         self._subscription: set[int] = set()  # unacknowledged tags of the present one
         self._mode = Mode.NONE
@@ -120,6 +121,7 @@ class MemoryLink:
     def acknowledge(self, delivery: Delivery) -> bool:
         if not self.is_current(delivery):
             return False
+        self.mistaken += delivery.generation != self._generation
         self._unacked.pop(delivery.tag, None)
         self._subscription.discard(delivery.tag)
         self._pump()

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 BOUND_SECONDS, BOUND_SECONDS_FOR_EACH_BAD, SPARSE_SECONDS = 900.0, 7.5, 3600.0
 OUTAGE_REQUESTS, OUTAGE_REQUESTS_A_MINUTE = 600, 80
 AUTH_PAUSE_AFTER = 5
+#: RETRY_MAX_ATTEMPTS, and those in pauses.
+REQUESTS_FOR_A_BAD_ONE = 150
 
 Interval = tuple[float, float]
 
@@ -48,6 +50,13 @@ def longest_gap(start: float, end: float, excused: Sequence[Interval]) -> float:
 def check(world: "World") -> None:
     """Raise ViolationError unless all invariants hold."""
     where, excused = world.where(), merged(world.excused)
+    if world.found:
+        world.violated(world.found[0])
+    if world.link.mistaken:
+        world.violated(f"{world.link.mistaken} deliveries of an earlier connection were acknowledged")
+    bad = sum(journey.poison is not None for journey in world.journeys.values())
+    if world.paused and bad <= 1 and not excused:
+        world.violated("one bad journey alone paused consumption")
     refused = 0
     for journey in world.journeys.values():
         places = where.get(journey.id, [])
@@ -95,6 +104,9 @@ def _check_bad(world: "World", journey: "Journey", places: list[str], dead: set[
     reason = POISON[journey.poison or ""][1]
     if not places:
         world.violated(f"{name} is lost")
+    world.most_asked = max(world.most_asked, world.asked[journey.id] if world.plan.day else 0)
+    if world.plan.day and world.asked[journey.id] > REQUESTS_FOR_A_BAD_ONE:
+        world.violated(f"{name} was submitted {world.asked[journey.id]} times in a day")
     if not dead <= {reason, "unauthorized"}:
         world.violated(f"{name} was dead-lettered as {sorted(dead)}")
     if not dead and (reason not in PATIENT or world.plan.day):

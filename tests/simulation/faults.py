@@ -48,8 +48,8 @@ POISON: dict[str, tuple[Answer, str]] = {
     "firewall 403": (_html(403), "exhausted"),
     "firewall 401": (_html(401), "exhausted"),
     "gateway 413": (_html(413), "exhausted"),
-    "gateway 429": (_html(429, Retry_After="60"), "exhausted"),
-    "gateway 503": (_html(503, Retry_After="60"), "exhausted"),
+    "gateway 429": (_html(429), "exhausted"),
+    "gateway 503": (_html(503), "exhausted"),
     "portal 200": (_html(200), "exhausted"),
     "no result 200": (lambda: httpx.Response(200, json={"status": "ok"}), "exhausted"),
     "redirect": (lambda: httpx.Response(302, headers={"location": "/x"}), "exhausted"),
@@ -102,7 +102,6 @@ PARTIAL = ("slow answers", "lost answers", "some answers fail")
 QUEUES = ("full queue", "missing queue", "silent queue")
 BROKER = ("connection lost", "broker down", "alarm", "queue deleted")
 PROCESS = ("restart", "kill")
-REASONS = ("rejected", "exhausted", "invalid")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +147,21 @@ def draw(rng: random.Random) -> Plan:
     if rate < SPARSE:
         journeys //= 10
     share = rng.choice([0.0, 0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 0.95])
-    lengths = [1.0, 30.0, 400.0, 4000.0] if journeys > 10 else [1.0, 400.0, 4000.0, 8 * HOURS]
-    groups = [tuple(OUTAGES), tuple(OUTAGES), tuple(OUTAGES), tuple(TOKEN), PARTIAL, QUEUES, BROKER, PROCESS]
+    kinds = rng.sample(sorted(POISON), rng.choice([1, 1, 2, 4, len(POISON)]))
+    lengths = [1.0, 30.0, 400.0, 4000.0] if journeys > 10 else [1.0, 400.0, 4000.0, 2.5 * HOURS]
+    groups = [tuple(OUTAGES), tuple(OUTAGES), tuple(OUTAGES), tuple(TOKEN), PARTIAL, QUEUES, QUEUES, BROKER, PROCESS]
     faults, at = [], 0.0
     for _ in range(rng.choice([0, 1, 2, 4, 6])):
         at += rng.choice([0.0, 0.5, rng.uniform(0.0, 60.0), rng.uniform(0.0, 1800.0), rng.uniform(0.0, 3600.0)])
-        faults.append(Fault(rng.choice(rng.choice(groups)), at, rng.choice(lengths), rng.choice(REASONS)))
+        kind = rng.choice(rng.choice(groups))
+        length = rng.choice([400.0, 4000.0, 9000.0] if kind in QUEUES else lengths)
+        faults.append(Fault(kind, at, length, POISON[rng.choice(kinds)][1]))
     return Plan(
         journeys=journeys,
         rate=rate,
         poison_share=share,
-        kinds=rng.sample(sorted(POISON), rng.choice([1, 1, 2, 4, len(POISON)])),
+        kinds=kinds,
         faults=faults,
         confirm_seconds=rng.choice([0.0, 0.01, 1.0]),
-        day=journeys * share < 12 and rng.random() < 0.2,
+        day=0.5 < journeys * share < 12 and rng.random() < 0.5,
     )

@@ -36,6 +36,7 @@ from consumer.logs import Output
 from consumer.metrics import Metrics
 from consumer.publishing import samples
 from consumer.service import lifecycle
+from consumer.service.inflight import Entry, State
 from tests.corridor import SETTINGS, refused, registered
 from tests.memory_link import MemoryLink
 from tests.simulation.account import AUTH_PAUSE_AFTER, ViolationError, bound_seconds, check
@@ -43,11 +44,13 @@ from tests.simulation.faults import OUTAGES, PARTIAL, PATIENT, POISON, QUEUES, T
 from tests.travel import TravellingLoop, loop
 
 #: The service looks around this often; five times a second would be most of the work.
-TICK_SECONDS, DAY_TICK_SECONDS = 2.0, 30.0
+TICK_SECONDS, DAY_TICK_SECONDS = 5.0, 30.0
 #: Requests that had permission when the Registry asked to wait may still go.
 WAIT_SLACK_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 3600.0
 PREFETCH, CONCURRENCY = 32, 16
+#: In a pause nothing waits in the process for so long; it looks five times as often in reality.
+LONGEST_HOLD_SECONDS, MOST_HELD = 20.0, 2  # but for a probe that was asked to wait
 WINDOW = timedelta(hours=24)
 
 CHANGED = {
@@ -92,6 +95,10 @@ class World:
         self.requests: list[float] = []
         self.excused: list[tuple[float, float]] = []  # while good journeys cannot be registered
         self.outages: list[tuple[float, float]] = []  # those of the Registry and the way to it
+        self.found: list[str] = []  # violations that showed on the way
+        self.asked: Counter[str] = Counter()  # each journey, in the day after all faults
+        self.paused = False  # ever
+        self.most_asked = 0
         self.latest = 0.0  # how late a good journey was at most
         self._active: list[Fault] = []
         self._expired: set[str] = set()
@@ -110,10 +117,11 @@ class World:
         rng, asked_at, process = self._rng, loop().time(), len(self.started_at)
         self.requests.append(asked_at)
         if self._wait_from + WAIT_SLACK_SECONDS < asked_at < self._wait_until:
-            self.violated(f"asked {self._wait_until - asked_at:.0f} s before the Registry allowed it")
+            self.found.append(f"asked {self._wait_until - asked_at:.0f} s before the Registry allowed it")
         partial = [fault.kind for fault in self._active if fault.kind in PARTIAL]
         await asyncio.sleep(rng.uniform(0.005, 8.0 if "slow answers" in partial else 0.05))
         journey = self.journeys[json.loads(request.content)["operator_journey_id"]]
+        self.asked[journey.id] += 1
         if outages := [fault.kind for fault in self._active if fault.kind in OUTAGES | TOKEN]:
             kind = rng.choice(outages)
             response = await self._given((OUTAGES | TOKEN)[kind])
@@ -151,8 +159,8 @@ class World:
             Output(io.StringIO()),
             link=BrokerLink(self.link, self.link),
             transport=httpx.MockTransport(self._answer),
-            clock=lambda: loop().time(),
-            now=lambda: loop().now(),
+            clock=loop().time,
+            now=loop().now,
         )
 
     async def _start(self) -> None:
@@ -177,6 +185,7 @@ class World:
     async def run(self) -> None:
         """Play the plan, let everything recover, and check the account."""
         await self._start()
+        watching = asyncio.create_task(self._watch())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._publish())
             for fault in self.plan.faults:
@@ -186,7 +195,9 @@ class World:
         while loop().time() < until and not self._settled():
             await asyncio.sleep(10.0)
         if self.plan.day:
+            self.asked.clear()
             await self._follow()
+        watching.cancel()
         await self._stop()
         self._note_doubled()
 
@@ -226,6 +237,19 @@ class World:
         for number in range(4 * 24):
             self._put(f"d{number}", None)
             await asyncio.sleep(900.0)
+
+    async def _watch(self) -> None:
+        """Look at what is held in a pause, and whether there is one."""
+        waiting: set[Entry] = set()
+        while True:
+            held: set[Entry] = set()
+            if self._assembled.admission.pausing is not None:
+                self.paused = True
+                held = {entry for entry in self._assembled.in_flight if entry.state is State.WAITING}
+            if len(waiting & held) > MOST_HELD:
+                self.found.append(f"{len(waiting & held)} journeys were held in a pause at {loop().time():.0f}")
+            waiting = held
+            await asyncio.sleep(LONGEST_HOLD_SECONDS)
 
     # --- faults ---------------------------------------------------------------------------
 
