@@ -37,10 +37,11 @@ from consumer.service.inflight import Entry, HandlingResult, State
 from consumer.service.outcome_events import OutcomeEvents
 
 PUBLISH_RETRY_BASE_SECONDS, PUBLISH_RETRY_CAP_SECONDS = 0.4, 5.0
-#: What the broker says of one queue only, and how a person would put it.
+#: What can be so for one queue only, and how a person would put it.
 _REFUSALS = {
     PublishFailure.NACKED: "nacked: length limit?",
     PublishFailure.RETURNED: "returned: no such queue?",
+    PublishFailure.TIMEOUT: "not confirmed: no quorum?",
 }
 
 log = logging.getLogger("journey_consumer.service")
