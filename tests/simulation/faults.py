@@ -156,6 +156,9 @@ def draw(rng: random.Random) -> Plan:
         kind = rng.choice(rng.choice(groups))
         length = rng.choice([400.0, 4000.0, 9000.0] if kind in QUEUES else lengths)
         faults.append(Fault(kind, at, length, POISON[rng.choice(kinds)][1]))
+    if rng.random() < 0.1:  # many dead letters at once, of one kind, and nowhere to put them
+        journeys, rate, share, kinds = 60, rng.choice([1.0, 50.0]), 0.5, [rng.choice(sorted(POISON))]
+        faults.append(Fault(rng.choice(QUEUES), 0.0, 9000.0, POISON[kinds[0]][1]))
     return Plan(
         journeys=journeys,
         rate=rate,

@@ -48,7 +48,7 @@ TICK_SECONDS, DAY_TICK_SECONDS = 5.0, 30.0
 #: Requests that had permission when the Registry asked to wait may still go.
 WAIT_SLACK_SECONDS = 30.0
 LONGEST_WAIT_SECONDS = 3600.0
-PREFETCH, CONCURRENCY = 32, 16
+PREFETCH, CONCURRENCY = 16, 8
 #: In a pause nothing waits in the process for so long; it looks five times as often in reality.
 LONGEST_HOLD_SECONDS, MOST_HELD = 20.0, 2  # but for a probe that was asked to wait
 WINDOW = timedelta(hours=24)
