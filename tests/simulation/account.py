@@ -55,7 +55,7 @@ def check(world: "World") -> None:
     if world.link.mistaken:
         world.violated(f"{world.link.mistaken} deliveries of an earlier connection were acknowledged")
     bad = sum(journey.poison is not None for journey in world.journeys.values())
-    if world.paused and bad <= 1 and not excused:
+    if world.paused and bad <= 1 and not excused and not world.plan.day:
         world.violated("one bad journey alone paused consumption")
     refused = 0
     for journey in world.journeys.values():

@@ -121,6 +121,15 @@ def test_an_abandoned_probe_comes_back_soon() -> None:
     assert (breaker.state, breaker.probe_at) == (BreakerState.OPEN, 105.0)
 
 
+def test_a_probe_without_a_verdict_costs_no_long_interval() -> None:
+    """While a token is refused a probe is due once a minute; one that says nothing of it is repeated sooner."""
+    breaker = Breaker(BreakerPolicy(threshold=1, probe_base_seconds=60.0, probe_cap_seconds=60.0))
+    breaker.trip(100.0, ALMOST_ONE)
+    assert breaker.may_probe(160.0)
+    breaker.abandon_probe(161.0)
+    assert breaker.probe_at == 166.0
+
+
 def test_a_change_brings_the_probe_forward() -> None:
     """A new token is tried at once."""
     breaker = opened(at=100.0)

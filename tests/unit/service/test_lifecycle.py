@@ -174,6 +174,52 @@ async def test_a_full_dead_letter_queue_holds_up_no_journey(caplog: pytest.LogCa
 
 
 @travelling
+async def test_a_dead_letter_queue_that_confirms_nothing_holds_up_no_journey() -> None:
+    """One queue without a quorum: as with one that is full, the others go on."""
+    corridor = Corridor(registered(), broker_prefetch=16)
+    queue = corridor.topology.dead_letter_queue("invalid")
+    async with corridor.serving():
+        corridor.link.silent.add(queue)
+        for _ in range(40):
+            corridor.link.put(b"no journey")
+        publish(corridor, 20)
+        await passes(400)
+        assert corridor.value("journeys_total", outcome="registered") == 20
+        corridor.link.silent.clear()
+        await passes(300)
+        assert len(corridor.dead("invalid")) == 40
+    corridor.balance(60)
+
+
+@travelling
+async def test_many_journeys_with_a_403_of_their_own_hold_up_no_good_one() -> None:
+    """They pause consumption, and its probes come in rounds: not one bad journey a minute."""
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        bad = int(json.loads(request.content)["operator_journey_id"].removeprefix("journey-")) < 40
+        return refused(403, -32503) if bad else registered()
+
+    corridor = Corridor(answer, auth_probe_seconds=60.0, breaker_probe_cap_seconds=60.0)
+    async with corridor.serving():
+        publish(corridor, 41)
+        await passes(900)
+        assert corridor.value("journeys_total", outcome="registered") == 1
+
+
+@travelling
+async def test_in_a_pause_a_good_journey_keeps_its_place_in_the_queue() -> None:
+    """It is not taken before it may probe: sent back to the end again and again it would never probe."""
+    corridor = Corridor(unavailable(), breaker_probe_seconds=60.0, breaker_probe_cap_seconds=60.0)
+    async with corridor.serving():
+        publish(corridor, 12)
+        await passes(30)
+        assert corridor.admission.pausing is PauseCause.UNAVAILABLE
+        returned = corridor.value("returned_total", outcome="returned")
+        await passes(1200)
+        assert corridor.value("returned_total", outcome="returned") == returned
+
+
+@travelling
 async def test_in_a_pause_what_went_back_to_a_queue_counts_as_pending() -> None:
     """Hardly any journey is in flight then, and DeadlineAtRisk must know of the oldest all the same."""
     corridor = Corridor(unavailable())
