@@ -112,7 +112,9 @@ class Service:
             log.exception("a delivery could not be handled; it is delayed")
             result = self._handler.failed(entry, error)
         if self._admission.pausing is not None and not self._admission.probe_due:
-            self._consumer.want(Mode.NONE)  # the next one could not probe: it would lose its place in the queue
+            self._consumer.want(
+                Mode.NONE
+            )  # the next one could not probe: it would lose its place in the queue
         try:
             if await self._settler.settle(entry, result):
                 self._successes += isinstance(result.disposition, Acknowledge)

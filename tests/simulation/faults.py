@@ -149,10 +149,22 @@ def draw(rng: random.Random) -> Plan:
     share = rng.choice([0.0, 0.0, 0.001, 0.01, 0.1, 0.3, 0.5, 0.9, 0.95])
     kinds = rng.sample(sorted(POISON), rng.choice([1, 1, 2, 4, len(POISON)]))
     lengths = [1.0, 30.0, 400.0, 4000.0] if journeys > 10 else [1.0, 400.0, 4000.0, 2.5 * HOURS]
-    groups = [tuple(OUTAGES), tuple(OUTAGES), tuple(OUTAGES), tuple(TOKEN), PARTIAL, QUEUES, QUEUES, BROKER, PROCESS]
+    groups = [
+        tuple(OUTAGES),
+        tuple(OUTAGES),
+        tuple(OUTAGES),
+        tuple(TOKEN),
+        PARTIAL,
+        QUEUES,
+        QUEUES,
+        BROKER,
+        PROCESS,
+    ]
     faults, at = [], 0.0
     for _ in range(rng.choice([0, 1, 2, 4, 6])):
-        at += rng.choice([0.0, 0.5, rng.uniform(0.0, 60.0), rng.uniform(0.0, 1800.0), rng.uniform(0.0, 3600.0)])
+        at += rng.choice(
+            [0.0, 0.5, rng.uniform(0.0, 60.0), rng.uniform(0.0, 1800.0), rng.uniform(0.0, 3600.0)]
+        )
         kind = rng.choice(rng.choice(groups))
         length = rng.choice([400.0, 4000.0, 9000.0] if kind in QUEUES else lengths)
         faults.append(Fault(kind, at, length, POISON[rng.choice(kinds)][1]))

@@ -1,6 +1,5 @@
 """Defects that the service once had, put back one at a time: the simulation must find each."""
 
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from unittest.mock import patch
@@ -8,7 +7,7 @@ from unittest.mock import patch
 from consumer.core import policy
 from consumer.core.breaker import Breaker
 from consumer.core.outcome import RetrySoon
-from consumer.registry import classify, submit
+from consumer.registry import classify
 from consumer.service import admission, handler
 from consumer.service.admission import Admission
 from consumer.service.inflight import InFlight
@@ -25,7 +24,7 @@ _retry_after, _failure, _decide = classify.retry_after, Breaker.failure, policy.
 
 def _short_wait(reply: Any) -> float | None:
     seconds = _retry_after(reply)
-    return 60.0 if seconds is not None and seconds >= 3600.0 else seconds  # noqa: PLR2004
+    return 60.0 if seconds is not None and seconds >= 3600.0 else seconds
 
 
 def _any_failure(self: Breaker, _key: Any, *more: Any) -> None:
@@ -47,7 +46,10 @@ MUTATIONS: dict[str, list[Any]] = {
     "a pause holds what waits for ten minutes": [(admission, "PAUSE_HOLD_SECONDS", 600.0)],
     "an unconfirmed dead letter holds up the end of a pause": [(InFlight, "handling", property(len))],
     "refused dead letters hold the whole window": [(Settler, "_note_refusal", lambda *_: None)],
-    "an outage costs attempts": [(handler, "charges_attempt", lambda *_: True), (policy, "_put_off", lambda *_: None)],
+    "an outage costs attempts": [
+        (handler, "charges_attempt", lambda *_: True),
+        (policy, "_put_off", lambda *_: None),
+    ],
     "a wait of an hour is one of a minute": [(classify, "retry_after", _short_wait)],
     "a void delivery is acknowledged": [(MemoryLink, "is_current", lambda link, _: link.connected)],
 }

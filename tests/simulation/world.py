@@ -40,7 +40,18 @@ from consumer.service.inflight import Entry, State
 from tests.corridor import SETTINGS, refused, registered
 from tests.memory_link import MemoryLink
 from tests.simulation.account import AUTH_PAUSE_AFTER, ViolationError, bound_seconds, check
-from tests.simulation.faults import OUTAGES, PARTIAL, PATIENT, POISON, QUEUES, TOKEN, Answer, Fault, draw, terms
+from tests.simulation.faults import (
+    OUTAGES,
+    PARTIAL,
+    PATIENT,
+    POISON,
+    QUEUES,
+    TOKEN,
+    Answer,
+    Fault,
+    draw,
+    terms,
+)
 from tests.travel import TravellingLoop, loop
 
 #: The service looks around this often; five times a second would be most of the work.
@@ -61,7 +72,14 @@ CHANGED = {
     "auth_pause_after": AUTH_PAUSE_AFTER,
 }
 #: Of the corridor's settings; all others are the defaults.
-KEPT = ("registry_url", "registry_api_version", "registry_token", "registry_rate_per_minute", "broker_url", "broker_queue")
+KEPT = (
+    "registry_url",
+    "registry_api_version",
+    "registry_token",
+    "registry_rate_per_minute",
+    "broker_url",
+    "broker_queue",
+)
 
 
 @dataclass(slots=True)
@@ -129,7 +147,10 @@ class World:
             response = await self._given((OUTAGES | TOKEN)[kind])
             if kind.startswith("throttled") and process == len(self.started_at):
                 seconds = min(float(response.headers.get("retry-after", 60.0)), LONGEST_WAIT_SECONDS)
-                self._wait_from, self._wait_until = loop().time(), max(self._wait_until, loop().time() + seconds)
+                self._wait_from, self._wait_until = (
+                    loop().time(),
+                    max(self._wait_until, loop().time() + seconds),
+                )
                 self.excused.append((self._wait_from, self._wait_until))
             return response
         if "some answers fail" in partial and rng.random() < 0.2:
@@ -229,7 +250,9 @@ class World:
         for name, places in self.where().items():
             journey = self.journeys[name]
             patient = journey.poison is not None and POISON[journey.poison][1] in PATIENT
-            if not all(place.startswith(prefix) or (patient and place != self.topology.queue) for place in places):
+            if not all(
+                place.startswith(prefix) or (patient and place != self.topology.queue) for place in places
+            ):
                 return False
         return True
 
@@ -253,7 +276,9 @@ class World:
                 self.paused = True
                 held = {entry for entry in self._assembled.in_flight if entry.state is State.WAITING}
             if len(waiting & held) > MOST_HELD:
-                self.found.append(f"{len(waiting & held)} journeys were held in a pause at {loop().time():.0f}")
+                self.found.append(
+                    f"{len(waiting & held)} journeys were held in a pause at {loop().time():.0f}"
+                )
             waiting = held
             await asyncio.sleep(LONGEST_HOLD_SECONDS)
 
@@ -340,7 +365,9 @@ class World:
     def violated(self, text: str) -> None:
         """Raise with the trace."""
         counts = Counter(journey.poison for journey in self.journeys.values())
-        raise ViolationError("\n".join([f"seed {self.seed}: {text}", str(self.plan), str(dict(counts)), *self.trace]))
+        raise ViolationError(
+            "\n".join([f"seed {self.seed}: {text}", str(self.plan), str(dict(counts)), *self.trace])
+        )
 
 
 def simulate(seed: int) -> World:

@@ -122,7 +122,7 @@ def test_an_abandoned_probe_comes_back_soon() -> None:
 
 
 def test_a_probe_without_a_verdict_costs_no_long_interval() -> None:
-    """While a token is refused a probe is due once a minute; one that says nothing of it is repeated sooner."""
+    """While a token is refused a probe is due once a minute; sooner after one that says nothing of it."""
     breaker = Breaker(BreakerPolicy(threshold=1, probe_base_seconds=60.0, probe_cap_seconds=60.0))
     breaker.trip(100.0, ALMOST_ONE)
     assert breaker.may_probe(160.0)

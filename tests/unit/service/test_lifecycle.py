@@ -214,9 +214,9 @@ async def test_in_a_pause_a_good_journey_keeps_its_place_in_the_queue() -> None:
         publish(corridor, 12)
         await passes(30)
         assert corridor.admission.pausing is PauseCause.UNAVAILABLE
-        returned = corridor.value("returned_total", outcome="returned")
+        returned = corridor.value("returned_total", kind="returned")
         await passes(1200)
-        assert corridor.value("returned_total", outcome="returned") == returned
+        assert corridor.value("returned_total", kind="returned") == returned
 
 
 @travelling
