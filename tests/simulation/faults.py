@@ -137,7 +137,9 @@ class Plan:
 
     def __str__(self) -> str:
         share = f"{100 * self.poison_share:g} % bad ({', '.join(self.kinds)})"
-        head = f"{self.journeys} journeys, {self.rate:g} a second, {share}, confirms take {self.confirm_seconds} s"
+        head = (
+            f"{self.journeys} journeys, {self.rate:g} a second, {share}, confirms in {self.confirm_seconds} s"
+        )
         return "\n".join([head, *map(str, self.faults)])
 
 

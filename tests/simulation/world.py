@@ -10,11 +10,11 @@ A seed draws the journeys and the faults (``faults``); time is virtual. These ho
 3. No good journey is dead-lettered for an outage, a gateway or a queue. A refused token costs
    ``AUTH_PAUSE_AFTER`` good ones at most, and one for each start of the process.
 4. A good journey is registered within 15 minutes of the moment from which the Registry takes it, plus 7.5 s
-   for each bad journey; where less than one in ten seconds comes, it may have failed alone, before a second
-   one showed the outage: the longest delay queue, an hour, comes on top. Full, missing and silent dead-letter
+   for each bad journey; where less than one in ten seconds comes, it may have failed alone before another
+   showed the outage: the longest delay queue, an hour, comes on top. Full, missing and silent dead-letter
    queues, slow and lost answers and a fifth of failing ones excuse nothing.
 5. A bad journey ends before its deadline, with the reason of its kind.
-6. In an outage the Registry is asked ``OUTAGE_REQUESTS`` times until it is known (after each start anew), then
+6. In an outage the Registry is asked ``OUTAGE_REQUESTS`` times until it is known (at each start anew), then
    ``OUTAGE_REQUESTS_A_MINUTE``; and not at all as long as it asked to wait.
 """
 
@@ -215,7 +215,7 @@ class World:
                 group.create_task(self._play(fault))
         self.note("all faults are over")
         until = max([loop().time(), *(end for _, end in self.excused)]) + self.bound + 60.0
-        while loop().time() < until and not self._settled():
+        while loop().time() < until and not self._settled():  # noqa: ASYNC110 - looks now and then
             await asyncio.sleep(10.0)
         if self.plan.day:
             self.asked.clear()
@@ -270,15 +270,13 @@ class World:
     async def _watch(self) -> None:
         """Look at what is held in a pause, and whether there is one."""
         waiting: set[Entry] = set()
-        while True:
+        while True:  # noqa: ASYNC110 - samples
             held: set[Entry] = set()
             if self._assembled.admission.pausing is not None:
                 self.paused = True
                 held = {entry for entry in self._assembled.in_flight if entry.state is State.WAITING}
             if len(waiting & held) > MOST_HELD:
-                self.found.append(
-                    f"{len(waiting & held)} journeys were held in a pause at {loop().time():.0f}"
-                )
+                self.found.append(f"{len(waiting & held)} journeys were held in a pause")
             waiting = held
             await asyncio.sleep(LONGEST_HOLD_SECONDS)
 
