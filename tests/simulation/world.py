@@ -179,7 +179,7 @@ class World:
         return assemble(
             self.settings,
             Metrics(CollectorRegistry()),
-            Output(io.StringIO()),
+            Output(io.BytesIO()),
             link=BrokerLink(self.link, self.link),
             transport=httpx.MockTransport(self._answer),
             clock=loop().time,
@@ -270,7 +270,7 @@ class World:
     async def _watch(self) -> None:
         """Look at what is held in a pause, and whether there is one."""
         waiting: set[Entry] = set()
-        while True:  # noqa: ASYNC110 - samples
+        while True:
             held: set[Entry] = set()
             if self._assembled.admission.pausing is not None:
                 self.paused = True
