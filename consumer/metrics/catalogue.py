@@ -256,9 +256,10 @@ CATALOGUE: tuple[Instrument, ...] = (
     _counter(
         "dead_letters_refused_total",
         "Publishes of dead letters that the broker refused, by reason and cause; each is tried again.",
-        "nacked: the dead-letter queue of that reason is at its length limit. returned: it does not exist.",
+        "nacked: the dead-letter queue of that reason is at its length limit. returned: it does not exist. "
+        "timeout: it confirms nothing, without a quorum.",
         reason=REASONS,
-        cause=("nacked", "returned"),
+        cause=("nacked", "returned", "timeout"),
     ),
     _gauge(
         "publishes_unconfirmed",
