@@ -268,4 +268,7 @@ def _not_sent(outcome: Outcome) -> bool:
 
 
 def _retry_after(outcome: Outcome) -> float:
-    return (outcome.retry_after_seconds or 0.0) if isinstance(outcome, Unavailable) else 0.0
+    """The wait that the Registry asks of everybody. A gateway's answer may be about one journey's text."""
+    if not isinstance(outcome, Unavailable) or outcome.detail.startswith("foreign"):
+        return 0.0
+    return outcome.retry_after_seconds or 0.0

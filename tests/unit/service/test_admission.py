@@ -436,3 +436,16 @@ async def test_a_pulse_wakes_everybody_once() -> None:
     assert loop().time() == pytest.approx(began)
     await notifier.wait(5)
     assert loop().time() == pytest.approx(began + 5)
+
+
+@travelling
+@pytest.mark.parametrize(("detail", "delays"), [("503", True), ("foreign_503", False)])
+async def test_only_the_registry_may_ask_everybody_to_wait(detail: str, delays: bool) -> None:  # noqa: FBT001
+    """A gateway's Retry-After may be about one journey's text: it does not delay the next probe."""
+    b = bench()
+    await b.fail(CAUSES[PauseCause.UNAVAILABLE])
+    permit = await b.next_permit()
+    b.admission.record(permit, Unavailable(detail, 503, retry_after_seconds=1800.0), "another")
+    started = loop().time()
+    await b.next_permit()
+    assert (loop().time() - started >= 1800.0) is delays
