@@ -10,21 +10,31 @@ from collections import deque
 
 
 class AckLedger:
-    """The outstanding tags of one channel."""
+    """The outstanding tags of one channel, and how many bytes of what is not settled."""
 
     def __init__(self) -> None:
+        self.held_bytes = 0
+        self._sizes: dict[int, int] = {}
         self._outstanding: deque[int] = deque()
         self._settled: set[int] = set()
         self._waited: set[int] = set()
         self._alone: set[int] = set()
 
-    def delivered(self, tag: int) -> None:
+    def delivered(self, tag: int, size: int = 0) -> None:
         """The broker delivered ``tag``; it is larger than all before."""
         self._outstanding.append(tag)
+        self._sizes[tag] = size
+        self.held_bytes += size
 
     def settle(self, tag: int) -> None:
         """The delivery ``tag`` may be acknowledged."""
         self._settled.add(tag)
+        self.held_bytes -= self._sizes.pop(tag, 0)
+
+    @property
+    def held(self) -> int:
+        """How many deliveries are not settled."""
+        return len(self._sizes)
 
     @property
     def pending(self) -> bool:

@@ -1,6 +1,6 @@
 """AMQP connections: URLs in turn, TLS, heartbeats, socket options. Blocking: for threads only.
 
-Connections are py-amqp's, made by kombu's transport, with five changes:
+Connections are py-amqp's, made by kombu's transport, with seven changes:
 1. A channel that the broker closed stays closed. py-amqp reopens it silently, without consumers and
    with delivery tags from 1 again (an old ack could hit a new message).
 2. Bodies stay bytes. py-amqp decodes them by ``content_encoding``, which kombu's publishers always set.
@@ -8,6 +8,9 @@ Connections are py-amqp's, made by kombu's transport, with five changes:
    message arrives again, with all its neighbours, until its delivery limit.
 4. In an exchange or routing key that is not UTF-8, bytes that are not ASCII are read as "?".
 5. A frame larger than ``frame_max`` allows (``check_frame_size``) ends the connection before it is read.
+6. Every call that waits for an answer has a deadline (``within``), whatever arrives meanwhile. py-amqp
+   waits for ever for a broker that is silent after the handshake.
+7. A channel can be opened and consumed from without waiting (``consume``), for the event loop.
 """
 
 import itertools
@@ -18,6 +21,7 @@ import ssl
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,6 +43,8 @@ from consumer.core.delivery import Delivery
 log = logging.getLogger("journey_consumer.broker")
 
 CONNECT_TIMEOUT_SECONDS = 10
+#: Longest wait for the answer to one call of a connected broker.
+ANSWER_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 3.0
 WRITE_TIMEOUT_SECONDS = 15
 RECONNECT_CAP_SECONDS = 20.0
@@ -123,11 +129,56 @@ def _readable(arguments: bytes) -> bytes:
     return bytes(readable)
 
 
-class _Channel(pyamqp.Channel):
+class _Answering:
+    """A channel or a connection whose calls are answered in time, or raise TimeoutError."""
+
+    connection: Any
+
+    def send_method(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("wait") is None or self.connection is None:
+            return super().send_method(*args, **kwargs)  # type: ignore[misc]
+        with self.connection.within(ANSWER_SECONDS):
+            return super().send_method(*args, **kwargs)  # type: ignore[misc]
+
+
+class _Channel(_Answering, pyamqp.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.auto_decode = False
         self.on_commit_ok: Callable[[], None] | None = None
+        #: What the broker has answered to ``consume`` and ``cancel``.
+        self.consuming = self.cancelled = False
+
+    def consume(
+        self,
+        queue: str,
+        tag: str,
+        prefetch: int,
+        on_message: Callable[[Any], None],
+        on_cancel: Callable[[str], None],
+    ) -> None:
+        """Open this channel and consume with ``prefetch``; waits for no answer."""
+        self.callbacks[tag], self.cancel_callbacks[tag] = on_message, on_cancel
+        self._callbacks[spec.Basic.ConsumeOk] = self._on_consume_ok
+        self.send_method(spec.Channel.Open, "s", ("",))
+        self.send_method(spec.Basic.Qos, "lBb", (0, prefetch, False))
+        self.send_method(spec.Basic.Consume, "BssbbbbF", (0, queue, tag, False, False, False, False, {}))
+
+    def cancel(self, tag: str) -> None:
+        """Cancel; ``cancelled`` once nothing more is delivered. Waits for no answer."""
+        self.send_method(spec.Basic.Cancel, "sb", (tag, False))
+
+    def leave(self) -> None:
+        """Close; waits for no answer."""
+        self.is_closing = True
+        self.send_method(spec.Channel.Close, "BsBB", (0, "", 0, 0))
+
+    def _on_consume_ok(self, _tag: str) -> None:
+        self.consuming = True
+
+    def _on_basic_cancel_ok(self, tag: str) -> None:
+        super()._on_basic_cancel_ok(tag)
+        self.cancelled = True
 
     def dispatch_method(self, method_sig: tuple[int, int], payload: bytes, content: Any) -> Any:
         if method_sig == spec.Tx.CommitOk and self.on_commit_ok is not None:
@@ -143,29 +194,73 @@ class _Channel(pyamqp.Channel):
         self.is_open = False
 
 
-class _Connection(pyamqp.Connection):
+class _Connection(_Answering, pyamqp.Connection):
     Channel = _Channel
+    _deadline: float | None = None
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Raise TimeoutError from what is still read or written after ``seconds``; the outermost rules."""
+        sock = None if self._transport is None else self._transport.sock
+        if self._deadline is not None:
+            yield
+            return
+        self._deadline = time.monotonic() + seconds
+        before = None
+        try:
+            if sock is not None:
+                before = sock.gettimeout()
+                sock.settimeout(seconds)
+            yield
+        finally:
+            self._deadline = None
+            if sock is not None and sock.fileno() >= 0:
+                sock.settimeout(before)
 
     def Transport(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 py-amqp's name
         transport = super().Transport(*args, **kwargs)
-        read = transport._read  # noqa: SLF001
+        read, setup = transport._read, transport._setup_transport  # noqa: SLF001
 
         def bounded_read(size: int, initial: bool = False) -> bytes:  # noqa: FBT001, FBT002
             check_frame_size(size, self.frame_max)
             return bytes(read(size, initial))
 
-        transport._read = bounded_read  # noqa: SLF001
+        def set_up() -> None:
+            setup()
+            receive = transport._quick_recv  # noqa: SLF001
+
+            def timely_receive(size: int) -> bytes:
+                if self._deadline is not None:
+                    if (left := self._deadline - time.monotonic()) <= 0:
+                        raise TimeoutError
+                    transport.sock.settimeout(left)
+                return bytes(receive(size))
+
+            transport._quick_recv = timely_receive  # noqa: SLF001
+
+        transport._read, transport._setup_transport = bounded_read, set_up  # noqa: SLF001
         return transport
 
-    def connect(self, callback: Any = None) -> Any:
+    def connect(self, callback: Any = None) -> None:
         try:
-            return super().connect(callback)
+            with self.within(CONNECT_TIMEOUT_SECONDS):
+                super().connect(callback)
+            self._transport.sock.settimeout(WRITE_TIMEOUT_SECONDS)
         except BaseException as error:
             close_connection(self, graceful=False)
-            if isinstance(error, _UNREADABLE) and not isinstance(error, OSError | FrameSyntaxError):
-                # Not one of the ERRORS: it would end the thread that connects.
+            if isinstance(error, Exception) and not isinstance(error, ConnectionFactory.ERRORS):
+                # Anything can come out of py-amqp for a handshake that is none: KeyError, struct.error ...
                 raise UnexpectedFrame(f"the handshake cannot be read ({type(error).__name__})") from error
             raise
+
+    def new_channel(self) -> Any:
+        """A channel that is not open yet: see ``consume``."""
+        return self.Channel(self)
+
+    def collect(self) -> None:
+        if self._transport is not None and self._transport.sock is not None:
+            self._transport.sock.settimeout(0.0)  # closing TLS does not wait for the broker's goodbye
+        super().collect()
 
 
 class _Transport(pyamqp.Transport):
@@ -186,14 +281,21 @@ def close_connection(connection: Any, *, graceful: bool) -> None:
     sock = None if transport is None else transport.sock
     try:
         if graceful and sock is not None:
-            sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-            connection.close()
+            with connection.within(CLOSE_TIMEOUT_SECONDS):
+                connection.close()
         connection.collect()
     except Exception as error:  # noqa: BLE001 the socket is closed below either way
         log.debug("closing a broker connection failed", extra={"reason": type(error).__name__})
     finally:
         if sock is not None:
             sock.close()
+
+
+def is_unexpected(error: Exception) -> bool:
+    """Whether a broker, or what listens in its place, spoke and was not understood."""
+    return isinstance(error, UnexpectedFrame) or not isinstance(
+        error, (*ConnectionFactory.ERRORS, BrokerError)
+    )
 
 
 class LogOnce:
@@ -261,7 +363,6 @@ class ConnectionFactory:
                 "version": __version__,
                 "connection_name": f"journey-consumer {purpose} {socket.gethostname()}",
             },
-            "write_timeout": WRITE_TIMEOUT_SECONDS,
             "frame_handler": _tolerant_frame_handler,
         }
         if hasattr(socket, "TCP_USER_TIMEOUT"):

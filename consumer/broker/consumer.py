@@ -1,15 +1,20 @@
 """Consumes an AMQP queue and acknowledges, on the event loop.
 
-1. The loop reads the socket, as kombu's own worker loop does. Connecting, TLS and declaring block:
-   a thread does them before the loop takes the connection over.
+1. The loop reads and writes the socket, as kombu's own worker loop does. Connecting, TLS and declaring
+   block: a thread does them before the loop takes the connection over.
 2. Any error on the connection or a channel ends the whole connection. Deliveries carry the
    generation of their connection and are never acknowledged on another.
 3. A pause cancels the consumer: the backlog stays in the queue and no delivery is counted.
-   Subscribing again is one frame without an answer to wait for.
-4. Two channels: one with the full prefetch, one with a prefetch of 1 for probes.
+4. Every subscription has a channel of its own, which is never consumed from again: what is acknowledged on
+   it can only hit what was delivered on it, also when the queue was deleted and declared again meanwhile
+   (no consumer, so no ``basic.cancel`` tells of it). RabbitMQ finds what an acknowledgement means to a
+   classic queue by channel and number, and numbers start again in a new queue.
+5. The answer to a subscription is not waited for, but its absence ends the connection; an idle one is
+   renewed. That is how a quorum queue without its majority is noticed.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -21,15 +26,18 @@ from consumer.broker import inspect
 from consumer.broker.acks import AckLedger
 from consumer.broker.causes import why
 from consumer.broker.connection import (
+    ANSWER_SECONDS,
     CLOSE_TIMEOUT_SECONDS,
+    WRITE_TIMEOUT_SECONDS,
     ConnectionFactory,
     LogOnce,
     ReconnectDelay,
     build_delivery,
     close_connection,
+    is_unexpected,
 )
 from consumer.broker.declare import ensure, weaknesses
-from consumer.broker.frames import FrameReader
+from consumer.broker.frames import FrameReader, FrameWriter
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
 from consumer.errors import BrokerError
@@ -41,48 +49,47 @@ RECONNECT_BASE_SECONDS = 0.1
 HEARTBEAT_TICK_SECONDS = 1.0
 #: Acknowledgements are delayed by this, so that one frame can cover many.
 ACK_DELAY_SECONDS = 0.004
+#: A subscription that has delivered nothing for so long, and holds nothing, is renewed.
+IDLE_SECONDS = 60.0
+#: A channel that is not needed any more stays open for so long: a quorum queue takes many acknowledgements
+#: in portions, and drops the rest when the channel closes.
+LINGER_SECONDS = 5.0
 _CLOSED = "closed"
-_CHANNEL_MODES = (Mode.FLOW, Mode.PROBE)
-_UNREACHABLE: tuple[type[Exception], ...] = (*ConnectionFactory.ERRORS, BrokerError)
 
 
 class Subscription:
-    """One AMQP channel with its prefetch, its consumer and its outstanding tags."""
+    """One AMQP channel, opened for one consumer, and its outstanding tags."""
 
-    def __init__(self, number: int, channel: Any, queue: str) -> None:
+    def __init__(self, number: int, channel: Any, mode: Mode) -> None:
         self.number = number
+        self.mode = mode
         self.channel = channel
         self.ledger = AckLedger()
-        self.subscribed = False
-        self._queue = queue
-        self._tag = self._last_tag = ""
-        self._turn = 0
+        self.active_at = time.monotonic()  # when it was asked for, or delivered last
+        self._tag = f"journey-consumer.{number}"
+        self._unneeded_since: float | None = None
 
-    def start(self, callback: Callable[[Any], None], on_cancel: Callable[[str], None]) -> None:
+    def start(
+        self, queue: str, prefetch: int, callback: Callable[[Any], None], on_cancel: Callable[[str], None]
+    ) -> None:
         """Subscribe, without waiting for the broker's answer."""
-        if self.subscribed:
-            return
-        self.subscribed = True
-        # A new tag each time: RabbitMQ 3.10 ends the channel when a quorum queue's consumer comes
-        # back under a tag that still has unacknowledged deliveries.
-        self.channel.callbacks.pop(self._last_tag, None)
-        self._turn += 1
-        self._last_tag, self._tag = self._tag, f"journey-consumer.{self.number}.{self._turn}"
-        self.channel.basic_consume(
-            self._queue, consumer_tag=self._tag, nowait=True, callback=callback, on_cancel=on_cancel
-        )
+        self.channel.consume(queue, self._tag, prefetch, callback, on_cancel)
 
     def cancel(self) -> None:
-        """Cancel the consumer. What is outstanding can still be acknowledged."""
-        if self.subscribed:
-            self.subscribed = False
-            # Deliveries already on their way still reach the callback, which stays registered:
-            # py-amqp requeues a delivery without callback, which is one more delivery on its count.
-            self.channel.basic_cancel(self._tag, nowait=True)
+        """Cancel the consumer. What is outstanding, or still on its way, can be acknowledged."""
+        self.channel.cancel(self._tag)
 
     def write_acks(self, *, everything: bool = False) -> None:
         for tag, multiple in self.ledger.collect(everything=everything):
             self.channel.basic_ack(tag, multiple=multiple)
+
+    def unneeded(self, now: float) -> bool:
+        """Whether nothing was to come or to be acknowledged for LINGER_SECONDS."""
+        if not self.channel.cancelled or self.ledger.held or self.ledger.pending:
+            return False
+        if self._unneeded_since is None:
+            self._unneeded_since = now
+        return now - self._unneeded_since > LINGER_SECONDS
 
 
 class AmqpConsumer:
@@ -104,7 +111,9 @@ class AmqpConsumer:
         self._metrics = metrics
         self._mode = Mode.NONE
         self._connection: Any = None
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions: dict[int, Subscription] = {}
+        self._current: Subscription | None = None
+        self._numbers = itertools.count(1)
         self._generation = 0
         self._lost: asyncio.Future[str] | None = None
         self._flush: asyncio.TimerHandle | None = None
@@ -118,7 +127,7 @@ class AmqpConsumer:
 
     @property
     def subscribed(self) -> bool:
-        return any(subscription.subscribed for subscription in self._subscriptions)
+        return self._current is not None and bool(self._current.channel.consuming)
 
     def want(self, mode: Mode) -> None:
         if mode is not self._mode:
@@ -143,66 +152,64 @@ class AmqpConsumer:
         while True:
             lived = 0.0
             try:
-                connection, channels = await self._loop.run_in_executor(self._thread, self._open)
-            except _UNREACHABLE as error:
+                connection = await self._loop.run_in_executor(self._thread, self._open)
+            except Exception as error:  # noqa: BLE001 whatever a broker says or does, we try again
                 unreachable.warn(error)
+                if is_unexpected(error):
+                    self._metrics.reconnects["consume"].inc()
             else:
                 unreachable.reset()
                 opened = time.monotonic()
-                reason = await self._serve(connection, channels)
+                reason = await self._serve(connection)
                 lived = time.monotonic() - opened
                 if reason == _CLOSED:
                     return
                 log.warning("broker connection lost", extra={"reason": reason})
                 self._metrics.reconnects["consume"].inc()
             await asyncio.sleep(delay.next(lived))
+            if self._closing:
+                return
 
     async def close(self) -> None:
         self._closing = True
         if self._connection is None:
             self._thread.shutdown(wait=False, cancel_futures=True)
             return
-        connection, channels = self._connection, [each.channel for each in self._subscriptions]
+        connection, channels = self._connection, [each.channel for each in self._subscriptions.values()]
         self._guard(lambda: self._write_acks(everything=True))
+        frames, writer = self._frames, self._writer
         self._drop(_CLOSED)
-        self._frames.give_back()
+        frames.give_back()
         await asyncio.get_running_loop().run_in_executor(
-            self._thread, _close_after_acks, connection, channels, self._topology.queue
+            self._thread, _close_after_acks, connection, writer, channels, self._topology.queue
         )
         self._thread.shutdown(wait=False)
 
     # --- connection --------------------------------------------------------------------
 
-    def _open(self) -> tuple[Any, list[Any]]:
-        """In the thread: connect, verify the queues, open the two channels."""
+    def _open(self) -> Any:
+        """In the thread: connect and verify the queues."""
         connection = self._connections.connect("consume")
         try:
             created = ensure(connection, self._topology, declare=self._declare)
-            if created:
-                log.info("declared", extra={"names": ", ".join(created)})
             for weakness in weaknesses(connection, self._topology.main):
                 self._weak.warn(BrokerError(weakness))
-            channels = []
-            for prefetch in (self._prefetch, 1):
-                channel = connection.channel()
-                channel.basic_qos(0, prefetch, a_global=False)
-                channels.append(channel)
         except BaseException:
             close_connection(connection, graceful=True)
             raise
-        return connection, channels
+        if created:
+            log.info("declared", extra={"names": ", ".join(created)})
+        return connection
 
-    async def _serve(self, connection: Any, channels: list[Any]) -> str:
+    async def _serve(self, connection: Any) -> str:
         """Own the connection until it is lost; returns why."""
         if self._closing:
-            close_connection(connection, graceful=True)
+            close_connection(connection, graceful=False)
             return _CLOSED
         self._generation += 1
-        self._subscriptions = [
-            Subscription(number, channel, self._topology.queue) for number, channel in enumerate(channels)
-        ]
         self._connection = connection
         self._frames = FrameReader(connection)
+        self._writer = FrameWriter(connection, self._loop, self._guard)
         self._lost = self._loop.create_future()
         # Kept, because py-amqp forgets the socket as soon as the broker closes the connection.
         self._descriptor = connection.sock.fileno()
@@ -227,8 +234,9 @@ class AmqpConsumer:
         """Forget the connection: its deliveries are no longer current."""
         if self._connection is not None:
             self._loop.remove_reader(self._descriptor)
-            self._connection = None
-            self._subscriptions = []
+            self._writer.close()
+            self._connection = self._current = None
+            self._subscriptions = {}
             if self._flush is not None:
                 self._flush.cancel()
                 self._flush = None
@@ -248,7 +256,28 @@ class AmqpConsumer:
     async def _heartbeats(self, connection: Any) -> None:
         while self._connection is connection:
             await asyncio.sleep(HEARTBEAT_TICK_SECONDS)
-            self._guard(connection.heartbeat_tick)
+            self._guard(self._tick)
+
+    def _tick(self) -> None:
+        self._connection.heartbeat_tick()
+        if self._writer.stuck_seconds > WRITE_TIMEOUT_SECONDS:
+            raise BrokerError("the broker does not read what is written to it")
+        now, current = time.monotonic(), self._current
+        if current is not None:
+            silent = now - current.active_at
+            if not current.channel.consuming and silent > ANSWER_SECONDS:
+                raise BrokerError("the queue does not answer: a majority of its nodes may be gone")
+            if silent > IDLE_SECONDS and not self._held:
+                self._current = None
+                current.cancel()
+                self._apply_mode()
+        for each in [each for each in self._subscriptions.values() if each.unneeded(now)]:
+            each.channel.leave()
+            del self._subscriptions[each.number]
+
+    @property
+    def _held(self) -> int:
+        return sum(each.ledger.held for each in self._subscriptions.values())
 
     # --- frames ------------------------------------------------------------------------
 
@@ -256,44 +285,54 @@ class AmqpConsumer:
         self._guard(self._frames.read)
 
     def _apply_mode(self) -> None:
-        allowed = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}
-        self._metrics.prefetch.set(allowed[self._mode])
-        for mode, subscription in zip(_CHANNEL_MODES, self._subscriptions, strict=True):
-            if mode is self._mode:
-                subscription.start(partial(self._deliver, subscription), self._on_cancel)
-            else:
-                subscription.cancel()
+        prefetch = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}[self._mode]
+        self._metrics.prefetch.set(prefetch)
+        current = self._current
+        if current is not None and current.mode is not self._mode:
+            self._current = None
+            current.cancel()
+        if self._current is None and self._mode is not Mode.NONE:
+            number = next(self._numbers)
+            subscription = Subscription(number, self._connection.new_channel(), self._mode)
+            self._current = self._subscriptions[number] = subscription
+            subscription.start(
+                self._topology.queue, prefetch, partial(self._deliver, subscription), self._on_cancel
+            )
 
     def _on_cancel(self, _consumer_tag: str) -> None:
         self._metrics.broker_cancels.inc()
         raise ConnectionAbortedError("consumer cancelled by the broker")
 
     def _deliver(self, subscription: Subscription, message: Any) -> None:
+        if self._connection is None:
+            return  # closing: it goes back with its channel
         delivery = build_delivery(message, channel=subscription.number, generation=self._generation)
-        subscription.ledger.delivered(delivery.tag)
+        subscription.ledger.delivered(delivery.tag, len(delivery.body))
+        subscription.active_at = delivery.received_at
         self._on_delivery(delivery)
 
     def _on_flush(self) -> None:
         self._flush = None
         self._guard(self._write_acks)
-        if any(subscription.ledger.pending for subscription in self._subscriptions):
+        if any(each.ledger.pending for each in self._subscriptions.values()):
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
 
     def _write_acks(self, *, everything: bool = False) -> None:
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             subscription.write_acks(everything=everything)
 
 
-def _close_after_acks(connection: Any, channels: list[Any], queue: str) -> None:
+def _close_after_acks(connection: Any, writer: FrameWriter, channels: list[Any], queue: str) -> None:
     """Close after the queue has taken the last acknowledgements.
 
     A quorum queue drops those that are still on their way when the channel closes. They have arrived
     when a later request on the same channel is answered.
     """
     try:
-        connection.sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-        for channel in channels:
-            channel.queue_declare(queue, passive=True)
+        with connection.within(CLOSE_TIMEOUT_SECONDS):
+            writer.give_back()
+            for channel in channels:
+                channel.queue_declare(queue, passive=True)
     except Exception as error:  # noqa: BLE001 what was not acknowledged is delivered again
         log.debug("the last acknowledgements may be lost", extra={"reason": type(error).__name__})
     close_connection(connection, graceful=True)

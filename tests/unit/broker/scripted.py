@@ -1,7 +1,8 @@
 """A py-amqp connection that answers as a test has written down, for the logic around it; no socket."""
 
+import contextlib
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,11 @@ class Connection:
         if not self.events:
             raise TimeoutError
         self.events.popleft()()
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        assert seconds > 0
+        yield
 
     def heartbeat_tick(self) -> None:
         self.calls.append((-1, "heartbeat_tick", (), {}))

@@ -22,7 +22,7 @@ class Channel(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def deliver(self, count: int) -> None:
         for tag in range(self.next_tag, self.next_tag + count):
-            self.ledger.delivered(tag)
+            self.ledger.delivered(tag, tag)
             self.unsettled.add(tag)
             self.unacked.add(tag)
         self.next_tag += count
@@ -55,6 +55,7 @@ class Channel(RuleBasedStateMachine):
             assert len(self.acked) == len(set(self.acked))
             assert self.unacked == self.unsettled | self.waiting.keys()
             assert self.ledger.pending == bool(self.waiting)
+            assert (self.ledger.held, self.ledger.held_bytes) == (len(self.unsettled), sum(self.unsettled))
 
     def teardown(self) -> None:
         """Settle the rest: everything is acknowledged once and nothing is remembered."""

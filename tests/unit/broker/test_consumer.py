@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.broker.connection import ConnectionFactory
-from consumer.broker.consumer import AmqpConsumer, Subscription
+from consumer.broker.consumer import LINGER_SECONDS, AmqpConsumer, Subscription
 from consumer.core.delivery import Delivery, Mode
 from consumer.core.topology import Topology
 from consumer.metrics import Metrics
@@ -17,32 +17,7 @@ from tests.waiting import await_until
 
 def subscription() -> tuple[Subscription, Connection]:
     connection = Connection()
-    return Subscription(0, connection.channel(), "q"), connection
-
-
-def test_every_subscription_has_a_new_tag() -> None:
-    """RabbitMQ 3.10 ends the channel when a tag with unacknowledged deliveries comes back."""
-    subscribed, connection = subscription()
-    for _ in range(3):
-        subscribed.start(lambda _message: None, lambda _tag: None)
-        subscribed.start(lambda _message: None, lambda _tag: None)
-        assert subscribed.subscribed
-        subscribed.cancel()
-        subscribed.cancel()
-    tags = [kwargs.get("consumer_tag") or args[0] for _, _, args, kwargs in connection.calls]
-    assert tags == [f"journey-consumer.0.{n}" for n in (1, 1, 2, 2, 3, 3)]
-    assert connection.methods() == ["basic_consume", "basic_cancel"] * 3
-
-
-def test_a_callback_outlives_its_cancel_by_one_turn() -> None:
-    """Deliveries on their way still arrive; py-amqp requeues one without a callback."""
-    subscribed, connection = subscription()
-    callbacks: dict[str, Any] = connection.channels[0].callbacks
-    for turn in (1, 2, 3):
-        subscribed.start(lambda _message: None, lambda _tag: None)
-        callbacks[f"journey-consumer.0.{turn}"] = None  # as py-amqp does
-        subscribed.cancel()
-    assert list(callbacks) == ["journey-consumer.0.2", "journey-consumer.0.3"]
+    return Subscription(1, connection.channel(), Mode.FLOW), connection
 
 
 def test_settled_tags_are_acknowledged() -> None:
@@ -53,6 +28,23 @@ def test_settled_tags_are_acknowledged() -> None:
         subscribed.ledger.settle(tag)
     subscribed.write_acks()
     assert connection.calls == [(0, "basic_ack", (2,), {"multiple": True})]
+
+
+def test_a_channel_is_kept_while_something_can_come_or_be_acknowledged() -> None:
+    """And then for a while, because a quorum queue drops acknowledgements when their channel closes."""
+    subscribed, connection = subscription()
+    channel: Any = connection.channels[0]
+    subscribed.ledger.delivered(1)
+    channel.cancelled = False
+    assert not subscribed.unneeded(0)
+    channel.cancelled = True
+    assert not subscribed.unneeded(100)
+    subscribed.ledger.settle(1)
+    assert not subscribed.unneeded(200)
+    subscribed.write_acks()
+    assert not subscribed.unneeded(300)
+    assert not subscribed.unneeded(300 + LINGER_SECONDS)
+    assert subscribed.unneeded(300.1 + LINGER_SECONDS)
 
 
 async def test_without_a_broker_nothing_is_current(caplog: pytest.LogCaptureFixture) -> None:
