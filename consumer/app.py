@@ -188,6 +188,7 @@ def build_link(settings: Settings, topology: Topology, metrics: Metrics) -> Brok
         prefetch=settings.broker_prefetch,
         declare=settings.broker_declare,
         metrics=metrics,
+        prefetch_bytes=settings.broker_prefetch_bytes,
     )
     publisher = AmqpPublisher(
         connections=build_connections(settings),

@@ -154,6 +154,9 @@ class MemoryLink:
             self._loop = asyncio.get_running_loop()
             self._ended = asyncio.Event()
 
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
+
     def submit(self, outgoing: Outgoing) -> asyncio.Future[None]:
         future: asyncio.Future[None] = self._loop.create_future()
         self.submitted.append(outgoing)

@@ -20,6 +20,7 @@ class Proxy:
     """Forwards ``127.0.0.1:port`` to the target; a context manager.
 
     ``delay`` (seconds, may be changed at any time) is waited before each chunk in each direction.
+    ``answer_bytes`` is how much each new connection hears of the target before it falls silent, None for all.
     ``sent`` and ``received`` count forwarded bytes towards and from the target, ``swallowed`` the lost ones.
     """
 
@@ -31,6 +32,7 @@ class Proxy:
         self.sent = 0
         self.received = 0
         self.swallowed = 0
+        self.answer_bytes: int | None = None
         self._blackhole = False
         self._server: asyncio.Server | None = None
         self._pairs: set[_Pair] = set()
@@ -109,7 +111,7 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        pair = _Pair(writer)
+        pair = _Pair(writer, self.answer_bytes)
         self._pairs.add(pair)
         task = asyncio.current_task()
         assert task is not None
@@ -141,6 +143,7 @@ class Proxy:
                 if outwards:
                     self.sent += len(data)
                 else:
+                    data = pair.heard(data)
                     self.received += len(data)
                 writer.write(data)
                 await writer.drain()
@@ -155,10 +158,18 @@ class Proxy:
 class _Pair:
     """The two halves of one proxied connection; ``lossy`` once bytes were swallowed."""
 
-    def __init__(self, client: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter, answer_bytes: int | None) -> None:
         self.client = client
+        self._answer_bytes = answer_bytes
         self.upstream: asyncio.StreamWriter | None = None
         self.lossy = False
+
+    def heard(self, data: bytes) -> bytes:
+        """What of the target's ``data`` goes on to the client."""
+        if self._answer_bytes is not None:
+            data = data[: self._answer_bytes]
+            self._answer_bytes -= len(data)
+        return data
 
     def _writers(self) -> list[asyncio.StreamWriter]:
         return [self.client] if self.upstream is None else [self.client, self.upstream]

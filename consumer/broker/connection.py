@@ -1,6 +1,6 @@
 """AMQP connections: URLs in turn, TLS, heartbeats, socket options. Blocking: for threads only.
 
-Connections are py-amqp's, made by kombu's transport, with seven changes:
+Connections are py-amqp's, made by kombu's transport, with eight changes:
 1. A channel that the broker closed stays closed. py-amqp reopens it silently, without consumers and
    with delivery tags from 1 again (an old ack could hit a new message).
 2. Bodies stay bytes. py-amqp decodes them by ``content_encoding``, which kombu's publishers always set.
@@ -10,7 +10,9 @@ Connections are py-amqp's, made by kombu's transport, with seven changes:
 5. A frame larger than ``frame_max`` allows (``check_frame_size``) ends the connection before it is read.
 6. Every call that waits for an answer has a deadline (``within``), whatever arrives meanwhile. py-amqp
    waits for ever for a broker that is silent after the handshake.
-7. A channel can be opened and consumed from without waiting (``consume``), for the event loop.
+7. A body of more than ``MOST_BODY_BYTES`` is not kept: the message arrives without it, and
+   ``unread_body_bytes`` tells its size meanwhile.
+8. A channel can be opened and consumed from without waiting (``consume``), for the event loop.
 """
 
 import itertools
@@ -42,7 +44,8 @@ from consumer.core.delivery import Delivery
 
 log = logging.getLogger("journey_consumer.broker")
 
-CONNECT_TIMEOUT_SECONDS = 10
+#: Longest wait for a connection, all of the handshake included; for several addresses in turn, of all.
+CONNECT_SECONDS, CONNECT_ALL_SECONDS = 10.0, 24.0
 #: Longest wait for the answer to one call of a connected broker.
 ANSWER_SECONDS = 10.0
 CLOSE_TIMEOUT_SECONDS = 3.0
@@ -59,6 +62,9 @@ UNREADABLE_PROPERTIES = {"x-unreadable-properties": True}
 _HEADER_FRAME = 2
 _HEADER_FIXED_BYTES = 12  # class, weight, body size (AMQP 0-9-1, section 4.2.6.1)
 _REPLACEMENT: bytes = Message(application_headers=UNREADABLE_PROPERTIES)._serialize_properties()  # noqa: SLF001
+#: No journey is nearly as large, and RabbitMQ 4 takes no larger message; 3.10 takes 128 MB.
+MOST_BODY_BYTES = 16 * 1024 * 1024
+_BODY_FRAME, _BODY_SIZE = 3, struct.Struct(">Q")
 _METHOD_NUMBER_BYTES, _TAG_AND_FLAG_BYTES = 4, 9
 _UNREADABLE: tuple[type[Exception], ...] = (
     FrameSyntaxError,
@@ -75,15 +81,28 @@ _DEEPEST_HEADER = 32
 
 def _tolerant_frame_handler(connection: Any, callback: Any) -> Callable[[Any], Any]:
     on_frame = frame_handler(connection, callback)
+    unread: dict[int, int] = {}  # bytes of a body that are still to come, by channel
 
     def tolerant(frame: tuple[int, int, bytes]) -> Any:
+        kind, channel, payload = frame
+        if kind == _BODY_FRAME and channel in unread:
+            unread[channel] -= len(payload)
+            if unread[channel] <= 0:
+                del unread[channel]
+            return False
+        if kind == _HEADER_FRAME and len(payload) >= _HEADER_FIXED_BYTES:
+            (size,) = _BODY_SIZE.unpack_from(payload, 4)
+            if size > MOST_BODY_BYTES:
+                unread[channel] = connection.unread_body_bytes = size
+                frame = kind, channel, payload[:4] + bytes(8) + payload[_HEADER_FIXED_BYTES:]
         try:
             return on_frame(frame)
         except _UNREADABLE:
-            kind, channel, payload = frame
             if kind != _HEADER_FRAME:
                 raise
-            return on_frame((kind, channel, payload[:_HEADER_FIXED_BYTES] + _REPLACEMENT))
+            return on_frame((kind, channel, frame[2][:_HEADER_FIXED_BYTES] + _REPLACEMENT))
+        finally:
+            connection.unread_body_bytes = 0
 
     return tolerant
 
@@ -134,11 +153,11 @@ class _Answering:
 
     connection: Any
 
-    def send_method(self, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("wait") is None or self.connection is None:
-            return super().send_method(*args, **kwargs)  # type: ignore[misc]
+    def wait(self, *args: Any, **kwargs: Any) -> Any:
+        if self.connection is None:
+            return super().wait(*args, **kwargs)  # type: ignore[misc]
         with self.connection.within(ANSWER_SECONDS):
-            return super().send_method(*args, **kwargs)  # type: ignore[misc]
+            return super().wait(*args, **kwargs)  # type: ignore[misc]
 
 
 class _Channel(_Answering, pyamqp.Channel):
@@ -197,6 +216,7 @@ class _Channel(_Answering, pyamqp.Channel):
 class _Connection(_Answering, pyamqp.Connection):
     Channel = _Channel
     _deadline: float | None = None
+    unread_body_bytes = 0
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
@@ -243,7 +263,7 @@ class _Connection(_Answering, pyamqp.Connection):
 
     def connect(self, callback: Any = None) -> None:
         try:
-            with self.within(CONNECT_TIMEOUT_SECONDS):
+            with self.within(self.connect_timeout):
                 super().connect(callback)
             self._transport.sock.settimeout(WRITE_TIMEOUT_SECONDS)
         except BaseException as error:
@@ -346,11 +366,17 @@ class ConnectionFactory:
     )
 
     def __init__(
-        self, urls: Sequence[str], *, heartbeat_seconds: int = 30, ca_file: str | None = None
+        self,
+        urls: Sequence[str],
+        *,
+        heartbeat_seconds: int = 30,
+        ca_file: str | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
         self._urls: Iterator[str] = itertools.cycle(urls)
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
+        self._connect_seconds = connect_seconds
 
     def connect(self, purpose: str) -> Any:
         """``purpose`` names the connection in the broker's management views."""
@@ -370,7 +396,7 @@ class ConnectionFactory:
         client = kombu.Connection(
             url,
             heartbeat=self._heartbeat,
-            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            connect_timeout=self._connect_seconds,
             transport_options=options,
         )
         if tls:
@@ -390,4 +416,5 @@ def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:
         urls or settings.broker_urls,
         heartbeat_seconds=settings.broker_heartbeat_seconds,
         ca_file=str(settings.broker_ca_file) if settings.broker_ca_file else None,
+        connect_seconds=min(CONNECT_SECONDS, CONNECT_ALL_SECONDS / len(settings.broker_urls)),
     )

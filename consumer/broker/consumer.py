@@ -11,6 +11,9 @@
    classic queue by channel and number, and numbers start again in a new queue.
 5. The answer to a subscription is not waited for, but its absence ends the connection; an idle one is
    renewed. That is how a quorum queue without its majority is noticed.
+6. Above ``prefetch_bytes`` nothing more is read until enough is settled, whatever the prefetch still allows.
+   RabbitMQ closes a connection that is not read for half a minute, so before that the consumer is
+   cancelled and what is on its way goes back unread; then less is asked for. A probe is always read.
 """
 
 import asyncio
@@ -54,6 +57,10 @@ IDLE_SECONDS = 60.0
 #: A channel that is not needed any more stays open for so long: a quorum queue takes many acknowledgements
 #: in portions, and drops the rest when the channel closes.
 LINGER_SECONDS = 5.0
+#: Longest time without reading; RabbitMQ's own limit (``send_timeout``) is 15 to 30 seconds.
+UNREAD_SECONDS = 8.0
+#: A message larger than ``MOST_BODY_BYTES`` goes back after so long; its delivery limit ends that.
+TOO_LARGE_SECONDS = 10.0
 _CLOSED = "closed"
 
 
@@ -103,10 +110,14 @@ class AmqpConsumer:
         prefetch: int,
         declare: bool,
         metrics: Metrics,
+        prefetch_bytes: int = 32 * 1024 * 1024,
     ) -> None:
         self._connections = connections
         self._topology = topology
-        self._prefetch = prefetch
+        self._prefetch = self._next_prefetch = prefetch
+        self._prefetch_bytes = prefetch_bytes
+        self._unread_since: float | None = None
+        self._returning = False  # what is on its way goes back unread
         self._declare = declare
         self._metrics = metrics
         self._mode = Mode.NONE
@@ -141,6 +152,8 @@ class AmqpConsumer:
         if not self.is_current(delivery):
             return False
         self._subscriptions[delivery.channel].ledger.settle(delivery.tag)
+        if self._crowded_out and self._held_bytes < self._prefetch_bytes:
+            self._loop.call_soon(self._guard, self._make_room)
         if self._flush is None:
             self._flush = self._loop.call_later(ACK_DELAY_SECONDS, self._on_flush)
         return True
@@ -210,6 +223,7 @@ class AmqpConsumer:
         self._connection = connection
         self._frames = FrameReader(connection)
         self._writer = FrameWriter(connection, self._loop, self._guard)
+        self._unread_since, self._returning, self._next_prefetch = None, False, self._prefetch
         self._lost = self._loop.create_future()
         # Kept, because py-amqp forgets the socket as soon as the broker closes the connection.
         self._descriptor = connection.sock.fileno()
@@ -259,11 +273,16 @@ class AmqpConsumer:
             self._guard(self._tick)
 
     def _tick(self) -> None:
+        if self._unread_since is not None:
+            self._connection.bytes_recv += 1  # the broker's heartbeats may be there, unread
         self._connection.heartbeat_tick()
         if self._writer.stuck_seconds > WRITE_TIMEOUT_SECONDS:
             raise BrokerError("the broker does not read what is written to it")
         now, current = time.monotonic(), self._current
-        if current is not None:
+        if self._unread_since is not None:
+            if now - self._unread_since > UNREAD_SECONDS:
+                self._return_the_rest()
+        elif current is not None:
             silent = now - current.active_at
             if not current.channel.consuming and silent > ANSWER_SECONDS:
                 raise BrokerError("the queue does not answer: a majority of its nodes may be gone")
@@ -275,6 +294,50 @@ class AmqpConsumer:
             each.channel.leave()
             del self._subscriptions[each.number]
 
+    # --- bytes -------------------------------------------------------------------------
+
+    @property
+    def _held_bytes(self) -> int:
+        return sum(each.ledger.held_bytes for each in self._subscriptions.values())
+
+    @property
+    def _crowded_out(self) -> bool:
+        """Whether something is not read, or not asked for, because of the bytes that are held."""
+        return self._unread_since is not None or self._returning
+
+    def _stop_reading(self) -> None:
+        if self._unread_since is None:
+            self._unread_since = time.monotonic()
+            self._frames.stopped = True
+            self._loop.remove_reader(self._descriptor)
+
+    def _read_on(self) -> None:
+        if self._unread_since is not None:
+            self._unread_since = None
+            self._frames.stopped = False
+            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._frames.read()
+
+    def _make_room(self) -> None:
+        """Enough was settled: read on, and ask again for what was given back."""
+        if self._held_bytes < self._prefetch_bytes:
+            self._read_on()
+            if self._returning and self._held_bytes < self._prefetch_bytes / 2:
+                self._returning = False
+                self._apply_mode()
+
+    def _return_the_rest(self) -> None:
+        """Nothing was settled for long: hold what is here, and give back what is on its way."""
+        size = self._held_bytes // max(1, self._held)
+        log.warning(
+            "deliveries go back unread",
+            extra={"reason": "the bytes that are held are not settled", "bytes": self._held_bytes},
+        )
+        self._next_prefetch = max(1, min(self._prefetch, self._prefetch_bytes // max(1, size)))
+        self._returning = True
+        self._apply_mode()
+        self._read_on()
+
     @property
     def _held(self) -> int:
         return sum(each.ledger.held for each in self._subscriptions.values())
@@ -282,18 +345,22 @@ class AmqpConsumer:
     # --- frames ------------------------------------------------------------------------
 
     def _on_readable(self) -> None:
-        self._guard(self._frames.read)
+        if self._unread_since is None:
+            self._guard(self._frames.read)
 
     def _apply_mode(self) -> None:
-        prefetch = {Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}[self._mode]
-        self._metrics.prefetch.set(prefetch)
+        mode = Mode.NONE if self._returning and self._mode is Mode.FLOW else self._mode
+        self._metrics.prefetch.set({Mode.FLOW: self._prefetch, Mode.PROBE: 1, Mode.NONE: 0}[mode])
         current = self._current
-        if current is not None and current.mode is not self._mode:
+        if current is not None and current.mode is not mode:
             self._current = None
             current.cancel()
-        if self._current is None and self._mode is not Mode.NONE:
+        if self._current is None and mode is not Mode.NONE:
+            prefetch = 1
+            if mode is Mode.FLOW:
+                prefetch, self._next_prefetch = self._next_prefetch, self._prefetch
             number = next(self._numbers)
-            subscription = Subscription(number, self._connection.new_channel(), self._mode)
+            subscription = Subscription(number, self._connection.new_channel(), mode)
             self._current = self._subscriptions[number] = subscription
             subscription.start(
                 self._topology.queue, prefetch, partial(self._deliver, subscription), self._on_cancel
@@ -307,9 +374,27 @@ class AmqpConsumer:
         if self._connection is None:
             return  # closing: it goes back with its channel
         delivery = build_delivery(message, channel=subscription.number, generation=self._generation)
-        subscription.ledger.delivered(delivery.tag, len(delivery.body))
         subscription.active_at = delivery.received_at
+        if self._connection.unread_body_bytes:
+            log.warning(
+                "a message is too large to be read",
+                extra={"bytes": self._connection.unread_body_bytes, "message_id": delivery.message_id},
+            )
+            self._loop.call_later(TOO_LARGE_SECONDS, self._give_back, delivery)
+            return
+        full = self._held_bytes >= self._prefetch_bytes
+        if full and self._returning and subscription.mode is Mode.FLOW:
+            subscription.channel.basic_reject(delivery.tag, requeue=True)
+            return
+        subscription.ledger.delivered(delivery.tag, len(delivery.body))
         self._on_delivery(delivery)
+        if not self._returning and self._held_bytes >= self._prefetch_bytes:
+            self._stop_reading()
+
+    def _give_back(self, delivery: Delivery) -> None:
+        if self.is_current(delivery) and delivery.channel in self._subscriptions:
+            channel = self._subscriptions[delivery.channel].channel
+            self._guard(partial(channel.basic_reject, delivery.tag, requeue=True))
 
     def _on_flush(self) -> None:
         self._flush = None

@@ -7,6 +7,7 @@
 3. After any error the connection is closed and everything unconfirmed fails. What was not sent yet
    stays in line for the next connection.
 4. ``submit`` is called on the event loop and returns a future of it; the thread does the rest.
+5. No ``Exception`` ends the thread. If something else does (``SystemExit``), ``watch`` raises.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from consumer.broker.connection import (
     LogOnce,
     ReconnectDelay,
     close_connection,
+    is_unexpected,
 )
 from consumer.broker.declare import ensure
 from consumer.broker.frames import read_all
@@ -49,6 +51,10 @@ WINDOW = 1_000
 _FRAME_OVERHEAD = 20
 #: What py-amqp raises for headers and properties that no frame can hold.
 ENCODING_ERRORS = (FrameSyntaxError, struct.error, TypeError, ValueError, RecursionError)
+
+
+class ThreadEndedError(RuntimeError):
+    """The publisher's thread has ended by itself."""
 
 
 class Wakeup:
@@ -128,14 +134,19 @@ class AmqpPublisher:
         self._open_channel = False
         self._closing = False
         self._wakeup = Wakeup()
-        self._thread = threading.Thread(target=self._main, name="publisher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     # --- on the event loop -------------------------------------------------------------
 
     def start(self) -> None:
         """Start the thread; it reconnects until ``close``."""
         self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
         self._thread.start()
+
+    async def watch(self) -> None:
+        await self._ended.wait()
+        raise ThreadEndedError(f"the thread of the connection {self._purpose!r} has ended")
 
     @property
     def ready(self) -> bool:
@@ -162,13 +173,22 @@ class AmqpPublisher:
 
     # --- in the thread -----------------------------------------------------------------
 
+    def _run(self) -> None:
+        try:
+            self._main()
+        finally:
+            if not self._closing:
+                self._loop.call_soon_threadsafe(self._ended.set)
+
     def _main(self) -> None:
         cannot_publish, delay = LogOnce("cannot publish"), ReconnectDelay(RECONNECT_BASE_SECONDS)
         while not self._closing:
             try:
                 connection = self._connections.connect(self._purpose)
-            except ConnectionFactory.ERRORS as error:
+            except Exception as error:  # noqa: BLE001 whatever a broker says or does, we try again
                 cannot_publish.warn(error)
+                if is_unexpected(error):
+                    self._metrics.reconnects["publish"].inc()
                 self._wait(delay.next())
                 continue
             kind, opened = PublishFailure.CONNECTION, time.monotonic()

@@ -19,7 +19,7 @@ from amqp import spec
 from consumer.broker.acks import AckLedger
 from consumer.broker.causes import why
 from consumer.broker.connection import (
-    CLOSE_TIMEOUT_SECONDS,
+    ANSWER_SECONDS,
     ConnectionFactory,
     build_delivery,
     close_connection,
@@ -37,8 +37,8 @@ IDLE_SECONDS = 2.0
 #: another consumer has them.
 GIVEN_BACK_SECONDS = 5.0
 _POLL_SECONDS = 0.02
-#: Longest wait for an answer of the broker, or for the next delivery before it.
-ANSWER_SECONDS = 30.0
+#: Longest wait for the broker to take acknowledgements, or for the next delivery before its answer.
+COMMIT_SECONDS = 20.0
 #: A batch ends with the message that exceeds this.
 BATCH_BYTES = 8 * 1024 * 1024
 #: Most messages that one channel holds.
@@ -92,15 +92,11 @@ class AmqpQueueReader:
         self._read_bytes = 0
         self._closing = False
         self._connection: Any = None
-        self._sock: Any = None
 
     def open(self, at_least: int = 0) -> int:
         wait_until = time.monotonic() + GIVEN_BACK_SECONDS
         with self._errors("cannot be read"):
             self._connection = self._connections.connect("dead letters")
-            # Bounds the wait for every answer: a connected broker may stop answering.
-            self._sock = self._connection.sock
-            self._sock.settimeout(ANSWER_SECONDS)
             while (waiting := self._waiting()) < at_least and time.monotonic() < wait_until:
                 time.sleep(_POLL_SECONDS)
         self._left = waiting
@@ -136,7 +132,10 @@ class AmqpQueueReader:
 
     def keep_alive(self) -> None:
         with self._errors("is no longer connected"):
-            read_all(self._connection, at_most=_FRAMES_AT_ONCE)
+            if self._read_bytes < BATCH_BYTES:
+                read_all(self._connection, at_most=_FRAMES_AT_ONCE)
+            else:
+                self._connection.bytes_recv += 1  # the broker's heartbeats may be there, unread
             self._connection.heartbeat_tick()
 
     def close(self) -> None:
@@ -145,11 +144,11 @@ class AmqpQueueReader:
         self._closing = True
         graceful = False
         try:
-            self._sock.settimeout(CLOSE_TIMEOUT_SECONDS)
-            for each in self._channels:  # so that none receives what another one gives back
-                each.channel.basic_cancel(each.tag)
-            for each in self._channels:
-                each.channel.close()
+            with self._connection.within(ANSWER_SECONDS):
+                for each in self._channels:  # so that none receives what another one gives back
+                    each.channel.basic_cancel(each.tag)
+                for each in self._channels:
+                    each.channel.close()
             graceful = True
         except ConnectionFactory.ERRORS as error:  # the broker takes back what was not acknowledged
             log.debug("closing a queue reader failed", extra={"reason": type(error).__name__})
@@ -194,7 +193,7 @@ class AmqpQueueReader:
         held, wait_until = -1, 0.0
         while any(channel.unanswered for channel in self._channels) and self._read_bytes < BATCH_BYTES:
             if (now_held := sum(channel.held for channel in self._channels)) != held:
-                held, wait_until = now_held, time.monotonic() + ANSWER_SECONDS
+                held, wait_until = now_held, time.monotonic() + COMMIT_SECONDS
             self._connection.drain_events(timeout=max(0.01, wait_until - time.monotonic()))
             if time.monotonic() > wait_until:  # heartbeats alone are no answer
                 raise TimeoutError
@@ -249,6 +248,9 @@ class PrefetchChannel:
         self.unanswered -= 1
 
     def _receive(self, message: Any) -> None:
+        if size := self.channel.connection.unread_body_bytes:
+            log.warning("a message is too large to be read: it stays in its queue", extra={"bytes": size})
+            return
         self.held += 1
         self.ledger.delivered(message.delivery_info["delivery_tag"])
         self._on_message(message, self._number)

@@ -188,6 +188,9 @@ class VirtualLink:
     def ready(self) -> bool:
         return self.connected
 
+    async def watch(self) -> None:
+        await asyncio.Event().wait()
+
     def start(self) -> None:
         """Start the thread, once."""
         if self._thread.ident is None:

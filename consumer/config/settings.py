@@ -281,6 +281,12 @@ class Settings(BaseModel):
         ge=1,
         le=65_535,
     )
+    broker_prefetch_bytes: int = _number(
+        32 * 1024 * 1024,
+        1024 * 1024,
+        1024 * 1024 * 1024,
+        "Bytes of deliveries not yet settled above which nothing more is read.",
+    )
     broker_delivery_limit: int = _number(
         20, 2, 1000, "Deliveries after which a quorum queue that we declare dead-letters a message."
     )

@@ -56,6 +56,9 @@ class Publisher(Protocol):
     def start(self) -> None:
         """Start publishing."""
 
+    async def watch(self) -> None:
+        """Wait for ever; raises when what publishes has ended by itself."""
+
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
         """Publish; the future ends with the broker's confirm or with ``PublishError``."""
 

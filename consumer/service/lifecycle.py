@@ -161,9 +161,11 @@ class Service:
             refused=lambda: self._admission.token_refused,
             recoveries=lambda: self._admission.recoveries,
         )
-        for publisher in (self._publisher, *self._background):
+        publishers = (self._publisher, *self._background)
+        for publisher in publishers:
             publisher.start()
         background = [
+            *(self._loop.create_task(each.watch(), name="publisher") for each in publishers),
             self._loop.create_task(self._consumer.run(self._deliver, self._lose), name="consumer"),
             self._loop.create_task(self._watch_token(), name="token"),
             self._loop.create_task(self._tick(), name="tick"),

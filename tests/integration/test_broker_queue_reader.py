@@ -160,8 +160,10 @@ def test_a_broker_that_does_not_answer_is_an_error(
     vhost: Broker, monkeypatch: pytest.MonkeyPatch, act: str
 ) -> None:
     """The connection stays open without an answer: each call ends with an error, closing does not fail."""
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 0.5)
+    for name in ("ANSWER_SECONDS", "CLOSE_TIMEOUT_SECONDS"):
+        monkeypatch.setattr(f"consumer.broker.connection.{name}", 0.5)
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.5)
-    monkeypatch.setattr(module, "CLOSE_TIMEOUT_SECONDS", 0.5)
     monkeypatch.setattr(module, "WINDOW", 5)
     vhost.declare("q")
     vhost.publish("q", *(b"%d" % number for number in range(10)))

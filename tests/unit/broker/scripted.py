@@ -33,6 +33,7 @@ class Connection:
 
     server_properties: dict[str, str]
     frame_max = 131_072
+    unread_body_bytes = bytes_recv = 0
 
     def __init__(self, **answers: list[Any]) -> None:
         self.answers = defaultdict[str, deque[Any]](deque, {k: deque(v) for k, v in answers.items()})

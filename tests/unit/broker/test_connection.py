@@ -9,6 +9,8 @@ import tracemalloc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from consumer.broker import connection as module
 from consumer.broker.connection import (
@@ -36,6 +38,7 @@ def answering(answer: bytes) -> Iterator[str]:
                 with client:
                     client.recv(8)
                     client.sendall(answer)
+                    client.shutdown(socket.SHUT_WR)
                     client.settimeout(5)
                     while client.recv(1024):
                         pass
@@ -86,6 +89,17 @@ def test_a_handshake_that_cannot_be_read_is_a_failed_connection(answer: bytes) -
     """py-amqp raises struct.error, KeyError or IndexError, which would end the thread that connects."""
     with answering(answer) as url, pytest.raises(ConnectionFactory.ERRORS):
         ConnectionFactory([url]).connect("test")
+
+
+@given(answer=st.binary(max_size=400), framed=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_no_handshake_raises_anything_but_a_failed_connection(answer: bytes, *, framed: bool) -> None:
+    """Random bytes, bare or as the arguments of a greeting, on a real socket."""
+    with (
+        answering(start_frame(answer) if framed else answer) as url,
+        pytest.raises(ConnectionFactory.ERRORS),
+    ):
+        ConnectionFactory([url], connect_seconds=0.3).connect("test")
 
 
 def test_each_call_connects_to_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """One channel's subscription, and a consumer without a broker."""
 
 import asyncio
-from typing import Any
+import struct
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -66,3 +67,36 @@ async def test_without_a_broker_nothing_is_current(caplog: pytest.LogCaptureFixt
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await consumer.close()
+
+
+class Broken:
+    """Raises one error after the other from ``connect``."""
+
+    ERRORS = (KeyError, struct.error, UnicodeDecodeError, TypeError, MemoryError)
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def connect(self, _purpose: str) -> Any:
+        error = self.ERRORS[self.calls % len(self.ERRORS)]
+        self.calls += 1
+        raise error("utf-8", b"", 0, 1, "x") if error is UnicodeDecodeError else error("x")
+
+
+async def test_no_exception_while_connecting_ends_the_intake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is counted and tried again."""
+    monkeypatch.setattr("consumer.broker.connection.RECONNECT_CAP_SECONDS", 0.05)
+    connections, metrics = Broken(), Metrics(CollectorRegistry())
+    consumer = AmqpConsumer(
+        connections=cast("ConnectionFactory", connections),
+        topology=Topology("q"),
+        prefetch=1,
+        declare=True,
+        metrics=metrics,
+    )
+    running = asyncio.create_task(consumer.run(lambda _: None, lambda: None))
+    await await_until(lambda: connections.calls > len(Broken.ERRORS), 20, "it has tried again after each")
+    assert not running.done()
+    assert metrics.reconnects["consume"]._value.get() >= len(Broken.ERRORS)
+    await consumer.close()
+    await asyncio.wait_for(asyncio.gather(running, return_exceptions=True), 10)

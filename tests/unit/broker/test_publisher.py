@@ -2,18 +2,20 @@
 
 import asyncio
 import select
+import struct
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from amqp.exceptions import FrameSyntaxError
 from prometheus_client import CollectorRegistry
 
 from consumer.broker.connection import ConnectionFactory
-from consumer.broker.publisher import AmqpPublisher, BoundedMessage, Wakeup
+from consumer.broker.publisher import AmqpPublisher, BoundedMessage, ThreadEndedError, Wakeup
 from consumer.core.outgoing import Outgoing
 from consumer.errors import PublishError, PublishFailure
 from consumer.metrics import Metrics
+from tests.waiting import await_until
 
 OUTGOING = Outgoing("", "q", b"", {}, {})
 
@@ -111,3 +113,55 @@ async def test_closing_fails_what_was_never_sent(publisher: AmqpPublisher) -> No
             await asyncio.wait_for(future, 5)
         assert caught.value.kind is kind
         assert str(caught.value) == kind.value
+
+
+class Broken:
+    """Raises the next of these at each ``connect``; then the last for ever."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self._errors = list(errors)
+        self.calls = 0
+
+    def connect(self, _purpose: str) -> Any:
+        self.calls += 1
+        raise self._errors[min(self.calls, len(self._errors)) - 1]
+
+
+def broken(*errors: BaseException) -> tuple[AmqpPublisher, Broken, Metrics]:
+    connections, metrics = Broken(*errors), Metrics(CollectorRegistry())
+    publisher = AmqpPublisher(
+        connections=cast("ConnectionFactory", connections), topology=None, declare=False, metrics=metrics
+    )
+    return publisher, connections, metrics
+
+
+async def test_no_exception_ends_the_thread(caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged once, counted, and tried again."""
+    errors = [error("secret") for error in (KeyError, struct.error, IndexError, AttributeError, MemoryError)]
+    publisher, connections, metrics = broken(*errors, OSError("the last"))
+    publisher.start()
+    await await_until(lambda: connections.calls > len(errors), 30, "it has tried again after each")
+    assert publisher._thread.is_alive()
+    assert metrics.reconnects["publish"]._value.get() == len(errors)
+    await publisher.close()
+    reasons = [record.__dict__["reason"] for record in caplog.records if record.message == "cannot publish"]
+    assert {"KeyError", "error", "MemoryError"} <= set(reasons)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_thread_that_ended_is_reported() -> None:
+    publisher, _, _ = broken(SystemExit())
+    publisher.start()
+    with pytest.raises(ThreadEndedError, match="publish"):
+        await asyncio.wait_for(publisher.watch(), 10)
+    await publisher.close()
+
+
+async def test_a_thread_that_was_closed_is_not_reported(publisher: AmqpPublisher) -> None:
+    publisher.start()
+    watching = asyncio.create_task(publisher.watch())
+    await publisher.close()
+    await asyncio.sleep(0)
+    assert not watching.done()
+    watching.cancel()

@@ -118,7 +118,7 @@ def test_finish_waits_for_the_commit_and_drops_what_comes_before_it() -> None:
 @pytest.mark.parametrize("heartbeats", [0, 3])
 def test_a_commit_without_an_answer_is_an_error(monkeypatch: pytest.MonkeyPatch, heartbeats: int) -> None:
     """Heartbeats alone are no answer."""
-    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.0)
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 0.0)
     connection = Connection(queue_declare=[found(1)])
     reader = reader_of(connection)
     reader.open()
