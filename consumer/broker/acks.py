@@ -31,6 +31,11 @@ class AckLedger:
         self._settled.add(tag)
         self.held_bytes -= self._sizes.pop(tag, 0)
 
+    def returned(self, tag: int) -> None:
+        """The delivery ``tag`` was given back: no frame may be written for it."""
+        self._alone.add(tag)
+        self.held_bytes -= self._sizes.pop(tag, 0)
+
     @property
     def held(self) -> int:
         """How many deliveries are not settled."""

@@ -380,6 +380,7 @@ class AmqpConsumer:
                 "a message is too large to be read",
                 extra={"bytes": self._connection.unread_body_bytes, "message_id": delivery.message_id},
             )
+            subscription.ledger.delivered(delivery.tag)  # or a "multiple" would acknowledge it
             self._loop.call_later(TOO_LARGE_SECONDS, self._give_back, delivery)
             return
         full = self._held_bytes >= self._prefetch_bytes
@@ -392,9 +393,10 @@ class AmqpConsumer:
             self._stop_reading()
 
     def _give_back(self, delivery: Delivery) -> None:
-        if self.is_current(delivery) and delivery.channel in self._subscriptions:
-            channel = self._subscriptions[delivery.channel].channel
-            self._guard(partial(channel.basic_reject, delivery.tag, requeue=True))
+        if self.is_current(delivery):
+            subscription = self._subscriptions[delivery.channel]
+            subscription.ledger.returned(delivery.tag)
+            self._guard(partial(subscription.channel.basic_reject, delivery.tag, requeue=True))
 
     def _on_flush(self) -> None:
         self._flush = None

@@ -22,7 +22,7 @@ from tests.waiting import wait_until
 
 #: Heard of the broker: nothing, a part of its greeting, about the handshake, some answers to declarations.
 SILENCES = (0, 100, 540, 560, 700, 1_200)
-COMMANDS = (["check"], ["declare"], ["publish", "--count", "1"], ["dead-letters", "list"])
+COMMANDS = (["check"], ["declare"], ["publish", "--generate", "1"], ["dead-letters", "list"])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ class Channel(RuleBasedStateMachine):
         self.next_tag = 1
         self.unsettled: set[int] = set()
         self.waiting: dict[int, int] = {}  # settled, not yet acknowledged: collects since
+        self.returned: set[int] = set()
         self.unacked: set[int] = set()  # what the broker would deliver again
         self.acked: list[int] = []
 
@@ -34,6 +35,15 @@ class Channel(RuleBasedStateMachine):
         self.unsettled.discard(tag)
         self.waiting[tag] = 0
         self.ledger.settle(tag)
+
+    @precondition(lambda self: self.unsettled)
+    @rule(data=st.data())
+    def give_back(self, data: st.DataObject) -> None:
+        tag = data.draw(st.sampled_from(sorted(self.unsettled)))
+        self.unsettled.discard(tag)
+        self.unacked.discard(tag)
+        self.returned.add(tag)
+        self.ledger.returned(tag)
 
     @rule(everything=st.booleans())
     def write(self, everything: bool) -> None:  # noqa: FBT001 - drawn by hypothesis
@@ -65,7 +75,7 @@ class Channel(RuleBasedStateMachine):
                 self.ledger.settle(tag)
             self.unsettled.clear()
             self.write(everything=True)
-            assert sorted(self.acked) == list(range(1, self.next_tag))
+            assert sorted(self.returned.union(self.acked)) == list(range(1, self.next_tag))
 
 
 TestChannel = Channel.TestCase

@@ -1,8 +1,9 @@
 """Frames are cut as they were sent, however the bytes arrive, and none is buffered beyond ``frame_max``."""
 
+import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +12,10 @@ from amqp.exceptions import UnexpectedFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.broker import frames as module
 from consumer.broker.connection import ConnectionFactory
-from consumer.broker.frames import FrameReader
+from consumer.broker.frames import FrameReader, FrameWriter
+from tests.waiting import await_until
 
 FRAME_MAX = 4_096
 Frame = tuple[int, int, bytes]
@@ -109,3 +112,103 @@ def test_the_end_of_the_connection_is_an_error(pair: Pair) -> None:
 def test_the_errors_of_frames_are_errors_of_a_connection() -> None:
     """Whoever handles lost connections handles these."""
     assert issubclass(UnexpectedFrame, ConnectionFactory.ERRORS)
+
+
+# --- writing ---------------------------------------------------------------------------------------
+
+
+class Outwards:
+    """A writer with a tiny send buffer, on a loop's non-blocking socket; ``errors`` of later writes."""
+
+    def __init__(self) -> None:
+        self.broker, self.ours = socket.socketpair()
+        self.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        self.ours.settimeout(0.0)
+        self.transport: Any = SimpleNamespace(_write=self.ours.sendall)
+        connection = SimpleNamespace(sock=self.ours, transport=self.transport)
+        self.errors: list[Exception] = []
+        self.writer = FrameWriter(connection, asyncio.get_running_loop(), self.guarded)
+
+    def guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self.errors.append(error)
+
+    def fill(self) -> bytes:
+        """Write frames until many wait; returns what was written."""
+        written = [encoded((1, 1, b"%06d" % number * 20)) for number in range(500)]
+        for frame in written:
+            self.transport._write(memoryview(frame))
+        assert self.writer.stuck_seconds >= 0
+        return b"".join(written)
+
+    def close(self) -> None:
+        self.writer.close()
+        self.broker.close()
+        self.ours.close()
+
+
+@pytest.fixture
+async def outwards() -> AsyncIterator[Outwards]:
+    made = Outwards()
+    yield made
+    made.close()
+
+
+async def test_a_full_send_buffer_loses_no_byte(outwards: Outwards) -> None:
+    """py-amqp's ``sendall`` raised BlockingIOError with a part of the frame written."""
+    with pytest.raises(BlockingIOError):
+        outwards.ours.sendall(bytes(1_000_000))
+    outwards.broker.settimeout(0.0)
+    drained = 0
+    while drained < 1_000_000:  # what sendall had written before its error
+        try:
+            drained += len(outwards.broker.recv(65_536))
+        except BlockingIOError:
+            break
+    written = outwards.fill()
+    received = b""
+    while len(received) < len(written):
+        piece = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(outwards.broker, 997), 10)
+        received += piece
+    assert received == written
+    assert outwards.writer.stuck_seconds == 0
+    assert outwards.errors == []
+
+
+async def test_what_waits_is_written_before_py_amqp_writes_again(outwards: Outwards) -> None:
+    written = outwards.fill()
+    outwards.ours.settimeout(10)
+    reading = asyncio.create_task(asyncio.to_thread(receive, outwards.broker, len(written) + 3))
+    await asyncio.to_thread(give_back, outwards)
+    assert await reading == written + b"end"
+
+
+def give_back(outwards: Outwards) -> None:
+    outwards.writer.give_back()
+    outwards.transport._write(b"end")
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size:
+        received += sock.recv(4_096)
+    return received
+
+
+async def test_a_peer_that_does_not_read_is_noticed(
+    outwards: Outwards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the time, and by what waits."""
+    outwards.fill()
+    await await_until(lambda: outwards.writer.stuck_seconds > 0.05, 5, "it is stuck")
+    monkeypatch.setattr(module, "MOST_UNWRITTEN_BYTES", 200_000)
+    with pytest.raises(ConnectionAbortedError, match="does not read"):
+        outwards.transport._write(bytes(1_000_000))
+
+
+async def test_an_error_of_a_later_write_is_given_to_the_guard(outwards: Outwards) -> None:
+    outwards.fill()
+    outwards.broker.close()
+    await await_until(lambda: outwards.errors, 5, "the error")
