@@ -284,9 +284,10 @@ class AmqpConsumer:
                 self._return_the_rest()
         elif current is not None:
             silent = now - current.active_at
-            if not current.channel.consuming and silent > ANSWER_SECONDS:
-                raise BrokerError("the queue does not answer: a majority of its nodes may be gone")
-            if silent > IDLE_SECONDS and not self._held:
+            if not current.channel.consuming:
+                if silent > ANSWER_SECONDS:
+                    raise BrokerError("the queue does not answer: a majority of its nodes may be gone")
+            elif silent > IDLE_SECONDS and not self._held:
                 self._current = None
                 current.cancel()
                 self._apply_mode()

@@ -81,9 +81,8 @@ async def test_an_idle_subscription_is_renewed_without_loss(
         await asyncio.to_thread(vhost.publish, QUEUE, b"1", b"2")
         await await_until(lambda: len(seen.deliveries) == 2, 10, "delivered")
         assert all(map(seen.consumer.acknowledge, seen.deliveries))
-        await await_until(
-            lambda: asyncio.to_thread(lambda: vhost.depth(QUEUE).total == 0), 10, "acknowledged"
-        )
+        monkeypatch.setattr(module, "IDLE_SECONDS", 60.0)
+        await await_until(lambda: asyncio.to_thread(lambda: vhost.depth(QUEUE).total == 0), 10, "settled")
         await await_until(lambda: len(seen.consumer._subscriptions) == 1, 10, "old channels are closed")
         assert seen.losses == 0
 
