@@ -248,12 +248,12 @@ class PrefetchChannel:
         self.unanswered -= 1
 
     def _receive(self, message: Any) -> None:
-        if size := self.channel.connection.unread_body_bytes:
-            log.warning("a message is too large to be read: it stays in its queue", extra={"bytes": size})
-            return
         self.held += 1
         self.ledger.delivered(message.delivery_info["delivery_tag"])
-        self._on_message(message, self._number)
+        if size := self.channel.connection.unread_body_bytes:  # never settled, so never acknowledged
+            log.warning("a message is too large to be read: it stays in its queue", extra={"bytes": size})
+        else:
+            self._on_message(message, self._number)
 
 
 def _on_cancel(_consumer_tag: str) -> None:

@@ -154,3 +154,17 @@ def _is_lost(proxy: Proxy) -> bool:
             return peer.recv(1) == b""
     except ConnectionResetError:
         return True
+
+
+def test_a_connection_hears_so_many_bytes_and_no_more(proxy: Proxy) -> None:
+    """Each new connection by itself; what it sends still arrives."""
+    proxy.answer_bytes = 3
+    for _ in range(2):
+        with _connect(proxy) as peer:
+            sent = proxy.sent
+            peer.sendall(b"12345")
+            assert peer.recv(10) == b"123"
+            wait_until(lambda before=sent: proxy.sent == before + 5, 5, "sent")  # type: ignore[misc]
+            peer.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                peer.recv(10)

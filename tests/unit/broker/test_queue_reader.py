@@ -187,3 +187,24 @@ def test_closing_cancels_every_consumer_before_it_closes_a_channel() -> None:
 def test_a_cancelled_consumer_is_a_lost_connection() -> None:
     with pytest.raises(ConnectionAbortedError):
         module._on_cancel("tag")
+
+
+def test_a_message_too_large_to_be_read_is_never_acknowledged(caplog: pytest.LogCaptureFixture) -> None:
+    """Not given to the caller, nor covered by an acknowledgement of those behind it."""
+    connection = Connection(queue_declare=[found(3)])
+    reader = reader_of(connection)
+    reader.open()
+
+    def deliver_large() -> None:
+        connection.unread_body_bytes = 100_000_000
+        delivering(connection, 1, b"")()
+        connection.unread_body_bytes = 0
+
+    connection.events.extend([deliver_large, delivering(connection, 2), delivering(connection, 3)])
+    read = reader.read(2)
+    assert [each.tag for each in read] == [2, 3]
+    connection.events.append(committed(connection))
+    reader.acknowledge(read)
+    acks = [(args, kwargs) for _, method, args, kwargs in connection.calls if method == "basic_ack"]
+    assert acks == [((2,), {"multiple": False}), ((3,), {"multiple": False})]
+    assert "too large" in caplog.text
