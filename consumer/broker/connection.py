@@ -41,6 +41,7 @@ from consumer.config import Settings
 from consumer.config.settings import AMQP_SCHEMES
 from consumer.core.clock import backoff_seconds
 from consumer.core.delivery import Delivery
+from consumer.errors import BrokerError
 
 log = logging.getLogger("journey_consumer.broker")
 

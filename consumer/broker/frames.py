@@ -19,6 +19,8 @@ from typing import Any
 
 from amqp.exceptions import UnexpectedFrame
 
+from consumer.errors import BrokerError
+
 READ_BYTES = 65_536
 #: Most bytes that wait for a broker that does not read: the acknowledgements of 200,000 deliveries.
 MOST_UNWRITTEN_BYTES = 4 * 1024 * 1024
@@ -141,7 +143,7 @@ class FrameWriter:
             self._loop.add_writer(self._descriptor, self._guarded, self._on_writable)
         self._waiting += data[sent:]
         if len(self._waiting) > MOST_UNWRITTEN_BYTES:
-            raise ConnectionAbortedError("the broker does not read what is written to it")
+            raise BrokerError("the broker does not read what is written to it")
 
     def _on_writable(self) -> None:
         sent = self._send(self._waiting)
