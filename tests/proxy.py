@@ -149,7 +149,7 @@ class Proxy:
                 await writer.drain()
             if self._blackhole:
                 pair.lossy = True  # the end of the stream was swallowed too
-            elif not pair.lossy:
+            elif not pair.lossy and (outwards or not pair.mute):
                 writer.write_eof()  # a half-closed connection stays half open, as without a proxy
         except OSError:  # one side was reset: so is the other
             pair.reset()
@@ -163,6 +163,11 @@ class _Pair:
         self._answer_bytes = answer_bytes
         self.upstream: asyncio.StreamWriter | None = None
         self.lossy = False
+
+    @property
+    def mute(self) -> bool:
+        """Whether the client hears nothing more, the end of the stream included."""
+        return self._answer_bytes == 0
 
     def heard(self, data: bytes) -> bytes:
         """What of the target's ``data`` goes on to the client."""
