@@ -452,6 +452,7 @@ async def test_gauges_say_what_is_held() -> None:
     ("task", "patched"),
     [
         ("consumer", "_consumer.run"),
+        ("publisher", "_publisher.watch"),
         ("token", "_watch_token"),
         ("tick", "_tick"),
         ("auto-replay", "_auto_replayer.run"),
