@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -160,7 +161,7 @@ async def test_a_bug_outside_of_a_round_does_not_end_the_service(
             raise RuntimeError("a bug")
         return 0
 
-    state = ServiceState(paused=lambda: False, busy=lambda: False, successes=broken)
+    state = replace(QUIET, successes=broken)
     task = asyncio.create_task(made(registry, found, returning=True, round_seconds=0.01).run(state))
     await await_until(lambda: asked > 3)
     assert not task.done()
