@@ -34,6 +34,7 @@ from consumer.registry.client import RegistryClient, Transport
 from consumer.registry.key_exchange import ExchangedToken
 from consumer.registry.secret import read_secret
 from consumer.registry.submit import Submission
+from consumer.registry.tls import Tls
 from consumer.registry.tokens import FileToken, StaticToken, TokenSource
 from consumer.service.admission import Admission
 from consumer.service.auto_replay import AutoReplayer
@@ -146,9 +147,19 @@ def build_registry_client(settings: Settings, transport: Transport | None = None
         api_version=settings.registry_api_version,
         timeout_seconds=settings.registry_timeout_seconds,
         concurrency=settings.registry_concurrency,
-        ca_file=settings.registry_ca_file,
+        connection_seconds=settings.registry_connection_seconds,
+        tls=build_tls(settings),
         proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
         transport=transport,
+    )
+
+
+def build_tls(settings: Settings) -> Tls:
+    """Return the TLS settings of connections to the Registry."""
+    return Tls(
+        ca_file=settings.registry_ca_file,
+        cert_file=settings.registry_client_cert_file,
+        key_file=settings.registry_client_key_file,
     )
 
 

@@ -25,6 +25,7 @@ SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 5.0, 60.0
 _SERVER_ERRORS = 500
 _FAULTS = {
     FaultKind.TLS: "the TLS handshake failed: its certificate is not accepted",
+    FaultKind.PROXY: "is not reached: REGISTRY_PROXY_URL answered",
     FaultKind.CONNECT: "cannot be reached: unknown host name, or no server listens on this address and port",
     FaultKind.CONNECT_TIMEOUT: "cannot be reached: connecting timed out",
     FaultKind.TIMEOUT: "did not answer in time",

@@ -24,6 +24,7 @@ _ROTATED = ("REGISTRY_TOKEN", "REGISTRY_ACCESS_KEY", "REGISTRY_SECRET_KEY")
 _PRODUCTION = "api.covoiturage.beta.gouv.fr"
 # What Kubernetes injects for a Service that happens to be called broker, registry, http, ...
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+_PROXIES = {"http": ("HTTP_PROXY", "ALL_PROXY"), "https": ("HTTPS_PROXY", "ALL_PROXY")}
 _NOT_OURS = frozenset({"HTTP_PROXY", "SECRETS_DIR"})
 _WAYS = "one of REGISTRY_TOKEN, REGISTRY_TOKEN_FILE, or both REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY"
 
@@ -52,6 +53,7 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
     conflicts = (
         *_authentication(settings, required=authentication),
         *_contradictions(settings),
+        *_tls(settings),
         *_sqs(settings),
         *_mapping(settings),
     )
@@ -59,7 +61,13 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
     problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
     if problems:
         raise ConfigurationError(problems)
-    settings._warnings = (*warnings, *_oddities(settings), *_near_misses(environ))  # noqa: SLF001
+    settings._warnings = (  # noqa: SLF001
+        *warnings,
+        *_oddities(settings),
+        *_unused_tls(settings),
+        *_unused_proxy(settings, environ),
+        *_near_misses(environ),
+    )
     return settings
 
 
@@ -167,6 +175,19 @@ def _is_plain_http(settings: Settings) -> bool:
     return urlsplit(url).scheme == "http" and not is_loopback(url)
 
 
+def _tls(settings: Settings) -> Iterator[str]:
+    if settings.broker_require_tls and _is_plain_amqp(settings):
+        yield "BROKER_URL must be amqps: BROKER_REQUIRE_TLS refuses amqp:// to another machine"
+    for name in ("REGISTRY_CLIENT", "BROKER_CLIENT"):
+        cert, key = (getattr(settings, f"{name}_{part}_FILE".lower()) for part in ("CERT", "KEY"))
+        if (cert is None) != (key is None):
+            yield f"{name}_CERT_FILE and {name}_KEY_FILE are only of use together: set both"
+
+
+def _is_plain_amqp(settings: Settings) -> bool:
+    return any(urlsplit(url).scheme == "amqp" and not is_loopback(url) for url in settings.broker_urls)
+
+
 def _sqs(settings: Settings) -> Iterator[str]:
     """Yield a sentence for each thing that SQS lacks."""
     if not settings.broker_urls[0].startswith("sqs:"):
@@ -196,13 +217,28 @@ def _oddities(settings: Settings) -> Iterator[str]:
         yield "BROKER_DECLARE=false has no effect: only AMQP brokers can verify queues without creating them"
     if s.broker_exchange and not s.broker_declare:
         yield "BROKER_EXCHANGE has no effect while BROKER_DECLARE is false: nothing is bound"
-    if s.broker_ca_file and not any(urlsplit(url).scheme == "amqps" for url in s.broker_urls):
-        yield "BROKER_CA_FILE has no effect: no address in BROKER_URL is amqps://"
     if s.drain_timeout_seconds < s.registry_timeout_seconds:
         yield (
             "DRAIN_TIMEOUT_SECONDS is shorter than REGISTRY_TIMEOUT_SECONDS: "
             "requests in flight may be cut at shutdown and sent again"
         )
+
+
+def _unused_tls(settings: Settings) -> Iterator[str]:
+    if _is_plain_amqp(settings):
+        yield "BROKER_URL is amqp:// to another machine: password and journeys travel in the clear"
+    if not any(urlsplit(url).scheme == "amqps" for url in settings.broker_urls):
+        for name in ("BROKER_CA_FILE", "BROKER_CLIENT_CERT_FILE"):
+            if getattr(settings, name.lower()):
+                yield f"{name} has no effect: no address in BROKER_URL is amqps://"
+
+
+def _unused_proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Name the proxies of the environment that other programs would use for the Registry."""
+    if settings.registry_proxy_url is None and not is_loopback(settings.registry_url):
+        for name in _PROXIES[urlsplit(settings.registry_url).scheme]:
+            if environ.get(name) or environ.get(name.lower()):
+                yield f"{name} is set and not used: REGISTRY_PROXY_URL names the proxy of the Registry"
 
 
 def _near_misses(environ: Mapping[str, str]) -> Iterator[str]:

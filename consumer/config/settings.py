@@ -253,7 +253,14 @@ class Settings(BaseModel):
         "one address: divide it by the number of replicas.",
     )
     registry_timeout_seconds: float = _number(10.0, 0.1, 120, "Deadline of one request, connecting included.")
-    registry_ca_file: _File = _setting(None, "CA certificates (PEM) for the Registry, if not the system's.")
+    registry_connection_seconds: float = _number(
+        60.0, 1, 3600, "Longest life of a connection to the Registry; then a change in DNS is followed."
+    )
+    registry_ca_file: _File = _setting(None, "CA certificates (PEM) for the Registry, not the system's.")
+    registry_client_cert_file: _File = _setting(
+        None, "Client certificate (PEM, with its chain) for the Registry; read again when it changes."
+    )
+    registry_client_key_file: _File = _setting(None, "Private key (PEM, not encrypted) of that certificate.")
     registry_proxy_url: _ProxyUrl = _setting(None, "HTTP proxy for the Registry. HTTPS_PROXY is not read.")
     registry_allow_http: bool = _setting(
         default=False,
@@ -291,6 +298,14 @@ class Settings(BaseModel):
         20, 2, 1000, "Deliveries after which a quorum queue that we declare dead-letters a message."
     )
     broker_ca_file: _File = _setting(None, "CA certificates (PEM) for amqps://, if not the system's.")
+    broker_client_cert_file: _File = _setting(
+        None, "Client certificate (PEM, with its chain) for amqps://; read again at each connection."
+    )
+    broker_client_key_file: _File = _setting(None, "Private key (PEM, not encrypted) of that certificate.")
+    broker_require_tls: bool = _setting(
+        default=False,
+        meaning="Refuse amqp:// to another machine; recommended in production.",
+    )
     broker_heartbeat_seconds: int = _number(30, 5, 300, "AMQP heartbeat on both connections.")
     broker_confirm_timeout_seconds: float = _number(30.0, 1, 300, "Timeout of the confirm of a publish.")
 

@@ -16,6 +16,7 @@ class FaultKind(StrEnum):
     CONNECT_TIMEOUT = "connect_timeout"  # never sent
     TLS = "tls"  # the certificate did not verify: never sent
     POOL_TIMEOUT = "pool_timeout"  # never sent
+    PROXY = "proxy"  # the proxy's own answer to CONNECT, or none: never sent
     TIMEOUT = "timeout"  # the total deadline passed: perhaps processed
     READ = "read"  # connection lost while sending or reading: perhaps processed
     PROTOCOL = "protocol"  # not HTTP, or closed in the middle: perhaps processed
@@ -34,7 +35,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """No answer. ``detail`` is the exception's class name, never its text (it can quote values)."""
+    """No answer. ``detail`` is the exception's class name, never its text (it can quote values).
+
+    Of a proxy that answered for itself it is the status.
+    """
 
     kind: FaultKind
     detail: str = ""

@@ -21,7 +21,7 @@ from consumer.core.outcome import (
     Unauthorized,
     Unavailable,
 )
-from consumer.core.reply import Fault, Reply
+from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.registry.jsonrpc import (
     GENERIC_ERROR,
     HTTP_ERRORS,
@@ -184,6 +184,8 @@ def classify(answer: Reply | Fault) -> Outcome:
     match answer:
         case Reply():
             return _of_reply(answer)
+        case Fault(kind=FaultKind.PROXY, detail="407"):
+            return Misconfigured(_PROXY_AUTHENTICATION, "proxy_407")  # our proxy wants credentials
         case Fault(kind=kind, detail=exception):
             return Unavailable(kind.value, status=None, exception=exception or None)
         case _:
@@ -191,7 +193,7 @@ def classify(answer: Reply | Fault) -> Outcome:
 
 
 _SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status
-_TOO_MANY = 429
+_TOO_MANY, _PROXY_AUTHENTICATION = 429, 407
 
 
 def _of_reply(reply: Reply) -> Outcome:

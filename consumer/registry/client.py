@@ -1,19 +1,23 @@
 """The Registry over HTTP: bytes and a token in, a ``Reply`` or a ``Fault`` out.
 
-1. The only module that drives httpx. Answers are classified elsewhere: see ``classify``.
+1. The only module that drives httpx. Answers are classified elsewhere: see ``classify``. Journeys travel over
+   ``transport``; what is rare, and everything through a proxy, over httpx's own transport.
 2. Nothing that the network does raises here; each foreign exception has a row in ``FAULTS``.
 3. Every exchange ends within ``timeout_seconds``, whatever the server drips, and holds at most
    ``MAX_BODY_BYTES`` of its answer.
-4. Redirects are not followed (the token must not travel), nothing is retried, there are no cookies.
-5. Neither token nor keys nor an exception's text leave this module.
+4. The status of an error is told although its body was cut; a success is believed only when it is whole.
+5. Redirects are not followed (the token must not travel), nothing is retried, there are no cookies, and the
+   proxies of the environment are not used.
+6. Neither token nor keys nor an exception's text leave this module.
 """
 
 import asyncio
+import contextlib
 import json
+import re
 import ssl
 import zlib
 from collections.abc import AsyncIterable, Mapping
-from pathlib import Path
 from typing import Final, cast
 from urllib.parse import urlsplit
 
@@ -23,7 +27,15 @@ from pydantic import SecretStr
 from consumer import __version__
 from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.errors import ConfigurationError
-from consumer.registry.transport import ReqwestTransport, TlsError, UnusableCertificatesError
+from consumer.registry.tls import Tls
+from consumer.registry.transport import (
+    IDLE_SECONDS,
+    MAX_CONNECT_SECONDS,
+    ClientCertificateError,
+    DirectTransport,
+    TlsError,
+    tls_error,
+)
 
 #: What carries requests; replaced in tests.
 Transport = httpx.AsyncBaseTransport
@@ -33,8 +45,9 @@ _ACCESS_TOKEN_VERSION: Final = "v3.3"  # the only version that offers the key ex
 
 _CLASSES: Final[Mapping[FaultKind, tuple[type[Exception], ...]]] = {
     # never sent
-    FaultKind.TLS: (TlsError, ssl.SSLError),
-    FaultKind.CONNECT: (httpx.ConnectError, httpx.ProxyError),
+    FaultKind.TLS: (TlsError, ClientCertificateError, ssl.SSLError),
+    FaultKind.CONNECT: (httpx.ConnectError,),
+    FaultKind.PROXY: (httpx.ProxyError,),
     FaultKind.CONNECT_TIMEOUT: (httpx.ConnectTimeout,),
     FaultKind.POOL_TIMEOUT: (httpx.PoolTimeout,),
     # perhaps processed; TimeoutError is our own deadline
@@ -49,13 +62,28 @@ _CLASSES: Final[Mapping[FaultKind, tuple[type[Exception], ...]]] = {
         *(httpx.TransportError, httpx.RequestError, httpx.HTTPError),
     ),
 }
+_KEPT_BY_THE_TRANSPORT: Final = contextlib.nullcontext()  # the deadline
 FAULTS: Final = {cls: kind for kind, classes in _CLASSES.items() for cls in classes}
 _FOREIGN: Final = tuple(FAULTS)
 
 
+_PROXY_STATUS: Final = re.compile(r"([1-5][0-9]{2})\b")
+
+
 def fault_of(error: Exception) -> Fault:
-    """Find the row of ``FAULTS`` nearest to the exception's class; its text is dropped."""
+    """Find the row of ``FAULTS`` nearest to the exception's class; its text is dropped.
+
+    httpx tells a failed TLS handshake by the cause of a ConnectError only, and a proxy's answer to CONNECT by
+    the text of a ProxyError only, which begins with the status.
+    """
     kind = next(FAULTS[cls] for cls in type(error).__mro__ if cls in FAULTS)
+    if kind is FaultKind.PROXY and (status := _PROXY_STATUS.match(str(error))):
+        return Fault(kind, status[1])
+    cause: BaseException | None = error
+    while kind is FaultKind.CONNECT and cause is not None:
+        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, ssl.SSLError):
+            return Fault(FaultKind.TLS, type(tls_error(cause)).__name__)
     return Fault(kind, type(error).__name__)
 
 
@@ -64,7 +92,7 @@ class RegistryClient:
 
     ``url`` is the origin (``https://host``), ``api_version`` the path's first part (``v2``, ``v3``,
     ``v3.2``, ``v3.3``). ``transport`` replaces the network in tests. Raises ConfigurationError when
-    the URL, the proxy or the CA file is unusable. Must be made and used on one event loop.
+    the URL, the proxy or a certificate's file is unusable. Must be made and used on one event loop.
     """
 
     def __init__(
@@ -74,19 +102,18 @@ class RegistryClient:
         api_version: str,
         timeout_seconds: float,
         concurrency: int,
-        ca_file: str | Path | None = None,
+        connection_seconds: float = 60.0,
+        tls: Tls | None = None,
         proxy: str | None = None,
-        trust_env: bool = False,
         transport: Transport | None = None,
     ) -> None:
         origin = _origin(url)
-        # Our own transport keeps the deadline itself, in Rust, where it costs nothing.
-        self._guard_seconds = None if transport is None else timeout_seconds
         self._origin = httpx.URL(f"{origin}/")
         self._journeys = httpx.URL(f"{origin}/{api_version}/journeys")
         self._access_token = httpx.URL(f"{origin}/{_ACCESS_TOKEN_VERSION}/auth/access_token")
         self._plain_headers = httpx.Headers(
             {
+                "Host": self._origin.netloc.decode("ascii"),
                 "User-Agent": f"journey-consumer/{__version__}",
                 "Content-Type": "application/json",
                 "Accept": "application/json",
@@ -95,21 +122,21 @@ class RegistryClient:
         )
         self._token = SecretStr("")
         self._token_headers = self._plain_headers
-        try:
-            self._transport = transport or ReqwestTransport(
+        self._timeout_seconds = timeout_seconds
+        connecting = min(MAX_CONNECT_SECONDS, timeout_seconds / 2)
+        timeout = httpx.Timeout(timeout_seconds, connect=connecting, pool=timeout_seconds / 2)
+        self._extensions = {"timeout": timeout.as_dict()}
+        self._tls = tls or Tls()
+        self._direct: DirectTransport | None = None
+        self._transport = transport or httpx_transport(concurrency, self._tls, proxy)
+        if transport is None and proxy is None:
+            self._direct = DirectTransport(
                 concurrency=concurrency,
                 timeout_seconds=timeout_seconds,
-                ca_pem=None if ca_file is None else Path(ca_file).read_bytes(),
-                proxy=proxy,
-                trust_env=trust_env,
-                https_only=origin.startswith("https:"),
+                connection_seconds=connection_seconds,
+                max_body_bytes=MAX_BODY_BYTES,
+                tls=self._tls,
             )
-        except OSError as error:
-            raise ConfigurationError([f"REGISTRY_CA_FILE cannot be read: {error.strerror}"]) from error
-        except UnusableCertificatesError as error:
-            raise ConfigurationError([f"REGISTRY_CA_FILE: {error}"]) from error
-        except ValueError:  # its text quotes the proxy's URL, which may hold a password
-            raise ConfigurationError(["the proxy of the Registry is not a usable URL"]) from None
 
     async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
         """POST one journey, byte for byte as given."""
@@ -117,7 +144,11 @@ class RegistryClient:
             headers = self._plain_headers.copy()
             headers["Authorization"] = f"Bearer {token}"
             self._token, self._token_headers = SecretStr(token), headers
-        return await self._exchange("POST", self._journeys, self._token_headers, body)
+        if self._direct is None:
+            return await self._exchange("POST", self._journeys, self._token_headers, body)
+        stream = httpx.ByteStream(body)
+        request = httpx.Request("POST", self._journeys, headers=self._token_headers, stream=stream)
+        return await self._send(self._direct, request, _KEPT_BY_THE_TRANSPORT)
 
     async def post_access_token(self, access_key: str, secret_key: str) -> Reply | Fault:
         """Exchange the keys for a short-lived token (v3.3: 201 with ``access_token``, 5 calls a minute)."""
@@ -130,48 +161,74 @@ class RegistryClient:
 
     async def aclose(self) -> None:
         """Close the connections; exchanges under way end as faults."""
+        if self._direct is not None:
+            await self._direct.aclose()
         await self._transport.aclose()
 
     async def _exchange(
         self, method: str, url: httpx.URL, headers: httpx.Headers, body: bytes
     ) -> Reply | Fault:
-        # `stream` instead of `content`: no default headers are computed for each request.
-        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+        headers = headers.copy()
+        headers["Content-Length"] = str(len(body))
+        stream = httpx.ByteStream(body)
+        request = httpx.Request(method, url, headers=headers, stream=stream, extensions=self._extensions)
+        self._tls.refresh()
+        return await self._send(self._transport, request, asyncio.timeout(self._timeout_seconds))
+
+    async def _send(
+        self,
+        transport: Transport,
+        request: httpx.Request,
+        deadline: contextlib.AbstractAsyncContextManager[object],
+    ) -> Reply | Fault:
+        response, body, cut = None, b"", None
         try:
-            if self._guard_seconds is None:
-                return await self._send(request)
-            async with asyncio.timeout(self._guard_seconds):
-                return await self._send(request)
+            async with deadline:
+                response = await transport.handle_async_request(request)
+                if isinstance(response.stream, httpx.ByteStream):
+                    body = b"".join(response.stream)
+                else:
+                    async for chunk in cast("AsyncIterable[bytes]", response.stream):
+                        body = body + chunk if body else chunk
+                        if len(body) > MAX_BODY_BYTES:
+                            break
         except _FOREIGN as error:
-            return fault_of(error)
-
-    async def _send(self, request: httpx.Request) -> Reply | Fault:
-        response = await self._transport.handle_async_request(request)
-        try:
-            body, whole = await _bounded(cast("AsyncIterable[bytes]", response.stream))
+            cut = error
         finally:
-            await response.aclose()
-        # Names and values as they came: httpx would guess an encoding for them at every look.
-        raw = response.headers.raw
-        headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in raw}
-        if len(headers) < len(raw) and "retry-after" in headers:  # a gateway may have added its own
-            headers["retry-after"] = ", ".join(response.headers.get_list("retry-after"))
-        if headers.get("content-encoding", "").lower() in {"gzip", "x-gzip", "deflate"}:
-            body, whole = _decompressed(body, whole=whole)  # a gateway's doing: we asked for `identity`
-        if not whole and response.is_success:
-            # An error's status speaks for itself; a success is believed only for its result.
-            return Fault(FaultKind.TOO_LARGE)
-        return Reply(response.status_code, headers, body)
+            if response is not None:
+                await response.aclose()
+        return _reply(response, body, cut)
 
 
-async def _bounded(stream: AsyncIterable[bytes]) -> tuple[bytes, bool]:
-    """Read at most MAX_BODY_BYTES; the flag says whether that was all."""
-    first = b""
-    async for chunk in stream:
-        first = first + chunk if first else chunk
-        if len(first) > MAX_BODY_BYTES:
-            return first[:MAX_BODY_BYTES], False
-    return first, True
+def httpx_transport(concurrency: int, tls: Tls, proxy: str | None = None) -> httpx.AsyncHTTPTransport:
+    """Httpx's own transport with our limits. Raises ConfigurationError when the proxy's URL is unusable."""
+    limits = httpx.Limits(
+        max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=IDLE_SECONDS
+    )
+    try:
+        return httpx.AsyncHTTPTransport(verify=tls.context, trust_env=False, limits=limits, proxy=proxy)
+    except (ValueError, httpx.InvalidURL):  # its text quotes the proxy's URL, which may hold a password
+        raise ConfigurationError(["the proxy of the Registry is not a usable URL"]) from None
+
+
+def _reply(response: httpx.Response | None, body: bytes, cut: Exception | None) -> Reply | Fault:
+    """What has come of an answer; an error's status speaks for itself."""
+    if cut is not None and (response is None or response.is_success):
+        return fault_of(cut)
+    if response is None:
+        raise TypeError("neither an answer nor an exception")
+    whole = len(body) <= MAX_BODY_BYTES
+    body = body[:MAX_BODY_BYTES]
+    # Names and values as they came: httpx would guess an encoding for them at every look.
+    raw = response.headers.raw
+    headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in raw}
+    if len(headers) < len(raw) and "retry-after" in headers:  # a gateway may have added its own
+        headers["retry-after"] = ", ".join(response.headers.get_list("retry-after"))
+    if headers.get("content-encoding", "").lower() in {"gzip", "x-gzip", "deflate"}:
+        body, whole = _decompressed(body, whole=whole)  # a gateway's doing: we asked for `identity`
+    if not whole and response.is_success:
+        return Fault(FaultKind.TOO_LARGE)
+    return Reply(response.status_code, headers, body)
 
 
 def _decompressed(body: bytes, *, whole: bool) -> tuple[bytes, bool]:

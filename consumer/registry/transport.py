@@ -1,153 +1,228 @@
-"""An ``httpx.AsyncBaseTransport`` over pyreqwest (Rust), chosen by ``tests/bench/transports.py``.
+"""An HTTP/1.1 client on the event loop: an ``httpx.AsyncBaseTransport`` over llhttp, the parser of Node.
 
-1. Speaks httpx on top (requests, responses, exceptions); no pyreqwest object leaves this module.
-2. At most ``concurrency`` requests at once, on as many connections (hyper may open a spare one while it
-   waits for one to come free); no redirects, cookies, decompression or retries of what was sent;
-   no proxy of the environment unless asked; TLS 1.2 or newer, certificate and host name verified.
-3. The client's own total timeout is always set: cancelling a waiting task does not stop the request
-   underneath (pyreqwest 0.15), so this is what gives its slot back.
-4. "Never sent" is said only of what failed while connecting; everything else was perhaps processed.
+1. One request at a time on a connection; at most ``concurrency`` connections, those being opened or closed
+   included.
+2. A request is written once and whole. A kept connection that the server has closed is not written to,
+   another one is used; what was written is never written again.
+3. One deadline from waiting for a connection to the end of the answer. Cancelling ends the request: its
+   connection is closed, and its place is free.
+4. "Never sent" (ConnectError, ConnectTimeout, TlsError, PoolTimeout) is said only before the first byte was
+   written, and of a TLS handshake that the server refused; everything else was perhaps processed.
+5. An answer is given once it is whole. One that is cut after its head is given, too: its body then ends
+   with the exception that cut it.
+6. No redirects, cookies, decompression or proxies.
 """
 
+import asyncio
+import random
 import re
+import select
+import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
-from pathlib import Path
-from typing import Final
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Final, cast
 
-import certifi
+import httptools
 import httpx
-from pyreqwest import exceptions
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import BuilderError, DetailedPyreqwestError, PyreqwestError
-from pyreqwest.http import HeaderMap, Url
-from pyreqwest.proxy import ProxyBuilder
-from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response
+
+from consumer.registry.tls import Tls
 
 MAX_CONNECT_SECONDS: Final = 5.0
 IDLE_SECONDS: Final = 4.0  # below the 5 s after which a Node server, the Registry's, closes idle connections
+MAX_HEAD_BYTES: Final = 64 * 1024  # of an answer, with the interim answers before it
+MAX_WIRE_BYTES: Final = 1024 * 1024  # of an answer, framing included: a chunk may have one byte of body
+
+_NO_BODY: Final = (204, 304)
+_FINAL: Final = 200  # statuses below are interim
+_FRAMING: Final = (b"content-length", b"transfer-encoding")
+_UNUSABLE: Final = re.compile(rb"[\r\n\0]")
+#: OpenSSL's names of what a server says when it has judged our certificate.
+_ABOUT_OUR_CERTIFICATE: Final = re.compile(r"ALERT.*(CERTIFICATE|UNKNOWN_CA)")
+#: For so long an address that did not connect is tried after the others.
+_AVOIDED_SECONDS: Final = 60.0
+#: The peer has closed. Only Linux tells it apart from bytes to read; elsewhere reading finds it.
+_CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class TlsError(httpx.ConnectError):
     """The TLS handshake failed: an unknown issuer, another host's certificate, an old protocol."""
 
 
-class UnusableCertificatesError(ValueError):
-    """No certificate to trust could be read; the text says where we looked."""
+class ClientCertificateError(TlsError):
+    """The server wants a client certificate, and got none that it accepts."""
 
 
-TRANSLATION: Final[Mapping[type[PyreqwestError], type[httpx.RequestError]]] = {
-    exceptions.ConnectError: httpx.ConnectError,  # but see _translated
-    exceptions.ConnectTimeoutError: httpx.ConnectTimeout,  # but see _translated
-    exceptions.PoolTimeoutError: httpx.PoolTimeout,
-    exceptions.ReadTimeoutError: httpx.ReadTimeout,
-    exceptions.WriteTimeoutError: httpx.WriteTimeout,
-    exceptions.RequestTimeoutError: httpx.ReadTimeout,
-    exceptions.ReadError: httpx.ReadError,
-    exceptions.WriteError: httpx.WriteError,
-    exceptions.NetworkError: httpx.NetworkError,
-    exceptions.ClientClosedError: httpx.CloseError,
-    exceptions.DecodeError: httpx.RemoteProtocolError,
-    exceptions.BodyDecodeError: httpx.RemoteProtocolError,
-    exceptions.JSONDecodeError: httpx.RemoteProtocolError,
-    exceptions.RedirectError: httpx.TooManyRedirects,
-    exceptions.BuilderError: httpx.LocalProtocolError,
-    exceptions.StatusError: httpx.TransportError,
-    exceptions.RequestPanicError: httpx.TransportError,
-    exceptions.TransportError: httpx.TransportError,
-    exceptions.RequestError: httpx.TransportError,
-    exceptions.DetailedPyreqwestError: httpx.TransportError,
-    exceptions.PyreqwestError: httpx.TransportError,
-}
-
-# pyreqwest 0.15 calls any lost connection ConnectError and any timeout before the answer's head
-# ConnectTimeoutError; only this cause (hyper-util's) shows that it was still connecting.
-_CONNECTING: Final = "client error (Connect)"
-_READING: Final = (
-    "error reading a body from connection"  # past the first 64 KiB a cut has no class of its own
-)
-_WHILE_TALKING: Final[Mapping[type[httpx.RequestError], type[httpx.RequestError]]] = {
-    httpx.ConnectError: httpx.ReadError,
-    httpx.ConnectTimeout: httpx.ReadTimeout,
-}
-_TLS_CAUSE: Final = re.compile(
-    r"invalid peer certificate|tls handshake|received (fatal alert|corrupt message)"
-    r"|peer (is incompatible|misbehaved)"
-)
+def tls_error(error: OSError) -> TlsError:
+    """Our words for OpenSSL's."""
+    reason = getattr(error, "reason", None) or ""
+    if _ABOUT_OUR_CERTIFICATE.search(reason):
+        return ClientCertificateError("the server wants another client certificate, or one at all")
+    return TlsError("the TLS handshake failed")
 
 
-def _translated(error: PyreqwestError, request: httpx.Request) -> httpx.RequestError:
-    kind = next(TRANSLATION[cls] for cls in type(error).__mro__ if cls in TRANSLATION)
-    found = error.details["causes"] if isinstance(error, DetailedPyreqwestError) else None
-    causes = [cause["message"] for cause in found or ()]
-    if kind in _WHILE_TALKING and _CONNECTING not in causes:
-        kind = _WHILE_TALKING[kind]
-    elif kind is httpx.ConnectError and any(map(_TLS_CAUSE.match, causes)):
-        kind = TlsError
-    elif kind is httpx.TransportError and _READING in causes:
-        kind = httpx.RemoteProtocolError
-    return kind(error.message, request=request)
+class _CutBody(httpx.AsyncByteStream):
+    """What came of a body, then the reason why there is no more."""
+
+    def __init__(self, body: bytes, cut: httpx.RequestError) -> None:
+        self._body = body
+        self._cut = cut
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body
+        raise self._cut
 
 
-class _Prepared:
-    """The last request's URL and headers in pyreqwest's form; a token lives here, so no repr shows it."""
+class _Head:
+    """The last request's head, ready but for the length; a token lives here, so no repr shows it."""
 
-    __slots__ = ("headers", "raw", "target", "url")
+    __slots__ = ("headers", "ready", "url")
 
     def __init__(self, request: httpx.Request) -> None:
         self.url = request.url
-        self.raw = request.headers.raw
-        self.target = Url(str(request.url))
-        self.headers = HeaderMap()
-        for name, value in request.headers.multi_items():
-            self.headers.append(name, value, is_sensitive=name == "authorization")
+        self.headers = request.headers.raw
+        method, target = request.method.encode("ascii"), request.url.raw_path
+        lines = [(name, value) for name, value in self.headers if name.lower() not in _FRAMING]
+        if "host" not in request.headers:
+            lines.insert(0, (b"Host", request.url.netloc))
+        if any(_UNUSABLE.search(part) for line in lines for part in line):
+            raise httpx.LocalProtocolError("a header is unusable", request=request)
+        head = b"".join(b"%b: %b\r\n" % line for line in lines)
+        self.ready = b"%b %b HTTP/1.1\r\n%bContent-Length: " % (method, target, head)
 
     def fits(self, request: httpx.Request) -> bool:
-        return self.raw == request.headers.raw and self.url == request.url
+        return self.headers == request.headers.raw and self.url == request.url
 
 
-class _Body(httpx.AsyncByteStream):
-    """An answer's body; up to 64 KiB of it is already here (pyreqwest's read buffer)."""
+class _Connection(asyncio.Protocol):
+    """One connection and the answer that it is reading; made and kept by the transport."""
 
-    def __init__(self, context: StreamRequest, response: Response, request: httpx.Request) -> None:
-        self._context = context
-        self._reader = response.body_reader
-        self._request = request
+    def __init__(self, pool: "DirectTransport", life_ends: float) -> None:
+        self._pool = pool
+        self._life_ends = life_ends
+        self._poll = select.poll()
+        self._answer: asyncio.Future[httpx.Response] | None = None
+        self._answered = False
+        self.made = False
+        self.usable_until = life_ends  # by the loop's clock
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
+    def post(self, request: bytes) -> asyncio.Future[httpx.Response]:
+        """Write a whole request; the future is its answer."""
+        self._status = self._received = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body = b""
+        self._keep = self._whole = False
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return self._answer
+
+    def closed_by_peer(self) -> bool:
+        """Whether the peer has closed, also when the loop has not seen it yet."""
+        return self._transport.is_closing() or bool(self._poll.poll(0))
+
+    def abort(self) -> None:
+        """Close now, without a farewell that could wait for the peer."""
+        self._transport.abort()
+
+    def fail(self, error: httpx.RequestError) -> None:
+        """End the answer with ``error``, or as what has come of it, and close."""
+        self._end(error)
+
+    def cancel(self, answer: asyncio.Future[httpx.Response]) -> None:
+        """Close, unless ``answer`` has already come and the connection was given to another request."""
+        if self._answer is answer:
+            self._end(httpx.ReadError("cancelled"))
+
+    # --- asyncio's calls ------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.made = True
+        self._transport = cast("asyncio.Transport", transport)
+        self._parser = httptools.HttpResponseParser(self)
+        self._poll.register(transport.get_extra_info("socket").fileno(), _CLOSED_BY_PEER)
+        self._pool.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:  # nobody asked: it must not be taken for the next answer
+            self.abort()
+            return
+        self._received += len(data)
+        broken = None
         try:
-            while (chunk := await self._reader.read_chunk()) is not None:
-                yield chunk.to_bytes()
-        except PyreqwestError as error:
-            raise _translated(error, self._request) from error
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            broken = httpx.RemoteProtocolError("not HTTP/1.1")
+        if self._whole:
+            self._keep = self._keep and broken is None  # more came than was asked for
+            self._end(None)
+        elif broken is not None:
+            self._end(broken)
+        elif not self._status and self._received > MAX_HEAD_BYTES:
+            self._end(httpx.RemoteProtocolError("the head of the answer has no end"))
+        elif len(self._body) > self._pool.max_body_bytes or self._received > MAX_WIRE_BYTES:
+            self._end(httpx.RemoteProtocolError("the answer is longer than allowed"))
 
-    async def aclose(self) -> None:
-        """Stop reading; an unread rest costs the connection, never the slot."""
-        await self._context.__aexit__(None, None, None)
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._pool.lost(self)
+        del self._parser  # it refers to us
+        if isinstance(exc, ssl.SSLError) and not self._answered:
+            error: httpx.RequestError = tls_error(exc)
+            if isinstance(error, ClientCertificateError):
+                self._end(error)
+        if exc is not None or not self._status:
+            self._end(httpx.ReadError("the connection was lost"))
+        elif any(name.lower() in _FRAMING for name, _ in self._headers):
+            self._end(httpx.RemoteProtocolError("the connection was closed in the middle of the answer"))
+        else:  # the end of the connection is the end of the body
+            self._end(None)
+
+    # --- llhttp's calls -------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._status:  # else a trailer
+            self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._whole:  # of an answer that nobody asked for
+            raise httpx.RemoteProtocolError("two answers")
+        self._status = self._parser.get_status_code()
+        self._keep = self._parser.should_keep_alive()
+        if self._status < _FINAL:  # an interim answer: the head of the real one follows
+            self._status = 0
+            self._headers = []
+
+    def on_body(self, body: bytes) -> None:
+        self._body = self._body + body if self._body else body
+
+    def on_message_complete(self) -> None:
+        self._whole = self._answered = bool(self._status)
+
+    # --- The end of an answer -------------------------------------------------------------
+
+    def _end(self, cut: httpx.RequestError | None) -> None:
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        if not answer.done():
+            if cut is not None and not self._status:
+                answer.set_exception(cut)
+            else:
+                stream = httpx.ByteStream(self._body) if cut is None else _CutBody(self._body, cut)
+                answer.set_result(httpx.Response(self._status, headers=self._headers, stream=stream))
+        # A server that answers before it has the whole request may stop reading it.
+        reusable = cut is None and self._keep and not self._transport.get_write_buffer_size()
+        if not reusable:
+            self.abort()
+        self.usable_until = min(self._life_ends, self._pool.time() + IDLE_SECONDS)
+        self._pool.ended(self, reusable=reusable)
 
 
-def _readable(headers: HeaderMap) -> list[tuple[str, str]]:
-    """Give the headers as pairs, leaving out those that are not text rather than losing the answer."""
-    try:
-        return list(headers.items())
-    except ValueError:
-        pairs = []
-        for name in set(headers):
-            try:
-                pairs.append((name, headers[name]))
-            except ValueError:
-                continue
-        return pairs
+class DirectTransport(httpx.AsyncBaseTransport):
+    """Sends requests to one origin, without a proxy. Cheapest when URL and headers repeat.
 
-
-class ReqwestTransport(httpx.AsyncBaseTransport):
-    """Sends ready ``httpx.Request`` objects; cheapest when URL and headers repeat.
-
-    ``timeout_seconds`` bounds a request from waiting for a connection to the end of the answer.
-    ``ca_pem`` is trusted besides the system's certificates. ``proxy`` is a URL; ``trust_env`` lets
-    ``HTTPS_PROXY`` and its kin choose one. Raises UnusableCertificatesError or ValueError (proxy).
+    ``timeout_seconds`` bounds a request from waiting for a connection to the end of the answer,
+    ``connection_seconds`` the life of a connection, so that a change in DNS is followed. Of a body longer
+    than ``max_body_bytes`` the beginning is given, and then an exception. ``tls`` is needed for https only.
     """
 
     def __init__(
@@ -155,81 +230,221 @@ class ReqwestTransport(httpx.AsyncBaseTransport):
         *,
         concurrency: int,
         timeout_seconds: float,
-        ca_pem: bytes | None = None,
-        proxy: str | None = None,
-        trust_env: bool = False,
-        https_only: bool = False,
+        connection_seconds: float = 60.0,
+        max_body_bytes: int = 64 * 1024,
+        tls: Tls | None = None,
     ) -> None:
-        def build(roots: bytes | None) -> Client:
-            made = (
-                ClientBuilder()
-                .max_connections(concurrency)
-                .pool_max_idle_per_host(concurrency)
-                .pool_idle_timeout(timedelta(seconds=IDLE_SECONDS))
-                .pool_timeout(timedelta(seconds=timeout_seconds / 2))
-                .connect_timeout(timedelta(seconds=min(MAX_CONNECT_SECONDS, timeout_seconds / 2)))
-                .timeout(timedelta(seconds=timeout_seconds))
-                .follow_redirects(enable=False)
-                .referer(enable=False)
-                .default_cookie_store(enable=False)
-                .gzip(enable=False)
-                .brotli(enable=False)
-                .zstd(enable=False)
-                .deflate(enable=False)
-                .http1_only()
-                .min_tls_version("TLSv1.2")
-                .https_only(enable=https_only)
-            )
-            if proxy is not None:
-                made = made.proxy(ProxyBuilder.all(proxy))
-            elif not trust_env:
-                made = made.no_proxy()
-            if roots is not None:
-                made = made.add_root_certificate_pem(roots)
-            return made.build()
-
-        if ca_pem is not None:
-            _verify_bundle(ca_pem)
-        try:
-            self._client = build(ca_pem)
-        except BuilderError:
-            # A slim image has no certificates of its own: trust then what httpx always does.
-            try:
-                self._client = build((ca_pem or b"") + Path(certifi.where()).read_bytes())
-            except BuilderError as error:
-                raise UnusableCertificatesError("its certificates cannot be used") from error
-        self._prepared: _Prepared | None = None
+        self.max_body_bytes = max_body_bytes
+        self._concurrency = concurrency
+        self._timeout = timeout_seconds
+        self._connection_seconds = connection_seconds
+        self._tls = tls
+        self._head: _Head | None = None
+        self._places = concurrency
+        self._open: set[_Connection] = set()
+        self._idle: list[_Connection] = []  # the one used last is last
+        self._waiting: deque[asyncio.Future[None]] = deque()  # each is woken to look again
+        self._deadlines: dict[_Connection, float] = {}  # of the requests that were written
+        self._timer: asyncio.TimerHandle | None = None  # one for all deadlines, and for closing idle ones
+        self._timer_at = 0.0
+        self._failed_at: dict[tuple[Any, ...], float] = {}  # addresses that did not connect
+        self._closing = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send, and return once the head and up to 64 KiB of the body are here. Raises httpx's exceptions."""
-        prepared = self._prepared
+        """Send, and return once the whole answer is here. Raises httpx's exceptions."""
+        started = self.time()
+        head = self._head
+        if head is None or not head.fits(request):
+            self._head = head = _Head(request)
+        stream = request.stream
+        body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
+        connection = self._take_idle(started) if not self._waiting else None
+        if connection is None:
+            connection = await self._acquire(request, started)
+        deadline = started + self._timeout
+        self._deadlines[connection] = deadline
+        self._wake_at(deadline)
+        answer = connection.post(b"%b%d\r\n\r\n%b" % (head.ready, len(body), body))
         try:
-            if prepared is None or not prepared.fits(request):
-                self._prepared = prepared = _Prepared(request)
-            builder = self._client.request(request.method, prepared.target).headers(prepared.headers)
-        except ValueError:  # its text quotes the header
-            raise httpx.LocalProtocolError("a header or the URL is unusable", request=request) from None
-        try:
-            stream = request.stream
-            body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
-            context = builder.body_bytes(body).build_streamed()
-            response = await context.__aenter__()
-        except PyreqwestError as error:
-            raise _translated(error, request) from error
-        return httpx.Response(
-            response.status,
-            headers=_readable(response.headers),
-            stream=_Body(context, response, request),
-        )
+            return await answer
+        except asyncio.CancelledError:
+            connection.cancel(answer)
+            raise
 
     async def aclose(self) -> None:
-        """Close every connection; requests under way end as ``httpx.CloseError``."""
-        await self._client.close()
+        """Close every connection and wait until they are; requests under way end as ``httpx.CloseError``."""
+        self._closing = True
+        self._wake_next(len(self._waiting))
+        for connection in list(self._open):
+            connection.fail(httpx.CloseError("the client was closed"))
+            connection.abort()
+        while self._open:  # noqa: ASYNC110 a few turns of the loop, whatever the peer does
+            await asyncio.sleep(0)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    # --- Connections ----------------------------------------------------------------------
+
+    @staticmethod
+    def time() -> float:
+        return asyncio.get_running_loop().time()
+
+    def _take_idle(self, now: float) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if now < connection.usable_until and not connection.closed_by_peer():
+                return connection
+            connection.abort()
+        return None
+
+    async def _acquire(self, request: httpx.Request, started: float) -> _Connection:
+        """Wait for a kept connection or for a place to open one, at most half of the time."""
+        first = True
+        try:
+            async with asyncio.timeout_at(started + self._timeout / 2):
+                while not self._closing:
+                    if not first or not self._waiting:
+                        connection = self._take_idle(self.time())
+                        if connection is not None:
+                            return connection
+                        if self._places > 0:
+                            break
+                    await self._wait_in_line(first=first)
+                    first = False
+        except TimeoutError:
+            raise httpx.PoolTimeout("no connection came free", request=request) from None
+        if self._closing:
+            raise httpx.CloseError("the client is closed", request=request)
+        return await self._connect(request)
+
+    async def _wait_in_line(self, *, first: bool) -> None:
+        """Wait to be woken. Who was woken and found nothing stays first in line."""
+        woken = asyncio.get_running_loop().create_future()
+        if first:
+            self._waiting.append(woken)
+        else:
+            self._waiting.appendleft(woken)
+        try:
+            await woken
+        except asyncio.CancelledError:
+            if not woken.cancelled():
+                self._wake_next()  # it was meant for somebody
+            elif woken in self._waiting:
+                self._waiting.remove(woken)
+            raise
+
+    def _wake_next(self, count: int = 1) -> None:
+        while count and self._waiting:
+            woken = self._waiting.popleft()
+            if not woken.done():
+                woken.set_result(None)
+                count -= 1
+
+    async def _connect(self, request: httpx.Request) -> _Connection:
+        """Take a place and open a connection in at most half of the time. Raises httpx's exceptions."""
+        self._places -= 1
+        life = self._connection_seconds * random.uniform(0.5, 1.0)  # noqa: S311 not all end at once
+        connection = _Connection(self, self.time() + life)
+        until = self.time() + min(MAX_CONNECT_SECONDS, self._timeout / 2)
+        try:
+            await self._try_addresses(request.url, connection, until)
+        except TimeoutError:
+            raise httpx.ConnectTimeout("connecting took too long", request=request) from None
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one in DNS
+            raise httpx.ConnectError("no connection", request=request) from error
+        finally:
+            if not connection.made:  # else ``lost`` gives it back
+                self._give_place_back()
+        if self._closing:
+            connection.abort()
+            raise httpx.CloseError("the client is closed", request=request)
+        return connection
+
+    async def _try_addresses(self, url: httpx.URL, connection: _Connection, until: float) -> None:
+        """Try the addresses in turn, each with its share of the time; those that failed lately last."""
+        loop, tls = asyncio.get_running_loop(), self._tls if url.scheme == "https" else None
+        host, port = url.raw_host.decode("ascii"), url.port or (80 if tls is None else 443)
+        async with asyncio.timeout_at(until):
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        lately = self.time() - _AVOIDED_SECONDS
+        self._failed_at = {address: at for address, at in self._failed_at.items() if at > lately}
+        found.sort(key=lambda info: self._failed_at.get(info[4], 0.0))
+        for number, (family, kind, protocol, _, address) in enumerate(found):
+            try:
+                async with asyncio.timeout((until - self.time()) / (len(found) - number)):
+                    sock = await _connected_socket(family, kind, protocol, address)
+                    if tls is None:
+                        await loop.create_connection(lambda: connection, sock=sock)
+                    else:
+                        await self._handshake(connection, sock, tls, host)
+            except OSError:  # also TimeoutError
+                self._failed_at[address] = self.time()
+                if connection.made or number + 1 == len(found):
+                    raise
+            else:
+                return
+
+    async def _handshake(self, connection: _Connection, sock: socket.socket, tls: Tls, host: str) -> None:
+        tls.refresh()
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, sock=sock, ssl=tls.context, server_hostname=host
+            )
+        except TimeoutError:
+            raise
+        except OSError as error:  # the server is reached: no other address is tried
+            raise tls_error(error) from error
+
+    # --- Called by the connections --------------------------------------------------------
+
+    def opened(self, connection: _Connection) -> None:
+        self._open.add(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._give_place_back()
+
+    def ended(self, connection: _Connection, *, reusable: bool) -> None:
+        """Note that a connection has no request any more; one that is not ``reusable`` is closing."""
+        del self._deadlines[connection]
+        if reusable:
+            self._idle.append(connection)
+            self._wake_at(connection.usable_until)
+            self._wake_next()
+
+    def _give_place_back(self) -> None:
+        self._places += 1
+        self._wake_next()
+
+    # --- Deadlines ------------------------------------------------------------------------
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_at = asyncio.get_running_loop().call_at(at, self._on_time), at
+
+    def _on_time(self) -> None:
+        self._timer, now = None, self.time()
+        for connection, deadline in list(self._deadlines.items()):
+            if deadline <= now:
+                connection.fail(httpx.ReadTimeout("no answer in time"))
+        for connection in [each for each in self._idle if each.usable_until <= now]:
+            self._idle.remove(connection)
+            connection.abort()
+        if times := [*self._deadlines.values(), *(each.usable_until for each in self._idle)]:
+            self._wake_at(min(times))
 
 
-def _verify_bundle(pem: bytes) -> None:
-    """Refuse a file without a certificate: pyreqwest takes one and trusts nothing new, silently."""
+async def _connected_socket(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
     try:
-        ssl.create_default_context(cadata=pem.decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as error:
-        raise UnusableCertificatesError("no certificate in the CA file") from error
+        sock.setblocking(False)  # noqa: FBT003
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock

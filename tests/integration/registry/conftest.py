@@ -1,12 +1,15 @@
 """Servers and clients that end with the test."""
 
+import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 import trustme
+import uvloop
 
-from consumer.registry.client import RegistryClient
+from consumer.registry.client import RegistryClient, httpx_transport
+from consumer.registry.tls import Tls
 from tests.integration.registry.servers import Connect, Handler, Serve, Server
 
 
@@ -26,15 +29,31 @@ async def serve() -> AsyncIterator[Serve]:
         await server.stop()
 
 
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """On both loops: the service runs on uvloop, where there is one."""
+    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(params=["ours", "httpx"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Whose transport carries the journeys: one contract holds for both."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def connect() -> AsyncIterator[Connect]:
+async def connect(transport: str) -> AsyncIterator[Connect]:
     """Make Registry clients that are closed with the test: two seconds, eight connections."""
     clients: list[RegistryClient] = []
 
     def make(target: Server | str, **changes: object) -> RegistryClient:
         url = target if isinstance(target, str) else f"http://127.0.0.1:{target.port}"
         settings: dict[str, object] = {"api_version": "v3", "timeout_seconds": 2.0, "concurrency": 8}
-        client = RegistryClient(url=url, **{**settings, **changes})  # type: ignore[arg-type]
+        settings |= changes
+        ca_file = settings.pop("ca_file", None)
+        tls = settings.setdefault("tls", Tls(ca_file=ca_file))  # type: ignore[arg-type]
+        if transport == "httpx" and "proxy" not in settings:
+            settings["transport"] = httpx_transport(settings["concurrency"], tls)  # type: ignore[arg-type]
+        client = RegistryClient(url=url, **settings)  # type: ignore[arg-type]
         clients.append(client)
         return client
 

@@ -41,13 +41,14 @@ async def test_the_bytes_on_the_wire(serve: Serve, connect: Connect) -> None:
 
 
 async def test_an_answer_in_our_words(serve: Serve, connect: Connect) -> None:
-    """Names in lower case; a header that is not text is left out rather than the answer."""
+    """Names in lower case; a header that is not ASCII does not cost the answer."""
     answer = (
         b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 7\r\nX-Odd: \xe9\xff\r\n"
         b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc"
     )
     found = await connect(await serve(answering(answer))).post_journey(BODY, TOKEN)
     headers = {"retry-after": "7", "content-encoding": "gzip", "content-length": "3"}
+    headers["x-odd"] = "\xe9\xff"
     assert found == Reply(429, headers, b"abc")
 
 
@@ -127,10 +128,7 @@ async def test_keys_and_front_page(serve: Serve, connect: Connect) -> None:
 
 
 async def test_no_more_at_once_than_allowed(serve: Serve, connect: Connect) -> None:
-    """Two hundred go eight at a time, on connections that are kept.
-
-    A few more than eight may be opened: hyper dials while it waits for one to come free, and keeps both.
-    """
+    """Two hundred go eight at a time, on eight connections that are kept."""
     at_once = most_at_once = 0
 
     async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,7 +146,7 @@ async def test_no_more_at_once_than_allowed(serve: Serve, connect: Connect) -> N
     found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(200)))
     assert all(isinstance(reply, Reply) for reply in found)
     assert most_at_once == 8
-    assert server.accepted <= 16
+    assert server.accepted == 8
 
 
 async def test_a_server_that_closes_idle_connections_is_not_felt(serve: Serve, connect: Connect) -> None:
@@ -169,7 +167,7 @@ async def test_a_server_that_closes_idle_connections_is_not_felt(serve: Serve, c
     server.handler = answering(OK)
     found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(50)))
     assert all(isinstance(reply, Reply) for reply in found)
-    assert 50 < server.accepted <= 50 + 16  # eight, and a few that hyper dialled while one came free
+    assert 50 < server.accepted <= 50 + 8
 
 
 async def test_a_connection_closed_before_it_is_used_again_costs_no_second_journey(
@@ -188,23 +186,25 @@ async def test_a_connection_closed_before_it_is_used_again_costs_no_second_journ
 
     client = connect(await serve(answer_once_then_swallow))
     assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
-    assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.READ, "ReadError")
+    found = await client.post_journey(BODY, TOKEN)
+    assert isinstance(found, Fault)
+    assert found.kind in {FaultKind.READ, FaultKind.PROTOCOL}
     assert requests == 2
 
 
-async def test_proxies_of_the_environment_are_used_only_when_asked(
+async def test_proxies_of_the_environment_are_not_used(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By default nothing between us and the Registry sees the token."""
+    """Only a proxy that our settings name sees the token."""
     proxy, server = await serve(answering(OK)), await serve(answering(OK))
     address = f"http://127.0.0.1:{proxy.port}"
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, address)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    assert isinstance(await connect(server).post_journey(BODY, TOKEN), Reply)
-    assert (proxy.accepted, server.accepted) == (0, 1)
-    assert isinstance(await connect(server, trust_env=True).post_journey(BODY, TOKEN), Reply)
-    assert (proxy.accepted, server.accepted) == (1, 1)
+    client = connect(server)
+    assert isinstance(await client.post_journey(BODY, TOKEN), Reply)
+    assert isinstance(await client.get_front_page(), Reply)
+    assert proxy.accepted == 0
     assert isinstance(await connect(server, proxy=address).post_journey(BODY, TOKEN), Reply)
-    assert (proxy.accepted, server.accepted) == (2, 1)
+    assert proxy.accepted == 1

@@ -29,6 +29,15 @@ BODY = b'{"journey_id": "1"}'
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
+#: httpx calls a connection that was closed without an answer a broken protocol.
+PERHAPS_PROCESSED = (FaultKind.READ, FaultKind.PROTOCOL)
+
+
+def kind_of(found: Reply | Fault) -> FaultKind | None:
+    """The kind of a fault, whose detail belongs to the transport."""
+    return found.kind if isinstance(found, Fault) else None
+
+
 async def test_a_refused_port_was_never_reached(connect: Connect) -> None:
     """No server listens."""
     found = await connect(f"http://127.0.0.1:{free_port()}").post_journey(BODY, TOKEN)
@@ -73,7 +82,7 @@ async def test_a_black_hole_ends_at_the_deadline(serve: Serve, connect: Connect)
 
     started = time.monotonic()
     found = await connect(await serve(swallow), timeout_seconds=0.4).post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TIMEOUT, "ReadTimeout")
+    assert kind_of(found) is FaultKind.TIMEOUT
     assert 0.3 < time.monotonic() - started < 5
 
 
@@ -92,7 +101,7 @@ async def test_a_server_that_drips_is_cut_at_the_deadline(
             await asyncio.sleep(0.02)
 
     found = await connect(await serve(drip), timeout_seconds=0.4).post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TIMEOUT, "ReadTimeout")
+    assert kind_of(found) is FaultKind.TIMEOUT
 
 
 @pytest.mark.parametrize("listening", [True, False])
@@ -108,7 +117,7 @@ async def test_a_connection_lost_after_sending_was_perhaps_processed(
             await read_request(reader)
 
     found = await connect(await serve(close_connection)).post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.READ, "ReadError")
+    assert kind_of(found) in PERHAPS_PROCESSED
 
 
 async def test_a_reset_connection_was_perhaps_processed(serve: Serve, connect: Connect) -> None:
@@ -196,31 +205,27 @@ async def test_no_free_connection_in_time_was_never_sent(serve: Serve, connect: 
     }
 
 
-async def test_a_cancelled_request_gives_its_slot_back_at_the_deadline(
-    serve: Serve, connect: Connect
-) -> None:
-    """Cancelling does not reach pyreqwest's request (0.15), so its own timeout must end it."""
+async def test_a_cancelled_request_ends_and_gives_its_place_back(serve: Serve, connect: Connect) -> None:
+    """Its connection is closed at once, not at the deadline, and another request takes the place."""
 
     async def swallow(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await reader.read()
 
     server = await serve(swallow)
-    client = connect(server, concurrency=2, timeout_seconds=1.0)
+    client = connect(server, concurrency=2, timeout_seconds=60.0)
     doomed = [asyncio.create_task(client.post_journey(BODY, TOKEN)) for _ in range(2)]
     await await_until(lambda: server.open == 2)
     for task in doomed:
         task.cancel()
     cancelled = await asyncio.gather(*doomed, return_exceptions=True)
     assert [type(found) for found in cancelled] == [asyncio.CancelledError] * 2
+    await await_until(lambda: server.open == 0)
     server.handler = answering(OK)
-
-    async def works() -> bool:
-        return isinstance(await client.post_journey(BODY, TOKEN), Reply)
-
-    await await_until(works)
-    assert await asyncio.gather(*(works() for _ in range(8))) == [True] * 8
+    found = await asyncio.gather(*(client.post_journey(BODY, TOKEN) for _ in range(8)))
+    assert [type(each) for each in found] == [Reply] * 8
 
 
+@pytest.mark.parametrize("transport", ["ours"], indirect=True)
 async def test_closing_ends_what_is_under_way(serve: Serve, connect: Connect) -> None:
     """A request under way ends as a fault, and so does one that comes too late."""
     started = asyncio.Event()
