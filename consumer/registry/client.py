@@ -1,7 +1,7 @@
 """The Registry over HTTP: bytes and a token in, a ``Reply`` or a ``Fault`` out.
 
-1. The only module that drives httpx. Answers are classified elsewhere: see ``classify``. Journeys travel over
-   ``transport``; what is rare, and everything through a proxy, over httpx's own transport.
+1. The only module that drives httpx. Answers are classified elsewhere: see ``classify``. Keys, and everything
+   through a proxy, travel over httpx's own transport, the rest over ours.
 2. Nothing that the network does raises here; each foreign exception has a row in ``FAULTS``.
 3. Every exchange ends within ``timeout_seconds``, whatever the server drips, and holds at most
    ``MAX_BODY_BYTES`` of its answer.
@@ -67,6 +67,7 @@ FAULTS: Final = {cls: kind for kind, classes in _CLASSES.items() for cls in clas
 _FOREIGN: Final = tuple(FAULTS)
 
 
+_HANDSHAKE: Final = (FaultKind.CONNECT, FaultKind.TLS)
 _PROXY_STATUS: Final = re.compile(r"([1-5][0-9]{2})\b")
 
 
@@ -80,10 +81,12 @@ def fault_of(error: Exception) -> Fault:
     if kind is FaultKind.PROXY and (status := _PROXY_STATUS.match(str(error))):
         return Fault(kind, status[1])
     cause: BaseException | None = error
-    while kind is FaultKind.CONNECT and cause is not None:
-        cause = cause.__cause__ or cause.__context__
+    while cause is not None and not isinstance(cause, TlsError):
         if isinstance(cause, ssl.SSLError):
-            return Fault(FaultKind.TLS, type(tls_error(cause)).__name__)
+            told = tls_error(cause)
+            if kind in _HANDSHAKE or isinstance(told, ClientCertificateError):
+                return Fault(FaultKind.TLS, type(told).__name__)
+        cause = cause.__cause__ or cause.__context__
     return Fault(kind, type(error).__name__)
 
 
@@ -144,11 +147,7 @@ class RegistryClient:
             headers = self._plain_headers.copy()
             headers["Authorization"] = f"Bearer {token}"
             self._token, self._token_headers = SecretStr(token), headers
-        if self._direct is None:
-            return await self._exchange("POST", self._journeys, self._token_headers, body)
-        stream = httpx.ByteStream(body)
-        request = httpx.Request("POST", self._journeys, headers=self._token_headers, stream=stream)
-        return await self._send(self._direct, request, _KEPT_BY_THE_TRANSPORT)
+        return await self._exchange_directly("POST", self._journeys, self._token_headers, body)
 
     async def post_access_token(self, access_key: str, secret_key: str) -> Reply | Fault:
         """Exchange the keys for a short-lived token (v3.3: 201 with ``access_token``, 5 calls a minute)."""
@@ -157,13 +156,22 @@ class RegistryClient:
 
     async def get_front_page(self) -> Reply | Fault:
         """GET the front page without a token: shows ``check`` that it answers, and its ``date``."""
-        return await self._exchange("GET", self._origin, self._plain_headers, b"")
+        return await self._exchange_directly("GET", self._origin, self._plain_headers, b"")
 
     async def aclose(self) -> None:
         """Close the connections; exchanges under way end as faults."""
         if self._direct is not None:
             await self._direct.aclose()
         await self._transport.aclose()
+
+    async def _exchange_directly(
+        self, method: str, url: httpx.URL, headers: httpx.Headers, body: bytes
+    ) -> Reply | Fault:
+        if self._direct is None:
+            return await self._exchange(method, url, headers, body)
+        # Neither `content` nor a length: the transport adds what else would be computed for each request.
+        request = httpx.Request(method, url, headers=headers, stream=httpx.ByteStream(body))
+        return await self._send(self._direct, request, _KEPT_BY_THE_TRANSPORT)
 
     async def _exchange(
         self, method: str, url: httpx.URL, headers: httpx.Headers, body: bytes

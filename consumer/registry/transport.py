@@ -41,8 +41,6 @@ _UNUSABLE: Final = re.compile(rb"[\r\n\0]")
 _ABOUT_OUR_CERTIFICATE: Final = re.compile(r"ALERT.*(CERTIFICATE|UNKNOWN_CA)")
 #: For so long an address that did not connect is tried after the others.
 _AVOIDED_SECONDS: Final = 60.0
-#: The peer has closed. Only Linux tells it apart from bytes to read; elsewhere reading finds it.
-_CLOSED_BY_PEER: Final = getattr(select, "POLLRDHUP", 0)
 
 
 class TlsError(httpx.ConnectError):
@@ -116,8 +114,8 @@ class _Connection(asyncio.Protocol):
         self._transport.write(request)
         return self._answer
 
-    def closed_by_peer(self) -> bool:
-        """Whether the peer has closed, also when the loop has not seen it yet."""
+    def is_spoilt(self) -> bool:
+        """Whether the peer has closed or sent what nobody asked for; the loop may not have seen it yet."""
         return self._transport.is_closing() or bool(self._poll.poll(0))
 
     def abort(self) -> None:
@@ -139,7 +137,7 @@ class _Connection(asyncio.Protocol):
         self.made = True
         self._transport = cast("asyncio.Transport", transport)
         self._parser = httptools.HttpResponseParser(self)
-        self._poll.register(transport.get_extra_info("socket").fileno(), _CLOSED_BY_PEER)
+        self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
         self._pool.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -292,7 +290,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     def _take_idle(self, now: float) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if now < connection.usable_until and not connection.closed_by_peer():
+            if now < connection.usable_until and not connection.is_spoilt():
                 return connection
             connection.abort()
         return None
@@ -365,7 +363,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         loop, tls = asyncio.get_running_loop(), self._tls if url.scheme == "https" else None
         host, port = url.raw_host.decode("ascii"), url.port or (80 if tls is None else 443)
         async with asyncio.timeout_at(until):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = await _addresses(host, port)
         lately = self.time() - _AVOIDED_SECONDS
         self._failed_at = {address: at for address, at in self._failed_at.items() if at > lately}
         found.sort(key=lambda info: self._failed_at.get(info[4], 0.0))
@@ -437,6 +435,10 @@ class DirectTransport(httpx.AsyncBaseTransport):
             connection.abort()
         if times := [*self._deadlines.values(), *(each.usable_until for each in self._idle)]:
             self._wake_at(min(times))
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 async def _connected_socket(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:

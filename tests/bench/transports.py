@@ -1,7 +1,7 @@
 """Which HTTP client sends the most journeys per CPU-second: the measurement behind our transport.
 
-Run with ``python -m tests.bench.transports [REQUESTS]``. CPU seconds of this process only, Rust threads
-included; the server, a minimal HTTP/1.1 one that answers like the Registry, is a process of its own.
+Run with ``python -m tests.bench.transports [REQUESTS]``. CPU seconds of this process only; the
+server, a minimal HTTP/1.1 one that answers like the Registry, is a process of its own.
 """
 
 import argparse
@@ -13,8 +13,6 @@ from contextlib import AsyncExitStack
 
 import httpx
 import uvloop
-from pyreqwest.client import ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
 
 from consumer.core.reply import Reply
 from consumer.registry.client import RegistryClient
@@ -60,20 +58,6 @@ async def candidates(origin: str, stack: AsyncExitStack) -> dict[str, tuple[Send
 
         client = await stack.enter_async_context(httpx.AsyncClient(transport=AiohttpTransport(limits=limits)))
         found["httpx-aiohttp, through AsyncClient"] = through_client(client), 4
-
-    theirs = HttpxTransport(ClientBuilder().max_connections(IN_FLIGHT).no_proxy().build())
-    client = await stack.enter_async_context(httpx.AsyncClient(transport=theirs))
-    found["pyreqwest's HttpxTransport, through AsyncClient"] = through_client(client), 4
-
-    ready = httpx.Request("POST", url, headers=headers, content=BODY)
-
-    async def direct() -> int:
-        response = await theirs.handle_async_request(ready)
-        await response.aread()
-        await response.aclose()
-        return response.status_code
-
-    found["pyreqwest's HttpxTransport, called with a ready Request"] = direct, 1
 
     registry = RegistryClient(
         url=origin, api_version="v3", timeout_seconds=TIMEOUT_SECONDS, concurrency=IN_FLIGHT

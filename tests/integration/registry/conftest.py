@@ -1,8 +1,10 @@
 """Servers and clients that end with the test."""
 
 import asyncio
+import contextlib
+import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import trustme
@@ -66,3 +68,18 @@ async def connect(transport: str) -> AsyncIterator[Connect]:
 def authority() -> trustme.CA:
     """An authority that no machine knows."""
     return trustme.CA()
+
+
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """A listening port whose queue is full: the kernel drops the first packet of whoever connects."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                filler.connect(listener.getsockname())
+        yield listener.getsockname()[1]

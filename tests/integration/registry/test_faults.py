@@ -1,15 +1,11 @@
 """Every way in which there is no answer, provoked on real sockets."""
 
 import asyncio
-import contextlib
 import socket
-import ssl
 import struct
 import time
-from collections.abc import Iterator
 
 import pytest
-import trustme
 
 from consumer.core.reply import Fault, FaultKind, Reply
 from consumer.registry.client import MAX_BODY_BYTES
@@ -20,7 +16,6 @@ from tests.integration.registry.servers import (
     answering,
     free_port,
     read_request,
-    server_context,
 )
 from tests.waiting import await_until
 
@@ -49,21 +44,6 @@ async def test_a_name_that_does_not_exist_was_never_reached(connect: Connect) ->
     found = await connect("http://registry.invalid").post_journey(BODY, TOKEN)
     assert isinstance(found, Fault)
     assert found.kind in {FaultKind.CONNECT, FaultKind.CONNECT_TIMEOUT}
-
-
-@pytest.fixture
-def full_backlog() -> Iterator[int]:
-    """A listening port whose queue is full: the kernel drops the first packet of whoever connects."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.settimeout(0)
-            with contextlib.suppress(BlockingIOError):
-                filler.connect(listener.getsockname())
-        yield listener.getsockname()[1]
 
 
 async def test_a_connection_that_is_never_accepted_was_never_sent(
@@ -240,65 +220,3 @@ async def test_closing_ends_what_is_under_way(serve: Serve, connect: Connect) ->
     await client.aclose()
     assert await waiting == Fault(FaultKind.READ, "CloseError")
     assert await client.post_journey(BODY, TOKEN) == Fault(FaultKind.READ, "CloseError")
-
-
-async def test_an_unknown_authority_is_not_trusted(
-    serve: Serve, connect: Connect, authority: trustme.CA
-) -> None:
-    """No request leaves before the certificate is verified."""
-    server = await serve(answering(OK), server_context(authority, "localhost"))
-    found = await connect(f"https://localhost:{server.port}").post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TLS, "TlsError")
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The authority's certificate, second in a bundle."""
-    path = tmp_path_factory.mktemp("ca") / "ca.pem"
-    path.write_bytes(trustme.CA().cert_pem.bytes() + authority.cert_pem.bytes())
-    return str(path)
-
-
-async def test_another_hosts_certificate_is_not_trusted(
-    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
-) -> None:
-    """The authority is known, the name is another."""
-    server = await serve(answering(OK), server_context(authority, "registry.example"))
-    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TLS, "TlsError")
-
-
-async def test_a_ca_file_is_trusted(
-    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
-) -> None:
-    """A private authority works by its file, also as the second certificate in it."""
-    server = await serve(answering(OK), server_context(authority, "localhost"))
-    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
-    assert isinstance(found, Reply)
-    assert found.status == 201
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1:DeprecationWarning")
-async def test_an_old_tls_is_refused(
-    serve: Serve, connect: Connect, authority: trustme.CA, ca_file: str
-) -> None:
-    """TLS 1.1 is not spoken, even to a server that we trust."""
-    context = server_context(authority, "localhost")
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    server = await serve(answering(OK), context)
-    found = await connect(f"https://localhost:{server.port}", ca_file=ca_file).post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TLS, "TlsError")
-
-
-async def test_a_machine_without_certificates_trusts_what_httpx_trusts(
-    serve: Serve, connect: Connect, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A slim image starts all the same, and still refuses an unknown authority."""
-    monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
-    monkeypatch.setenv("SSL_CERT_DIR", "/nonexistent")
-    plain = await serve(answering(OK))
-    assert isinstance(await connect(plain).post_journey(BODY, TOKEN), Reply)
-    server = await serve(answering(OK), server_context(authority, "localhost"))
-    found = await connect(f"https://localhost:{server.port}").post_journey(BODY, TOKEN)
-    assert found == Fault(FaultKind.TLS, "TlsError")

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -134,30 +133,10 @@ def test_an_unusable_url_is_refused_without_being_quoted(url: str) -> None:
     assert "hidden" not in str(caught.value)
 
 
-def test_an_unusable_ca_file_is_refused(tmp_path: Path) -> None:
-    """A file without certificates would otherwise be trusted as nothing, silently."""
-    empty = tmp_path / "ca.pem"
-    empty.write_bytes(b"no certificate")
-    for path in (empty, tmp_path / "absent.pem"):
-        with pytest.raises(ConfigurationError, match="REGISTRY_CA_FILE"):
-            registry(ca_file=path)
-
-
-def test_certificates_that_only_the_client_refuses_are_refused_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Rustls is stricter than OpenSSL; its refusal is told as one of the file, not of something else."""
-    broken = tmp_path / "ca.pem"
-    broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nMIIBAA==\n-----END CERTIFICATE-----\n")
-    monkeypatch.setattr("consumer.registry.transport._verify_bundle", lambda _: None)
-    with pytest.raises(ConfigurationError, match="REGISTRY_CA_FILE"):
-        registry(ca_file=broken)
-
-
 def test_an_unusable_proxy_is_refused_without_being_quoted() -> None:
     """A proxy's URL may hold a password."""
     with pytest.raises(ConfigurationError) as caught:
-        registry(proxy="http://user:hidden@[nonsense")
+        registry(proxy="ftp://user:hidden@proxy")
     assert "hidden" not in str(caught.value)
     assert caught.value.__cause__ is None
 
@@ -171,5 +150,5 @@ async def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None
     await client.aclose()
     assert isinstance(found, Fault)
     assert bad == Fault(FaultKind.OTHER, "LocalProtocolError")
-    shown = [client, vars(client), vars(client._transport), found, bad, caplog.text]
+    shown = [client, vars(client), vars(client._transport), vars(client._direct), found, bad, caplog.text]
     assert not [text for text in map(repr, shown) if TOKEN in text]

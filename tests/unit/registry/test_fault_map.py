@@ -1,18 +1,22 @@
-"""Every exception of the HTTP libraries has a row, and no row lets a text through."""
+"""Every exception of the HTTP library has a row, and no row lets a text through."""
 
 import inspect
 import ssl
 
 import httpx
-import pyreqwest.exceptions
 import pytest
 
 from consumer.core.reply import Fault, FaultKind
 from consumer.registry.client import FAULTS, fault_of
-from consumer.registry.transport import TRANSLATION, TlsError, _translated
+from consumer.registry.transport import ClientCertificateError, TlsError
 
-REQUEST = httpx.Request("POST", "http://localhost/v3/journeys")
-NEVER_SENT = {FaultKind.CONNECT, FaultKind.CONNECT_TIMEOUT, FaultKind.TLS, FaultKind.POOL_TIMEOUT}
+NEVER_SENT = {
+    FaultKind.CONNECT,
+    FaultKind.CONNECT_TIMEOUT,
+    FaultKind.TLS,
+    FaultKind.POOL_TIMEOUT,
+    FaultKind.PROXY,
+}
 
 
 def exceptions_of(module: object) -> set[type[Exception]]:
@@ -22,32 +26,24 @@ def exceptions_of(module: object) -> set[type[Exception]]:
 
 def descendants(root: type[Exception]) -> set[type[Exception]]:
     """The class and all its subclasses that the library itself defines."""
-    own = {root} if root.__module__.split(".")[0] in {"httpx", "pyreqwest"} else set()
+    own = {root} if root.__module__.split(".")[0] == "httpx" else set()
     return own.union(*(descendants(sub) for sub in root.__subclasses__()))
 
 
 HTTPX = exceptions_of(httpx).union(
     *(descendants(root) for root in (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL))
 )
-PYREQWEST = descendants(pyreqwest.exceptions.PyreqwestError)
 
 
 def test_the_walks_find_what_they_should() -> None:
-    """The two walks are not empty: they see the classes that we know."""
+    """They are not empty: they see the classes that we know."""
     assert {httpx.ReadError, httpx.StreamConsumed, httpx.InvalidURL, httpx.CookieConflict} <= HTTPX
-    assert {pyreqwest.exceptions.ConnectError, pyreqwest.exceptions.JSONDecodeError} <= PYREQWEST
 
 
 @pytest.mark.parametrize("error", sorted(HTTPX, key=lambda cls: cls.__name__))
 def test_every_exception_of_httpx_has_its_own_row(error: type[Exception]) -> None:
     """A new exception class in httpx fails here until it has a row."""
     assert error in FAULTS
-
-
-@pytest.mark.parametrize("error", sorted(PYREQWEST, key=lambda cls: cls.__name__))
-def test_every_exception_of_pyreqwest_is_translated(error: type[Exception]) -> None:
-    """A new exception class in pyreqwest fails here until it has a row."""
-    assert TRANSLATION[error] in FAULTS
 
 
 def test_a_subclass_falls_to_its_nearest_row_and_only_its_name_is_told() -> None:
@@ -61,35 +57,46 @@ def test_a_subclass_falls_to_its_nearest_row_and_only_its_name_is_told() -> None
     assert fault_of(TimeoutError()) == Fault(FaultKind.TIMEOUT, "TimeoutError")
 
 
-CONNECTING = "client error (Connect)"
-SENDING = "client error (SendRequest)"
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [
+        ("CERTIFICATE_VERIFY_FAILED", "TlsError"),
+        ("WRONG_VERSION_NUMBER", "TlsError"),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TlsError"),
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", "ClientCertificateError"),
+        ("TLSV1_ALERT_UNKNOWN_CA", "ClientCertificateError"),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", "ClientCertificateError"),
+    ],
+)
+def test_httpx_hides_a_failed_handshake_in_the_cause(reason: str, detail: str) -> None:
+    """It raises a ConnectError for a refused port and for a refused certificate alike."""
+    inner = ssl.SSLError(1, "secret text")
+    inner.reason = reason
+    outer = httpx.ConnectError("secret text")
+    outer.__cause__ = inner
+    assert fault_of(outer) == Fault(FaultKind.TLS, detail)
+    assert fault_of(httpx.ConnectError("secret text")) == Fault(FaultKind.CONNECT, "ConnectError")
 
 
 @pytest.mark.parametrize(
-    ("error", "causes", "kind"),
+    ("text", "detail"),
     [
-        (pyreqwest.exceptions.ConnectError, [CONNECTING, "tcp connect error"], FaultKind.CONNECT),
-        (pyreqwest.exceptions.ConnectError, [CONNECTING, "tls handshake eof"], FaultKind.TLS),
-        (pyreqwest.exceptions.ConnectError, [SENDING, "connection error"], FaultKind.READ),
-        (pyreqwest.exceptions.ConnectError, None, FaultKind.READ),
-        (pyreqwest.exceptions.ConnectTimeoutError, [CONNECTING], FaultKind.CONNECT_TIMEOUT),
-        (pyreqwest.exceptions.ConnectTimeoutError, ["operation timed out"], FaultKind.TIMEOUT),
-        (pyreqwest.exceptions.ConnectTimeoutError, None, FaultKind.TIMEOUT),
+        ("407 Proxy Authentication Required", "407"),
+        ("502 ", "502"),
+        ("secret text", "ProxyError"),
+        ("", "ProxyError"),
     ],
 )
-def test_never_sent_is_said_only_while_connecting(
-    error: type[pyreqwest.exceptions.DetailedPyreqwestError], causes: list[str] | None, kind: FaultKind
-) -> None:
-    """Pyreqwest calls every lost connection a ConnectError; the causes tell which one was."""
-    details = {"causes": None if causes is None else [{"message": text} for text in causes]}
-    found = fault_of(_translated(error("text", details), REQUEST))  # type: ignore[arg-type]
-    assert found.kind is kind
+def test_a_proxys_status_is_all_that_is_told_of_its_answer(text: str, detail: str) -> None:
+    """Httpx has it in the text only."""
+    assert fault_of(httpx.ProxyError(text)) == Fault(FaultKind.PROXY, detail)
 
 
 def test_only_failures_to_connect_claim_that_nothing_was_sent() -> None:
     """The rows of the table that claim it are exactly those of connecting and of our own pool."""
     assert {error for error, kind in FAULTS.items() if kind in NEVER_SENT} == {
         TlsError,
+        ClientCertificateError,
         ssl.SSLError,
         httpx.ConnectError,
         httpx.ConnectTimeout,
