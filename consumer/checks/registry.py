@@ -12,20 +12,26 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from consumer.app import build_token_source
+from consumer.app import build_tls, build_token_source
 from consumer.checks import Finding, expiry, fail, ok, warn
 from consumer.config import Settings
 from consumer.core.outcome import Misconfigured, Unauthorized, Unavailable
 from consumer.core.reply import Fault, FaultKind, Reply
+from consumer.registry.classify import NO_CLIENT_CERTIFICATE, classify
 from consumer.registry.client import RegistryClient
+from consumer.registry.transport import ClientCertificateError
 
 #: The Registry refuses journeys that end in its future: with a clock that is ahead they are sent too soon,
 #: with one that is behind they are held. Both are retried, so that only minutes matter.
 SKEW_WARN_SECONDS, SKEW_FAIL_SECONDS = 5.0, 60.0
 _SERVER_ERRORS = 500
+_NO_CERTIFICATE = (
+    "wants a client certificate, and REGISTRY_CLIENT_CERT_FILE and REGISTRY_CLIENT_KEY_FILE "
+    "name none that it accepts"
+)
 _FAULTS = {
     FaultKind.TLS: "the TLS handshake failed: its certificate is not accepted",
-    FaultKind.PROXY: "is not reached: REGISTRY_PROXY_URL answered",
+    FaultKind.PROXY: "is not reached: the proxy of REGISTRY_PROXY_URL did not connect",
     FaultKind.CONNECT: "cannot be reached: unknown host name, or no server listens on this address and port",
     FaultKind.CONNECT_TIMEOUT: "cannot be reached: connecting timed out",
     FaultKind.TIMEOUT: "did not answer in time",
@@ -40,12 +46,10 @@ async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncI
     answer = await registry.get_front_page()
     answered_at = time.time()
     if isinstance(answer, Fault):
-        text = _FAULTS.get(answer.kind, f"cannot be reached ({answer.kind.value})")
-        if answer.kind is FaultKind.TLS:  # the HTTP client does not give OpenSSL's reason
-            refused = await asyncio.to_thread(_handshake, settings)
-            if isinstance(refused, ssl.SSLCertVerificationError):
-                text += f" ({refused.verify_message})"
-        yield fail("registry", f"{settings.registry_url} {text}")
+        yield fail("registry", f"{settings.registry_url} {await _fault(settings, answer)}")
+        return
+    if isinstance(said := classify(answer), Unavailable) and said.detail == NO_CLIENT_CERTIFICATE:
+        yield fail("registry", f"{settings.registry_url} {_NO_CERTIFICATE}")
         return
     if answer.status >= _SERVER_ERRORS:
         yield warn("registry", f"{settings.registry_url} answers {answer.status} now")
@@ -54,12 +58,26 @@ async def check_registry(settings: Settings, registry: RegistryClient) -> AsyncI
         yield ok("registry", f"{settings.registry_url} reachable{secured}, {answered_at - asked_at:.2f} s")
     if settings.registry_url.startswith("https:") and settings.registry_proxy_url is None:
         certificate = await asyncio.to_thread(_handshake, settings)
-        if isinstance(certificate, dict):  # else the service's trust store is larger: it has connected
+        if isinstance(certificate, dict):
             for finding in expiry("registry", certificate):
                 yield finding
     yield _clock(answer, (asked_at + answered_at) / 2)
     if settings.registry_access_key or settings.registry_access_key_file:
         yield await _keys(settings, registry)
+
+
+async def _fault(settings: Settings, fault: Fault) -> str:
+    if fault.kind is FaultKind.PROXY and fault.detail.isdecimal():
+        wanted = ": it wants user and password in REGISTRY_PROXY_URL" if fault.detail == "407" else ""
+        return f"is not reached: the proxy answered {fault.detail} instead of connecting{wanted}"
+    if fault.detail == ClientCertificateError.__name__:
+        return _NO_CERTIFICATE
+    text = _FAULTS.get(fault.kind, f"cannot be reached ({fault.kind.value})")
+    if fault.kind is FaultKind.TLS:  # the HTTP client does not give OpenSSL's reason
+        refused = await asyncio.to_thread(_handshake, settings)
+        if isinstance(refused, ssl.SSLCertVerificationError):
+            return f"{text} ({refused.verify_message})"
+    return text
 
 
 def _clock(answer: Reply, ours: float) -> Finding:
@@ -81,13 +99,10 @@ def _handshake(settings: Settings) -> dict[str, Any] | OSError:
     """The Registry's verified certificate, or why there is none. Blocking."""
     parts = urlsplit(settings.registry_url)
     address = (parts.hostname or "", parts.port or 443)
-    context = ssl.create_default_context()
     try:
-        if settings.registry_ca_file is not None:
-            context.load_verify_locations(settings.registry_ca_file)
         with (
             socket.create_connection(address, settings.registry_timeout_seconds) as plain,
-            context.wrap_socket(plain, server_hostname=parts.hostname) as secured,
+            build_tls(settings).context.wrap_socket(plain, server_hostname=parts.hostname) as secured,
         ):
             return dict(secured.getpeercert() or {})
     except OSError as error:

@@ -238,7 +238,7 @@ def _unused_proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[st
     if settings.registry_proxy_url is None and not is_loopback(settings.registry_url):
         for name in _PROXIES[urlsplit(settings.registry_url).scheme]:
             if environ.get(name) or environ.get(name.lower()):
-                yield f"{name} is set and not used: REGISTRY_PROXY_URL names the proxy of the Registry"
+                yield f"{name} is set and not used: the proxy of the Registry is REGISTRY_PROXY_URL"
 
 
 def _near_misses(environ: Mapping[str, str]) -> Iterator[str]:

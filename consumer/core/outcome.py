@@ -109,7 +109,8 @@ class Unavailable:
     """No usable answer: an outage, a timeout, a lost connection, a 408 or a plain 5xx.
 
     Also whatever a gateway, a firewall or a portal answered in the Registry's place. ``status`` is None when
-    there was no answer; ``exception`` is then the class of what the client raised.
+    there was no answer; ``exception`` is then the class of what the client raised, or
+    the status of a proxy's own answer.
     """
 
     detail: str

@@ -95,21 +95,22 @@ def is_known_path(path: str) -> bool:
 #: What our codes are made of. A test reads them out of the source.
 _CODE_WORDS = frozenset(
     """
-    access after allowed ambiguous api array bad base64 batch before character cloudevent cloudevents complex
-    compressed connect data deep duplicate empty encoding end ends file foreign format future http in integer
-    invalid is json key keys large long malformed many mapping missing nested no not null of other out pool
-    protocol range read refused repeated result short start store syntax text timeout tls to token too type
-    unknown unusable utf8 value version without wrong
+    access after allowed ambiguous api array bad base64 batch before certificate character client cloudevent
+    cloudevents complex compressed connect data deep duplicate empty encoding end ends file foreign format
+    future http in integer invalid is json key keys large long malformed many mapping missing nested no not
+    null of other out pool protocol proxy range read refused repeated result short start store syntax text
+    timeout tls to token too type unknown unusable utf8 value version without wrong
     """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
 )
-#: As the service writes them: a code, perhaps the broken terms, the field's path or the exception's class.
+#: As the service writes them: a code, perhaps the broken terms, the field's path, the exception's class or a
+#: proxy's status.
 _DETAIL = re.compile(
     r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}|"
     r"JsonWebTokenError|TokenExpiredError|NotBeforeError|SyntaxError|PayloadTooLargeError)"
     r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
     r"(?: at (?P<path>[a-z0-9_.]{1,160}))?"
-    r"(?: \([A-Z][A-Za-z]{1,40}"
-    r"(?:Error|Timeout|Protocol|Redirects|URL|Conflict|Consumed|Closed|NotRead|Exception)\))?",
+    r"(?: \((?:\d{3}|[A-Z][A-Za-z]{1,40}"
+    r"(?:Error|Timeout|Protocol|Redirects|URL|Conflict|Consumed|Closed|NotRead|Exception))\))?",
     re.ASCII,
 )
 

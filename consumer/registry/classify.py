@@ -193,6 +193,9 @@ def classify(answer: Reply | Fault) -> Outcome:
 
 
 _SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status
+#: The detail of nginx's "400 No required SSL certificate was sent" and "400 The SSL certificate error".
+NO_CLIENT_CERTIFICATE = "no_client_certificate"
+_BAD_REQUEST = 400
 _TOO_MANY, _PROXY_AUTHENTICATION = 429, 407
 
 
@@ -222,6 +225,8 @@ def _without_error(reply: Reply, body: Any) -> Outcome:
         found, created_at = has_result(body)
         if found:
             return Registered(status, created_at)
+    if status == _BAD_REQUEST and b"SSL certificate" in reply.body:
+        return Unavailable(NO_CLIENT_CERTIFICATE, status)
     rule = _rule(status)
     if rule in _REGISTRYS_OWN and not _is_registrys(reply, body):
         return Unavailable(f"foreign_{status}", status, retry_after_seconds=_wait(reply))

@@ -31,14 +31,18 @@ class FrontPage(BaseHTTPRequestHandler):
 
     status = 200
     date: str | None = None
+    body = b""
 
     def do_GET(self) -> None:
         """Answer, with the date that the test wants."""
         self.send_response_only(self.status)
         if self.date != "":
             self.send_header("Date", self.date or self.date_time_string())
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(self.body)))
         self.end_headers()
+        self.wfile.write(self.body)
+
+    do_CONNECT = do_GET  # noqa: N815 the base class's name
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
@@ -463,3 +467,33 @@ def test_a_wrong_setting_is_exit_2(check: Check, capsys: pytest.CaptureFixture[s
     code, lines = check(BROKER_PREFETCH="many")
     assert (code, lines) == (2, [])
     capsys.readouterr()
+
+
+def test_a_registry_that_wants_a_client_certificate_fails(check: Check, page: type[FrontPage]) -> None:
+    """Nginx completes the handshake and answers with a page of its own."""
+    page.status, page.body = 400, b"<title>400 No required SSL certificate was sent</title>"
+    code, lines = check()
+    assert code == 1
+    (line,) = [line for line in lines if line.startswith("FAIL")]
+    assert "wants a client certificate, and REGISTRY_CLIENT_CERT_FILE" in line
+
+
+def test_what_a_proxy_answers_is_told_as_the_proxys(
+    check: Check, page: type[FrontPage], http_registry: str
+) -> None:
+    """Its status; what it wants; not its password."""
+    for status, words in ((407, "it wants user and password"), (502, "answered 502 instead of connecting")):
+        page.status = status
+        proxy = http_registry.replace("://", f"://user:{TOKEN}@")
+        code, lines = check(REGISTRY_URL="https://registry.example", REGISTRY_PROXY_URL=proxy)
+        assert code == 1
+        (line,) = [line for line in lines if line.startswith("FAIL")]
+        assert f"the proxy answered {status}" in line
+        assert words in line
+
+
+def test_a_proxy_that_is_not_used_is_a_warning(check: Check) -> None:
+    """The Registry of this test is on this machine, to which no proxy leads: another one is named."""
+    code, lines = check(REGISTRY_URL="https://registry.invalid", HTTPS_PROXY="http://127.0.0.1:1")
+    assert code == 1
+    assert any(line.startswith("warn configuration HTTPS_PROXY is set and not used") for line in lines)

@@ -510,9 +510,62 @@ def test_what_others_put_into_the_environment_is_not_taken_for_a_mistake() -> No
         "BROKER_PORT_5672_TCP_ADDR": "x",
         "REGISTRY_SERVICE_HOST": "x",
         "HTTP_PROXY": "x",
+        "NO_PROXY": "x",
         "PATH": "x",
     }
     assert load(TOKEN | environ).warnings == ()
+
+
+# --- Secrecy on the way ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "plain"),
+    [
+        ("amqp://u:p@broker.example//", True),
+        ("amqps://broker.example;amqp://broker.example", True),
+        ("amqps://broker.example", False),
+        ("amqp://u:p@localhost//", False),
+        ("amqp://127.0.0.8;amqp://[::1]", False),
+        ("memory://", False),
+    ],
+)
+def test_a_broker_without_tls_is_a_warning_or_refused(url: str, plain: bool) -> None:  # noqa: FBT001
+    """Password and personal data cross the network; what stays on this machine is nobody's business."""
+    warnings = load(TOKEN | {"BROKER_URL": url}).warnings
+    assert [text for text in warnings if "in the clear" in text] == (
+        ["BROKER_URL is amqp:// to another machine: password and journeys travel in the clear"] * plain
+    )
+    environ = TOKEN | {"BROKER_URL": url, "BROKER_REQUIRE_TLS": "true"}
+    if plain:
+        assert problems(environ) == [
+            "BROKER_URL must be amqps: BROKER_REQUIRE_TLS refuses amqp:// to another machine"
+        ]
+    else:
+        load(environ)
+
+
+@pytest.mark.parametrize("side", ["REGISTRY", "BROKER"])
+def test_a_client_certificate_needs_its_key(tmp_path: Path, side: str) -> None:
+    """And a key its certificate."""
+    file = tmp_path / "pem"
+    file.touch()
+    for part in ("CERT", "KEY"):
+        assert problems(TOKEN | {f"{side}_CLIENT_{part}_FILE": str(file)}) == [
+            f"{side}_CLIENT_CERT_FILE and {side}_CLIENT_KEY_FILE are only of use together: set both"
+        ]
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_that_is_not_used_is_told(name: str) -> None:
+    """Other programs on this machine would use it."""
+    environ = TOKEN | {name: f"http://user:{SECRET}@proxy:3128"}
+    (warning,) = load(environ).warnings
+    assert (
+        warning == f"{name.upper()} is set and not used: REGISTRY_PROXY_URL names the proxy of the Registry"
+    )
+    assert load(environ | {"REGISTRY_PROXY_URL": "http://proxy:3128"}).warnings == ()
+    assert load(environ | {"REGISTRY_URL": "http://127.0.0.1:1"}).warnings == ()
 
 
 # --- In words ----------------------------------------------------------------------------

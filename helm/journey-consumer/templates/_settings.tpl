@@ -55,6 +55,7 @@
 {{- $_ := set $settings "BROKER_EXCHANGE" $values.queue.exchange -}}
 {{- with $values.queue.routingKey -}}{{- $_ := set $settings "BROKER_ROUTING_KEY" . -}}{{- end -}}
 {{- end -}}
+{{- if $values.broker.requireTls -}}{{- $_ := set $settings "BROKER_REQUIRE_TLS" "true" -}}{{- end -}}
 {{- if $values.broker.caBundle.existingConfigMap -}}
 {{- $_ := set $settings "BROKER_CA_FILE" (printf "/etc/journey-consumer/broker-ca/%s" $values.broker.caBundle.key) -}}
 {{- end -}}

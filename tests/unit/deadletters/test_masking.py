@@ -271,7 +271,7 @@ def test_every_code_of_ours_is_told() -> None:
     codes |= (
         {code for code, _ in refusals._WORDS.values()}
         | set(FaultKind)
-        | {policy.IN_THE_FUTURE, "http_503", "foreign_406"}
+        | {policy.IN_THE_FUTURE, "http_503", "foreign_406", "proxy (502)"}
     )
     codes |= (
         set(rules._BY_DATA) | {str(code) for code in rules._BY_CODE} | {str(code) for code in HTTP_ERRORS}

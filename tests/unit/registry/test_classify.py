@@ -50,6 +50,7 @@ MEANING: dict[str, Outcome] = {
     "no-journey-id-2023/500": Rejected(500, "-32000 at journey_id"),
     "no-phone-2025/400": Rejected(400, "-32600"),
     "bad-request-without-body/400": Unavailable("foreign_400", 400),
+    "no-client-certificate/400": Unavailable("no_client_certificate", 400),
     "early-2023/422": Early(422),
     "early-2025/422": Early(422),
     "parse-error/422": Rejected(422, "-32700"),
@@ -476,3 +477,10 @@ def test_reset_time_without_a_zone_is_utc() -> None:
     """The body's ``resetTime`` is read as UTC when it names no zone."""
     body = b'{"error": {"code": 429, "remaining": 0, "resetTime": "1970-01-01T00:01:00"}}'
     assert rate_limit(Reply(429, {}, body), now_epoch=50.0) == RateLimit(None, 0, 10.0)
+
+
+def test_a_proxy_that_wants_credentials_is_a_misconfiguration() -> None:
+    """Nothing else that a proxy answers to CONNECT says anything about us."""
+    assert classify(Fault(FaultKind.PROXY, "407")) == Misconfigured(407, "proxy_407")
+    for detail in ("403", "502", "ProxyError"):
+        assert classify(Fault(FaultKind.PROXY, detail)) == Unavailable("proxy", exception=detail)
