@@ -243,11 +243,11 @@ def test_commands_that_never_speak_to_the_registry_need_no_token() -> None:
 
 def test_settings_are_read_from_files_and_the_environment_wins(secrets: Path) -> None:
     """A file is read where no variable is set; a variable that hides a file is a warning."""
-    put(secrets, "BROKER_URL", "amqp://u:p@files//\n")
+    put(secrets, "BROKER_URL", "amqps://u:p@files//\n")
     put(secrets, "HTTP_PORT", "9000\n")
     put(secrets, "LOG_LEVEL", "\n")
     settings = load(TOKEN | {"SECRETS_DIR": str(secrets), "HTTP_PORT": "9001"})
-    assert settings.broker_urls == ("amqp://u:p@files//",)
+    assert settings.broker_urls == ("amqps://u:p@files//",)
     assert settings.http_port == 9001
     assert settings.log_level == "INFO"
     assert len(settings.warnings) == 1
@@ -538,7 +538,7 @@ def test_a_broker_without_tls_is_a_warning_or_refused(url: str, plain: bool) -> 
     )
     environ = TOKEN | {"BROKER_URL": url, "BROKER_REQUIRE_TLS": "true"}
     if plain:
-        assert problems(environ) == [
+        assert problems(**environ) == [
             "BROKER_URL must be amqps: BROKER_REQUIRE_TLS refuses amqp:// to another machine"
         ]
     else:
@@ -551,7 +551,7 @@ def test_a_client_certificate_needs_its_key(tmp_path: Path, side: str) -> None:
     file = tmp_path / "pem"
     file.touch()
     for part in ("CERT", "KEY"):
-        assert problems(TOKEN | {f"{side}_CLIENT_{part}_FILE": str(file)}) == [
+        assert problems(**TOKEN, **{f"{side}_CLIENT_{part}_FILE": str(file)}) == [
             f"{side}_CLIENT_CERT_FILE and {side}_CLIENT_KEY_FILE are only of use together: set both"
         ]
 
@@ -561,9 +561,7 @@ def test_a_proxy_of_the_environment_that_is_not_used_is_told(name: str) -> None:
     """Other programs on this machine would use it."""
     environ = TOKEN | {name: f"http://user:{SECRET}@proxy:3128"}
     (warning,) = load(environ).warnings
-    assert (
-        warning == f"{name.upper()} is set and not used: REGISTRY_PROXY_URL names the proxy of the Registry"
-    )
+    assert warning == f"{name.upper()} is set and not used: the proxy of the Registry is REGISTRY_PROXY_URL"
     assert load(environ | {"REGISTRY_PROXY_URL": "http://proxy:3128"}).warnings == ()
     assert load(environ | {"REGISTRY_URL": "http://127.0.0.1:1"}).warnings == ()
 

@@ -20,7 +20,7 @@ REFUSAL = b'{"jsonrpc":"2.0","id":1,"error":{"code":-32501,"message":"Unauth'
     [
         b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
         b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + OK,
-        b"HTTP/1.1 201 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x=y\r\n{\r\n1\r\n}\r\n0\r\nX-Late: 1\r\n\r\n",
+        b"HTTP/1.1 201 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;x\r\n{\r\n1\r\n}\r\n0\r\nX-Late: 1\r\n\r\n",
         b"HTTP/1.1 201 Created\r\nConnection: close\r\n\r\n{}",
         b"HTTP/1.0 201 Created\r\n\r\n{}",
     ],
