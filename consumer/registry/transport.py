@@ -108,7 +108,8 @@ class _Connection(asyncio.Protocol):
         """Write a whole request; the future is its answer."""
         self._status = self._received = 0
         self._headers: list[tuple[bytes, bytes]] = []
-        self._body = b""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
         self._keep = self._whole = False
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -157,7 +158,7 @@ class _Connection(asyncio.Protocol):
             self._end(broken)
         elif not self._status and self._received > MAX_HEAD_BYTES:
             self._end(httpx.RemoteProtocolError("the head of the answer has no end"))
-        elif len(self._body) > self._pool.max_body_bytes or self._received > MAX_WIRE_BYTES:
+        elif self._body_bytes > self._pool.max_body_bytes or self._received > MAX_WIRE_BYTES:
             self._end(httpx.RemoteProtocolError("the answer is longer than allowed"))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -190,7 +191,8 @@ class _Connection(asyncio.Protocol):
             self._headers = []
 
     def on_body(self, body: bytes) -> None:
-        self._body = self._body + body if self._body else body
+        self._body.append(body)
+        self._body_bytes += len(body)
 
     def on_message_complete(self) -> None:
         self._whole = self._answered = bool(self._status)
@@ -205,7 +207,8 @@ class _Connection(asyncio.Protocol):
             if cut is not None and not self._status:
                 answer.set_exception(cut)
             else:
-                stream = httpx.ByteStream(self._body) if cut is None else _CutBody(self._body, cut)
+                body = b"".join(self._body)
+                stream = httpx.ByteStream(body) if cut is None else _CutBody(body, cut)
                 answer.set_result(httpx.Response(self._status, headers=self._headers, stream=stream))
         # A server that answers before it has the whole request may stop reading it.
         reusable = cut is None and self._keep and not self._transport.get_write_buffer_size()
