@@ -26,7 +26,7 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An HTTP answer. Header names are lower case; ``body`` is bounded by the edge."""
+    """An HTTP answer. ``headers`` are those that are read, in lower case; ``body`` is bounded by the edge."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)

@@ -62,6 +62,15 @@ _CLASSES: Final[Mapping[FaultKind, tuple[type[Exception], ...]]] = {
         *(httpx.TransportError, httpx.RequestError, httpx.HTTPError),
     ),
 }
+#: The headers of an answer that anything here reads; the others are not decoded for each journey.
+_READ: Final = {
+    name.encode("ascii"): name
+    for name in (
+        *("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset", "ratelimit-policy"),
+        *("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+        *("date", "retry-after", "content-encoding"),
+    )
+}
 _KEPT_BY_THE_TRANSPORT: Final = contextlib.nullcontext()  # the deadline
 FAULTS: Final = {cls: kind for kind, classes in _CLASSES.items() for cls in classes}
 _FOREIGN: Final = tuple(FAULTS)
@@ -203,7 +212,7 @@ class RegistryClient:
         except _FOREIGN as error:
             cut = error
         finally:
-            if response is not None:
+            if response is not None and not isinstance(response.stream, httpx.ByteStream):
                 await response.aclose()
         return _reply(response, body, cut)
 
@@ -227,10 +236,11 @@ def _reply(response: httpx.Response | None, body: bytes, cut: Exception | None) 
         raise TypeError("neither an answer nor an exception")
     whole = len(body) <= MAX_BODY_BYTES
     body = body[:MAX_BODY_BYTES]
-    # Names and values as they came: httpx would guess an encoding for them at every look.
-    raw = response.headers.raw
-    headers = {k.lower().decode("latin-1"): v.decode("latin-1") for k, v in raw}
-    if len(headers) < len(raw) and "retry-after" in headers:  # a gateway may have added its own
+    headers: dict[str, str] = {}
+    for name, value in response.headers.raw:  # as they came: httpx would guess an encoding at every look
+        if (key := _READ.get(name.lower())) is not None:
+            headers[key] = value.decode("latin-1")
+    if "retry-after" in headers:  # a gateway may have added its own
         headers["retry-after"] = ", ".join(response.headers.get_list("retry-after"))
     if headers.get("content-encoding", "").lower() in {"gzip", "x-gzip", "deflate"}:
         body, whole = _decompressed(body, whole=whole)  # a gateway's doing: we asked for `identity`

@@ -8,6 +8,7 @@ no harm.
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from typing import Any
 
 from consumer.core.reply import RateLimit, Reply
@@ -95,6 +96,7 @@ def _number(value: Any) -> float | None:
     return number if 0 <= number < 1e12 else None  # noqa: PLR2004 - also refuses NaN and infinity
 
 
+@lru_cache(maxsize=8)  # a server's date changes once a second
 def _http_date(value: str | None) -> float | None:
     if value is None or _HTTP_DATE.fullmatch(value) is None:
         return None
