@@ -143,6 +143,7 @@ class RegistryClient:
         self._transport = transport or httpx_transport(concurrency, self._tls, proxy)
         if transport is None and proxy is None:
             self._direct = DirectTransport(
+                origin=self._origin,
                 concurrency=concurrency,
                 timeout_seconds=timeout_seconds,
                 connection_seconds=connection_seconds,

@@ -36,6 +36,7 @@ MAX_WIRE_BYTES: Final = 1024 * 1024  # of an answer, framing included: a chunk m
 _NO_BODY: Final = (204, 304)
 _FINAL: Final = 200  # statuses below are interim
 _FRAMING: Final = (b"content-length", b"transfer-encoding")
+_OUR_OWN: Final = (b"host", *_FRAMING)  # headers that are made here
 _UNUSABLE: Final = re.compile(rb"[\r\n\0]")
 #: OpenSSL's names of what a server says when it has judged our certificate.
 _ABOUT_OUR_CERTIFICATE: Final = re.compile(r"ALERT.*(CERTIFICATE|UNKNOWN_CA)")
@@ -74,22 +75,24 @@ class _CutBody(httpx.AsyncByteStream):
 class _Head:
     """The last request's head, ready but for the length; a token lives here, so no repr shows it."""
 
-    __slots__ = ("headers", "ready", "url")
+    __slots__ = ("headers", "method", "ready", "target")
 
-    def __init__(self, request: httpx.Request) -> None:
-        self.url = request.url
-        self.headers = request.headers.raw
-        method, target = request.method.encode("ascii"), request.url.raw_path
-        lines = [(name, value) for name, value in self.headers if name.lower() not in _FRAMING]
-        if "host" not in request.headers:
-            lines.insert(0, (b"Host", request.url.netloc))
+    def __init__(self, request: httpx.Request, origin: httpx.URL) -> None:
+        self.headers, self.method, self.target = request.headers.raw, request.method, request.url.raw_path
+        lines = [(b"Host", origin.netloc)]
+        lines += [(name, value) for name, value in self.headers if name.lower() not in _OUR_OWN]
         if any(_UNUSABLE.search(part) for line in lines for part in line):
             raise httpx.LocalProtocolError("a header is unusable", request=request)
         head = b"".join(b"%b: %b\r\n" % line for line in lines)
-        self.ready = b"%b %b HTTP/1.1\r\n%bContent-Length: " % (method, target, head)
+        method = self.method.encode("ascii")
+        self.ready = b"%b %b HTTP/1.1\r\n%bContent-Length: " % (method, self.target, head)
 
     def fits(self, request: httpx.Request) -> bool:
-        return self.headers == request.headers.raw and self.url == request.url
+        return (self.headers, self.method, self.target) == (
+            request.headers.raw,
+            request.method,
+            request.url.raw_path,
+        )
 
 
 class _Connection(asyncio.Protocol):
@@ -111,7 +114,7 @@ class _Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._keep = self._whole = False
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer = self._pool.loop.create_future()
         self._transport.write(request)
         return self._answer
 
@@ -214,21 +217,24 @@ class _Connection(asyncio.Protocol):
         reusable = cut is None and self._keep and not self._transport.get_write_buffer_size()
         if not reusable:
             self.abort()
-        self.usable_until = min(self._life_ends, self._pool.time() + IDLE_SECONDS)
+        self.usable_until = min(self._life_ends, self._pool.loop.time() + IDLE_SECONDS)
         self._pool.ended(self, reusable=reusable)
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
-    """Sends requests to one origin, without a proxy. Cheapest when URL and headers repeat.
+    """Sends requests to ``origin``, whatever host they name. Cheapest when URL and headers repeat.
 
     ``timeout_seconds`` bounds a request from waiting for a connection to the end of the answer,
     ``connection_seconds`` the life of a connection, so that a change in DNS is followed. Of a body longer
     than ``max_body_bytes`` the beginning is given, and then an exception. ``tls`` is needed for https only.
     """
 
+    loop: asyncio.AbstractEventLoop  # that of the first request; asking for it is a system call (Python 3.11)
+
     def __init__(
         self,
         *,
+        origin: httpx.URL,
         concurrency: int,
         timeout_seconds: float,
         connection_seconds: float = 60.0,
@@ -236,6 +242,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         tls: Tls | None = None,
     ) -> None:
         self.max_body_bytes = max_body_bytes
+        self._origin = origin
         self._concurrency = concurrency
         self._timeout = timeout_seconds
         self._connection_seconds = connection_seconds
@@ -253,10 +260,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send, and return once the whole answer is here. Raises httpx's exceptions."""
-        started = self.time()
         head = self._head
         if head is None or not head.fits(request):
-            self._head = head = _Head(request)
+            self.loop = asyncio.get_running_loop()
+            self._head = head = _Head(request, self._origin)
+        started = self.loop.time()
         stream = request.stream
         body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
         connection = self._take_idle(started) if not self._waiting else None
@@ -286,10 +294,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     # --- Connections ----------------------------------------------------------------------
 
-    @staticmethod
-    def time() -> float:
-        return asyncio.get_running_loop().time()
-
     def _take_idle(self, now: float) -> _Connection | None:
         while self._idle:
             connection = self._idle.pop()
@@ -305,7 +309,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             async with asyncio.timeout_at(started + self._timeout / 2):
                 while not self._closing:
                     if not first or not self._waiting:
-                        connection = self._take_idle(self.time())
+                        connection = self._take_idle(self.loop.time())
                         if connection is not None:
                             return connection
                         if self._places > 0:
@@ -320,7 +324,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def _wait_in_line(self, *, first: bool) -> None:
         """Wait to be woken. Who was woken and found nothing stays first in line."""
-        woken = asyncio.get_running_loop().create_future()
+        woken = self.loop.create_future()
         if first:
             self._waiting.append(woken)
         else:
@@ -345,10 +349,10 @@ class DirectTransport(httpx.AsyncBaseTransport):
         """Take a place and open a connection in at most half of the time. Raises httpx's exceptions."""
         self._places -= 1
         life = self._connection_seconds * random.uniform(0.5, 1.0)  # noqa: S311 not all end at once
-        connection = _Connection(self, self.time() + life)
-        until = self.time() + min(MAX_CONNECT_SECONDS, self._timeout / 2)
+        connection = _Connection(self, self.loop.time() + life)
+        until = self.loop.time() + min(MAX_CONNECT_SECONDS, self._timeout / 2)
         try:
-            await self._try_addresses(request.url, connection, until)
+            await self._try_addresses(connection, until)
         except TimeoutError:
             raise httpx.ConnectTimeout("connecting took too long", request=request) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one in DNS
@@ -361,25 +365,25 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise httpx.CloseError("the client is closed", request=request)
         return connection
 
-    async def _try_addresses(self, url: httpx.URL, connection: _Connection, until: float) -> None:
+    async def _try_addresses(self, connection: _Connection, until: float) -> None:
         """Try the addresses in turn, each with its share of the time; those that failed lately last."""
-        loop, tls = asyncio.get_running_loop(), self._tls if url.scheme == "https" else None
-        host, port = url.raw_host.decode("ascii"), url.port or (80 if tls is None else 443)
+        loop, origin, tls = self.loop, self._origin, self._tls if self._origin.scheme == "https" else None
+        host, port = origin.raw_host.decode("ascii"), origin.port or (80 if tls is None else 443)
         async with asyncio.timeout_at(until):
             found = await _addresses(host, port)
-        lately = self.time() - _AVOIDED_SECONDS
+        lately = self.loop.time() - _AVOIDED_SECONDS
         self._failed_at = {address: at for address, at in self._failed_at.items() if at > lately}
         found.sort(key=lambda info: self._failed_at.get(info[4], 0.0))
         for number, (family, kind, protocol, _, address) in enumerate(found):
             try:
-                async with asyncio.timeout((until - self.time()) / (len(found) - number)):
+                async with asyncio.timeout((until - self.loop.time()) / (len(found) - number)):
                     sock = await _connected_socket(family, kind, protocol, address)
                     if tls is None:
                         await loop.create_connection(lambda: connection, sock=sock)
                     else:
                         await self._handshake(connection, sock, tls, host)
             except OSError:  # also TimeoutError
-                self._failed_at[address] = self.time()
+                self._failed_at[address] = self.loop.time()
                 if connection.made or number + 1 == len(found):
                     raise
             else:
@@ -388,7 +392,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     async def _handshake(self, connection: _Connection, sock: socket.socket, tls: Tls, host: str) -> None:
         tls.refresh()
         try:
-            await asyncio.get_running_loop().create_connection(
+            await self.loop.create_connection(
                 lambda: connection, sock=sock, ssl=tls.context, server_hostname=host
             )
         except TimeoutError:
@@ -426,10 +430,10 @@ class DirectTransport(httpx.AsyncBaseTransport):
             if self._timer_at <= at:
                 return
             self._timer.cancel()
-        self._timer, self._timer_at = asyncio.get_running_loop().call_at(at, self._on_time), at
+        self._timer, self._timer_at = self.loop.call_at(at, self._on_time), at
 
     def _on_time(self) -> None:
-        self._timer, now = None, self.time()
+        self._timer, now = None, self.loop.time()
         for connection, deadline in list(self._deadlines.items()):
             if deadline <= now:
                 connection.fail(httpx.ReadTimeout("no answer in time"))
