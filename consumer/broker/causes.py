@@ -56,6 +56,7 @@ _REPLIES: tuple[tuple[int, str, str], ...] = (
     (541, "vhost .*down", _DOWN),
     (541, "", "internal error of the broker (541): see its log"),
 )  # fmt: skip
+_NO_CERTIFICATE = "the broker wants a client certificate (BROKER_CLIENT_CERT_FILE, BROKER_CLIENT_KEY_FILE)"
 _WHAT = re.compile(r"\b(queue|exchange) '([^']{0,255})'")
 _ARGUMENT = re.compile(r"\barg '([\w-]{1,80})'")
 _PERMISSION = re.compile(r"\b(configure|write|read) access to")
@@ -75,7 +76,8 @@ def why(error: BaseException) -> str:  # noqa: C901, PLR0911 - one row for each 
             return f"the certificate is not accepted: {error.verify_message}"
         case ssl.SSLError():
             reason = getattr(error, "reason", None)  # unset when Python made the error itself
-            return f"TLS failed ({reason or type(error).__name__})"
+            wanted = "CERTIFICATE_REQUIRED" in (reason or "")
+            return _NO_CERTIFICATE if wanted else f"TLS failed ({reason or type(error).__name__})"
         case socket.gaierror():
             return "the host name cannot be resolved"
         case TimeoutError():

@@ -373,11 +373,14 @@ class ConnectionFactory:
         heartbeat_seconds: int = 30,
         ca_file: str | None = None,
         connect_seconds: float = CONNECT_SECONDS,
+        client_cert_file: str | None = None,
+        client_key_file: str | None = None,
     ) -> None:
         self._urls: Iterator[str] = itertools.cycle(urls)
         self._heartbeat = heartbeat_seconds
         self._ca_file = ca_file
         self._connect_seconds = connect_seconds
+        self._client_certificate = {"certfile": client_cert_file, "keyfile": client_key_file}
 
     def connect(self, purpose: str) -> Any:
         """``purpose`` names the connection in the broker's management views."""
@@ -404,6 +407,7 @@ class ConnectionFactory:
             # The host name is checked only when it is given (py-amqp).
             client.ssl = {
                 "ca_certs": self._ca_file,
+                **self._client_certificate,  # its files are read at each connection
                 "cert_reqs": ssl.CERT_REQUIRED,
                 "server_hostname": parts.hostname,
                 "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
@@ -418,4 +422,6 @@ def build_connections(settings: Settings, *urls: str) -> ConnectionFactory:
         heartbeat_seconds=settings.broker_heartbeat_seconds,
         ca_file=str(settings.broker_ca_file) if settings.broker_ca_file else None,
         connect_seconds=min(CONNECT_SECONDS, CONNECT_ALL_SECONDS / len(settings.broker_urls)),
+        client_cert_file=str(settings.broker_client_cert_file) if settings.broker_client_cert_file else None,
+        client_key_file=str(settings.broker_client_key_file) if settings.broker_client_key_file else None,
     )

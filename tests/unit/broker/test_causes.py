@@ -136,3 +136,10 @@ def test_the_runbook_has_an_answer_to_every_sentence() -> None:
     told = [why(reply(code, text)) for code, text, _ in REPLIES] + [why(error) for error, _ in FAULTS]
     unanswered = {each for each in told if not any(word in each for word in words)}
     assert unanswered == {"as it is", "RecoverableConnectionError", "No route to host", "KeyError"}
+
+
+def test_a_broker_that_wants_a_client_certificate_is_told_as_that() -> None:
+    """By the alert of TLS 1.3; the setting is named."""
+    error = ssl.SSLError(1, "text")
+    error.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    assert why(error).startswith("the broker wants a client certificate (BROKER_CLIENT_CERT_FILE")

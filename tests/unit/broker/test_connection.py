@@ -3,12 +3,15 @@
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -116,6 +119,43 @@ def test_each_call_connects_to_the_next_address(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(ConnectionRefusedError):
             connections.connect("test")
     assert seen == ["a", "b", "c", "a"]
+
+
+def test_a_client_certificate_is_read_at_each_connection(tmp_path: Path) -> None:
+    """A rotated one is shown to the broker the next time; a broker that wants one and gets none is told."""
+    authority, shown = trustme.CA(), []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(context)
+    ca, cert, key = (tmp_path / name for name in ("ca.pem", "tls.crt", "tls.key"))
+    authority.cert_pem.write_to_path(ca)
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(3):
+            plain, _ = listener.accept()
+            with plain, contextlib.suppress(OSError):
+                plain.settimeout(10)
+                with context.wrap_socket(plain, server_side=True) as secured:
+                    shown.append(dict(secured.getpeercert() or {})["subjectAltName"][0][1])
+            plain.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve, args=(listener,))
+        serving.start()
+        url = f"amqps://localhost:{listener.getsockname()[1]}"
+        files = {"client_cert_file": str(cert), "client_key_file": str(key)}
+        connections = ConnectionFactory([url], ca_file=str(ca), **files)
+        for name in ("old.example", "new.example"):
+            issued = authority.issue_cert(name)
+            issued.cert_chain_pems[0].write_to_path(cert)
+            issued.private_key_pem.write_to_path(key)
+            with pytest.raises(ConnectionFactory.ERRORS):
+                connections.connect("test")  # the server hangs up after the handshake
+        with pytest.raises(ConnectionFactory.ERRORS):
+            ConnectionFactory([url], ca_file=str(ca)).connect("test")
+        serving.join(10)
+    assert shown == ["old.example", "new.example"]
 
 
 def test_is_amqp() -> None:
