@@ -148,7 +148,7 @@ def build_registry_client(settings: Settings, transport: Transport | None = None
         timeout_seconds=settings.registry_timeout_seconds,
         concurrency=settings.registry_concurrency,
         connection_seconds=settings.registry_connection_seconds,
-        tls=build_tls(settings),
+        tls=build_tls(settings) if transport is None else None,
         proxy=settings.registry_proxy_url.get_secret_value() if settings.registry_proxy_url else None,
         transport=transport,
     )

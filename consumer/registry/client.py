@@ -138,7 +138,9 @@ class RegistryClient:
         connecting = min(MAX_CONNECT_SECONDS, timeout_seconds / 2)
         timeout = httpx.Timeout(timeout_seconds, connect=connecting, pool=timeout_seconds / 2)
         self._extensions = {"timeout": timeout.as_dict()}
-        self._tls = tls or Tls()
+        self._tls = (
+            Tls() if tls is None and transport is None else tls
+        )  # nothing is read for a test's transport
         self._direct: DirectTransport | None = None
         self._transport = transport or httpx_transport(concurrency, self._tls, proxy)
         if transport is None and proxy is None:
@@ -190,7 +192,8 @@ class RegistryClient:
         headers["Content-Length"] = str(len(body))
         stream = httpx.ByteStream(body)
         request = httpx.Request(method, url, headers=headers, stream=stream, extensions=self._extensions)
-        self._tls.refresh()
+        if self._tls is not None:
+            self._tls.refresh()
         return await self._send(self._transport, request, asyncio.timeout(self._timeout_seconds))
 
     async def _send(
@@ -218,13 +221,14 @@ class RegistryClient:
         return _reply(response, body, cut)
 
 
-def httpx_transport(concurrency: int, tls: Tls, proxy: str | None = None) -> httpx.AsyncHTTPTransport:
+def httpx_transport(concurrency: int, tls: Tls | None, proxy: str | None = None) -> httpx.AsyncHTTPTransport:
     """Httpx's own transport with our limits. Raises ConfigurationError when the proxy's URL is unusable."""
     limits = httpx.Limits(
         max_connections=concurrency, max_keepalive_connections=concurrency, keepalive_expiry=IDLE_SECONDS
     )
     try:
-        return httpx.AsyncHTTPTransport(verify=tls.context, trust_env=False, limits=limits, proxy=proxy)
+        verify = tls.context if tls is not None else True
+        return httpx.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits, proxy=proxy)
     except (ValueError, httpx.InvalidURL):  # its text quotes the proxy's URL, which may hold a password
         raise ConfigurationError(["the proxy of the Registry is not a usable URL"]) from None
 

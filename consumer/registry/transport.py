@@ -105,6 +105,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[httpx.Response] | None = None
         self._answered = False
         self.made = False
+        self.lost_by: Exception | None = None
         self.usable_until = life_ends  # by the loop's clock
 
     def post(self, request: bytes) -> asyncio.Future[httpx.Response]:
@@ -165,6 +166,7 @@ class _Connection(asyncio.Protocol):
             self._end(httpx.RemoteProtocolError("the answer is longer than allowed"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.lost_by = exc
         self._pool.lost(self)
         del self._parser  # it refers to us
         if isinstance(exc, ssl.SSLError) and not self._answered:
@@ -351,8 +353,12 @@ class DirectTransport(httpx.AsyncBaseTransport):
         life = self._connection_seconds * random.uniform(0.5, 1.0)  # noqa: S311 not all end at once
         connection = _Connection(self, self.loop.time() + life)
         until = self.loop.time() + min(MAX_CONNECT_SECONDS, self._timeout / 2)
+        ready = False
         try:
             await self._try_addresses(connection, until)
+            if self._closing:
+                raise httpx.CloseError("the client is closed", request=request)
+            ready = connection in self._open
         except TimeoutError:
             raise httpx.ConnectTimeout("connecting took too long", request=request) from None
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one in DNS
@@ -360,9 +366,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
         finally:
             if not connection.made:  # else ``lost`` gives it back
                 self._give_place_back()
-        if self._closing:
-            connection.abort()
-            raise httpx.CloseError("the client is closed", request=request)
+            elif not ready:
+                connection.abort()
+        if not ready:  # lost again before anything was written
+            lost_by = connection.lost_by
+            raise tls_error(lost_by) if isinstance(lost_by, ssl.SSLError) else httpx.ConnectError("lost")
         return connection
 
     async def _try_addresses(self, connection: _Connection, until: float) -> None:
