@@ -66,6 +66,8 @@ _REPLACEMENT: bytes = Message(application_headers=UNREADABLE_PROPERTIES)._serial
 #: No journey is nearly as large, and RabbitMQ 4 takes no larger message; 3.10 takes 128 MB.
 MOST_BODY_BYTES = 16 * 1024 * 1024
 _BODY_FRAME, _BODY_SIZE = 3, struct.Struct(">Q")
+#: A whole frame: kind, channel, size, method, tag, multiple, end (AMQP 0-9-1, section 1.8.3.13).
+_ACK, _ACK_SIZE, _FRAME_END = struct.Struct(">BHIHHQ?B"), 13, 0xCE
 _METHOD_NUMBER_BYTES, _TAG_AND_FLAG_BYTES = 4, 9
 _UNREADABLE: tuple[type[Exception], ...] = (
     FrameSyntaxError,
@@ -187,6 +189,15 @@ class _Channel(_Answering, pyamqp.Channel):
     def cancel(self, tag: str) -> None:
         """Cancel; ``cancelled`` once nothing more is delivered. Waits for no answer."""
         self.send_method(spec.Basic.Cancel, "sb", (tag, False))
+
+    def acknowledge(self, acks: Sequence[tuple[int, bool]]) -> None:
+        """Write acknowledgements, each of a tag and whether it means all before it, with one call."""
+        frames = [
+            _ACK.pack(1, self.channel_id, _ACK_SIZE, *spec.Basic.Ack, tag, multiple, _FRAME_END)
+            for tag, multiple in acks
+        ]
+        self.connection.bytes_sent += 1  # an idle connection sends heartbeats
+        self.connection.transport.write(b"".join(frames))
 
     def leave(self) -> None:
         """Close; waits for no answer."""

@@ -87,8 +87,8 @@ class Subscription:
         self.channel.cancel(self._tag)
 
     def write_acks(self, *, everything: bool = False) -> None:
-        for tag, multiple in self.ledger.collect(everything=everything):
-            self.channel.basic_ack(tag, multiple=multiple)
+        if acks := self.ledger.collect(everything=everything):
+            self.channel.acknowledge(acks)
 
     def unneeded(self, now: float) -> bool:
         """Whether nothing was to come or to be acknowledged for LINGER_SECONDS."""

@@ -1,10 +1,17 @@
 """Acknowledgement frames against a model of the broker's side of one channel."""
 
+from unittest import mock
+
+import pytest
+from amqp import spec
+from amqp.method_framing import frame_writer
+from amqp.serialization import dumps
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from consumer.broker.acks import AckLedger
+from consumer.broker.connection import _Channel
 
 
 class Channel(RuleBasedStateMachine):
@@ -113,3 +120,22 @@ def test_what_was_acknowledged_alone_is_not_acknowledged_again() -> None:
     assert ledger.collect() == [(1, False)]
     ledger.settle(3)
     assert ledger.collect() == [(3, False)]
+
+
+@pytest.mark.parametrize("acks", [[(1, False)], [(7, True), (9, False), (2**63 - 1, False)]])
+def test_acknowledgements_are_the_frames_that_py_amqp_writes(acks: list[tuple[int, bool]]) -> None:
+    """With one write for all."""
+
+    class Connection:
+        bytes_sent = 0
+        transport = mock.Mock()
+
+    ours, theirs = _Channel.__new__(_Channel), []
+    ours.channel_id, ours.connection = 3, Connection()
+    ours.acknowledge(acks)
+    transport = mock.Mock(write=lambda data: theirs.append(bytes(data)))
+    connection = mock.Mock(frame_max=131_072, transport=transport, bytes_sent=0)
+    write_frame = frame_writer(connection, transport)
+    for tag, multiple in acks:
+        write_frame(1, 3, spec.Basic.Ack, dumps("Lb", (tag, multiple)), None)
+    Connection.transport.write.assert_called_once_with(b"".join(theirs))

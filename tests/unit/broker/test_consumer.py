@@ -28,7 +28,7 @@ def test_settled_tags_are_acknowledged() -> None:
     for tag in (1, 2):
         subscribed.ledger.settle(tag)
     subscribed.write_acks()
-    assert connection.calls == [(0, "basic_ack", (2,), {"multiple": True})]
+    assert connection.calls == [(0, "acknowledge", ([(2, True)],), {})]
 
 
 def test_a_channel_is_kept_while_something_can_come_or_be_acknowledged() -> None:
