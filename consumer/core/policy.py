@@ -81,7 +81,8 @@ class Situation:
     ``attempts`` counts over all deliveries and ``attempts_here`` in this one, both with the attempt just
     made; ``delayed_retries`` counts the delay queues so far. ``deadline`` (start + 24 h) and ``ends_at`` are
     None when the payload cannot be read. ``jitter`` is in [0, 1). ``pausing`` is what pauses consumption now;
-    ``others_pass``: another journey passed since this one failed first (a 429: since its wait ended).
+    ``others_pass``: another journey passed since this one failed first (a 429: since its wait ended);
+    ``passed_lately``: one did in the second before.
     """
 
     attempts: int
@@ -93,6 +94,7 @@ class Situation:
     jitter: float = 0.0
     pausing: PauseCause | None = None
     others_pass: bool = False
+    passed_lately: bool = False
 
 
 def decide(  # noqa: C901, PLR0911 - one branch for each row of the table
@@ -155,7 +157,8 @@ def _failed(
     if situation.attempts >= policy.max_attempts or left <= 0 or late:
         return DeadLetter(Reason.EXHAUSTED, detail, status)
     # An answer while others pass is about this journey: it does not wait in the window.
-    at_once = situation.others_pass and status is not None and status not in _OFTEN_TRANSIENT
+    others_pass = situation.others_pass or situation.passed_lately
+    at_once = others_pass and status is not None and status not in _OFTEN_TRANSIENT
     if wait > policy.backoff_cap_seconds:
         steps = [step for step in policy.delays_seconds if step < left]
         own = steps[: situation.delayed_retries + 1][-1:]

@@ -39,19 +39,23 @@ from consumer.service.admission import Admission
 from consumer.service.inflight import Entry, HandlingResult, State
 from schemas import Journey
 
+#: A failing answer so soon after another journey passed is likely about the journey: it does not wait here.
+LATELY_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
     """The outcome of one attempt, and what is known beside it.
 
     ``pausing`` is what paused consumption before the outcome was known; ``others_pass``: another journey
-    passed since this one failed first.
+    passed since this one failed first, ``passed_lately``: one did a moment before.
     """
 
     outcome: Outcome
     sent: bool
     pausing: PauseCause | None = None
     others_pass: bool = False
+    passed_lately: bool = False
 
 
 class Handler:
@@ -171,7 +175,8 @@ class Handler:
             entry.state = State.WAITING
         pausing, others_pass = self._admission.pausing, self._admission.passed_since(failing_since)
         self._admission.record(permit, outcome, ready.journey.journey_id, evidence=not others_pass)
-        return _Attempt(outcome, sent=True, pausing=pausing, others_pass=others_pass)
+        lately = self._admission.passed_since(failing_since - LATELY_SECONDS)
+        return _Attempt(outcome, sent=True, pausing=pausing, others_pass=others_pass, passed_lately=lately)
 
     def _failing_since(self, entry: Entry) -> float:
         """Since when this journey fails, if it fails now: monotonic seconds."""
@@ -222,4 +227,5 @@ class Handler:
             jitter=random.random(),  # noqa: S311 jitter
             pausing=attempt.pausing if attempt is not None else None,
             others_pass=attempt is not None and attempt.others_pass,
+            passed_lately=attempt is not None and attempt.passed_lately,
         )

@@ -129,6 +129,8 @@ def test_a_429_for_one_journey_alone_is_its_own() -> None:
 @pytest.mark.parametrize("outcome", [Unavailable("500", 500), Misconfigured(406, "http_406")])
 def test_an_answer_about_this_journey_alone_leaves_at_once(outcome: Outcome) -> None:
     """While others pass it takes no place in the window; while nothing is known it is retried first."""
+    lately = replace(FIRST, passed_lately=True)
+    assert decide(outcome, lately, POLICY) == decide(outcome, replace(FIRST, others_pass=True), POLICY)
     assert decide(outcome, replace(FIRST, others_pass=True), POLICY) == Delay(
         60,
         outcome.detail,  # type: ignore[union-attr]
