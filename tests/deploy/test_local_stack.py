@@ -67,7 +67,10 @@ def test_the_service_accepts_its_environment() -> None:
     assert settings.registry_token_file == secrets / "REGISTRY_TOKEN"
     assert settings.registry_url == f"http://registry:{_option('--port')}"
     assert settings.broker_urls[0].startswith("amqp://guest:guest@rabbitmq:5672/")
-    assert settings.warnings == ("REGISTRY_URL is plain http: token and journeys travel in the clear",)
+    assert settings.warnings == (
+        "REGISTRY_URL is plain http: token and journeys travel in the clear",
+        "BROKER_URL is amqp:// to another machine: password and journeys travel in the clear",
+    )
     assert f"{settings.http_port}" in SERVICES["consumer"]["ports"][0].split(":")
     assert settings.broker_queue == yaml.safe_load((CHART / "values.yaml").read_text())["queue"]["name"]
 
