@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from consumer.logs import FLUSH_SECONDS
 from consumer.metrics import PREFIX
 from tests.waiting import wait_until
 
@@ -168,7 +170,14 @@ class ServiceProcess:
         return self.metrics()[PREFIX + name, frozenset(labels.items())]
 
     def log(self) -> str:
-        """Return all that the process wrote, over all its starts."""
+        """Return all that the process wrote, over all its starts; what it has logged is written first."""
+        if self.running and self._log.exists():
+            size, since = -1, time.monotonic()
+            until = since + 8 * FLUSH_SECONDS  # a process that logs without a pause is not waited for
+            while time.monotonic() < min(since + 1.5 * FLUSH_SECONDS, until):
+                if (now := self._log.stat().st_size) != size:
+                    size, since = now, time.monotonic()
+                time.sleep(0.01)
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def log_lines(self, event: str | None = None) -> list[dict[str, Any]]:
