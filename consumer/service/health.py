@@ -26,14 +26,15 @@ class Health:
         self._stale_after = stale_after_seconds
         self._beat_at = clock()
         self._obstacle: str | None = "starting"
+        self._paused: str | None = None
 
     def beat(self) -> None:
         """The event loop is running. To be called about once a second, whatever else is wrong."""
         self._beat_at = self._clock()
 
-    def ready(self) -> None:
-        """Configured, subscribed, not draining."""
-        self._obstacle = None
+    def ready(self, paused: str | None = None) -> None:
+        """Configured, subscribed, not draining; ``paused`` is the cause of a pause of consumption."""
+        self._obstacle, self._paused = None, paused
 
     def not_ready(self, reason: str) -> None:
         """Not ready; ``reason`` is shown by ``/readyz``."""
@@ -53,3 +54,8 @@ class Health:
     def obstacle(self) -> str | None:
         """Why the service is not ready, None when it is."""
         return self._obstacle
+
+    @property
+    def paused(self) -> str | None:
+        """Why a service that is ready consumes nothing, None when it does."""
+        return self._paused

@@ -111,8 +111,9 @@ class HttpServer:
 
     def _readyz(self, _: Any) -> tuple[HTTPStatus, dict[str, str], bytes]:
         obstacle = self._health.obstacle
-        if obstacle is None:
-            return _text(HTTPStatus.OK, "ready")
+        if obstacle is None:  # also during a pause: it would be no better elsewhere
+            cause = self._health.paused
+            return _text(HTTPStatus.OK, "ready" if cause is None else f"ready; consumption paused: {cause}")
         return _text(HTTPStatus.SERVICE_UNAVAILABLE, f"not ready: {obstacle}")
 
 

@@ -275,7 +275,7 @@ class Service:
         elif not self._consumer.subscribed and self._admission.pausing is None:
             self._health.not_ready("not subscribed")
         else:
-            self._health.ready()
+            self._health.ready(paused=self._admission.pausing)
 
 
 async def _cancel(tasks: Iterable["asyncio.Task[Any]"]) -> None:

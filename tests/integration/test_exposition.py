@@ -175,8 +175,12 @@ def test_ready_says_why_not(served: HttpServer, health: Health) -> None:
     assert ask(served, "/readyz")[:2] == (503, b"not ready: starting\n")
     health.ready()
     assert ask(served, "/readyz")[:2] == (200, b"ready\n")
+    health.ready("unauthorized")
+    assert ask(served, "/readyz")[:2] == (200, b"ready; consumption paused: unauthorized\n")
     health.not_ready("draining")
     assert ask(served, "/readyz")[:2] == (503, b"not ready: draining\n")
+    health.ready()
+    assert ask(served, "/readyz")[1] == b"ready\n"
 
 
 # --- Anything else -----------------------------------------------------------------------
