@@ -17,6 +17,7 @@ _SOON_DAYS = 14
 
 class Level(StrEnum):
     OK = "ok"
+    NOTE = "note"  # cannot be known
     WARN = "warn"
     FAIL = "FAIL"  # the service cannot work like this: exit code 1
 
@@ -29,6 +30,7 @@ class Finding:
 
 
 ok = partial(Finding, Level.OK)
+note = partial(Finding, Level.NOTE)
 warn = partial(Finding, Level.WARN)
 fail = partial(Finding, Level.FAIL)
 

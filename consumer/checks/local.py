@@ -1,9 +1,11 @@
-"""Checks this machine: the settings, the token or the keys, the port of the probes."""
+"""Checks this machine: the settings, the token or the keys, a running service or the port for one."""
 
+import asyncio
+import re
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from consumer.checks import Finding, fail, ok, warn
@@ -12,6 +14,17 @@ from consumer.registry.secret import UnusableSecretError, read_secret
 from consumer.registry.tokens import StaticToken
 
 _FILES = ("registry_token_file", "registry_access_key_file", "registry_secret_key_file")
+_READYZ_SECONDS, _LONGEST_ANSWER = 3.0, 4096
+_READY = re.compile(
+    r"ready(?:; consumption paused: (?P<cause>[a-z_]{1,40}))?|not ready: (?P<obstacle>[a-z -]{1,80})",
+    re.ASCII,
+)
+_PAUSES = {
+    "unauthorized": ", the Registry refuses the token",
+    "forbidden": ", the Registry accepts the token for no journey",
+    "misconfigured": ", the Registry does not serve this address or version, or there is no token",
+    "unavailable": ", the Registry does not answer as it should",
+}
 _UNUSABLE = {
     "unreadable": "cannot be read",
     "empty": "is empty",
@@ -64,8 +77,8 @@ def _expiry(name: str, secret: str) -> Finding:
     return ok("credentials", f"{name}: readable, expires in {days:.1f} days")
 
 
-def check_http_port(settings: Settings) -> Iterator[Finding]:
-    """The port of /metrics and the probes is free; a running consumer may hold it."""
+async def check_service(settings: Settings) -> AsyncIterator[Finding]:
+    """The port of /metrics and the probes is free, or the service that holds it is ready and not paused."""
     host, port = settings.http_host, settings.http_port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -73,7 +86,37 @@ def check_http_port(settings: Settings) -> Iterator[Finding]:
         try:
             probe.bind((host, port))
         except OSError as error:
-            used = f"cannot be used now ({error.strerror}): is a consumer already running?"
-            yield warn("http", f"{host}:{port} {used}")
+            refused = error.strerror
         else:
             yield ok("http", f"{host}:{port} is free for /metrics, /livez and /readyz")
+            return
+    said = _READY.fullmatch(await _readyz({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port))  # noqa: S104
+    if said is None:
+        yield warn(
+            "http", f"{host}:{port} cannot be used now ({refused}), and no service of ours answers there"
+        )
+    elif (cause := said["cause"]) is not None:
+        yield fail(
+            "service", f"the service that runs here has paused consumption: {cause}{_PAUSES.get(cause, '')}"
+        )
+    elif (obstacle := said["obstacle"]) is not None:
+        yield fail("service", f"the service that runs here is not ready: {obstacle}")
+    else:
+        yield ok("service", "the service that runs here is ready and consumes")
+
+
+async def _readyz(host: str, port: int) -> str:
+    """The text of ``/readyz``; empty when there is none in time."""
+    try:
+        async with asyncio.timeout(_READYZ_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+                answer = await reader.read(_LONGEST_ANSWER)
+                while not reader.at_eof() and len(answer) < _LONGEST_ANSWER:
+                    answer += await reader.read(_LONGEST_ANSWER)
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return ""
+    return answer.partition(b"\r\n\r\n")[2].decode("ascii", "replace").strip()

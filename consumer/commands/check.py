@@ -1,8 +1,9 @@
-"""Check settings, broker and Registry before the service starts, one line each; touches no message.
+"""Check settings, broker and Registry, and the service that runs on this machine; touches no message.
 
 Reads the same settings as `run`: see `journey-consumer run --help`. Declares nothing, sends no journey;
-access and secret key are exchanged once. Exit code 0: the service can start (there may be warnings);
-1: a check failed; 2: the configuration is unusable.
+access and secret key are exchanged once. The Registry is asked for a journey that does not exist,
+which proves the version and, from v3 on, the token. Exit code 0: the service can start, or consumes (there
+may be warnings); 1: a check failed; 2: the configuration is unusable.
 """
 
 import argparse
@@ -16,11 +17,11 @@ from rich.text import Text
 from consumer.app import build_registry_client
 from consumer.checks import Finding, Level
 from consumer.checks.broker import check_broker
-from consumer.checks.local import check_configuration, check_credentials, check_http_port
+from consumer.checks.local import check_configuration, check_credentials, check_service
 from consumer.checks.registry import check_registry
 from consumer.config import Settings, load
 
-_STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+_STYLES = {Level.OK: "green", Level.NOTE: "cyan", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,9 @@ def run(_args: argparse.Namespace) -> int:
 
 
 async def _findings(settings: Settings) -> AsyncIterator[Finding]:
-    for finding in (*check_configuration(settings), *check_credentials(settings), *check_http_port(settings)):
+    for finding in (*check_configuration(settings), *check_credentials(settings)):
+        yield finding
+    async for finding in check_service(settings):
         yield finding
     for finding in await asyncio.to_thread(lambda: list(check_broker(settings))):
         yield finding

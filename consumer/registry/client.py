@@ -19,7 +19,7 @@ import ssl
 import zlib
 from collections.abc import AsyncIterable, Mapping
 from typing import Final, cast
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic import SecretStr
@@ -155,11 +155,19 @@ class RegistryClient:
 
     async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
         """POST one journey, byte for byte as given."""
+        return await self._exchange_directly("POST", self._journeys, self._authorized(token), body)
+
+    async def get_journey(self, journey_id: str, token: str) -> Reply | Fault:
+        """GET what the Registry knows of a journey (v3.2, v3.3; 2,000 calls a minute)."""
+        url = httpx.URL(f"{self._journeys}/{quote(journey_id, safe='')}")
+        return await self._exchange("GET", url, self._authorized(token), b"")
+
+    def _authorized(self, token: str) -> httpx.Headers:
         if token != self._token.get_secret_value():  # a new token: the only thing that ever changes
             headers = self._plain_headers.copy()
             headers["Authorization"] = f"Bearer {token}"
             self._token, self._token_headers = SecretStr(token), headers
-        return await self._exchange_directly("POST", self._journeys, self._token_headers, body)
+        return self._token_headers
 
     async def post_access_token(self, access_key: str, secret_key: str) -> Reply | Fault:
         """Exchange the keys for a short-lived token (v3.3: 201 with ``access_token``, 5 calls a minute)."""

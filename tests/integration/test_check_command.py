@@ -1,16 +1,21 @@
 """``journey-consumer check`` against a real broker and a Registry: its findings; nothing is changed."""
 
+import contextlib
 import os
+import random
 import re
 import shlex
+import socket
 import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
@@ -19,8 +24,13 @@ from consumer.broker.connection import ConnectionFactory
 from consumer.broker.declare import ensure
 from consumer.commands import cli
 from consumer.core.topology import Topology
+from consumer.publishing import samples
 from tests.broker import Broker
+from tests.integration.conftest import Run
+from tests.local_registry import TOKEN as KNOWN_TOKEN
+from tests.local_registry import LocalRegistry
 from tests.sqs import SqsServer
+from tests.waiting import wait_until
 
 QUEUE = "operator.journeys"
 TOKEN = "token-that-must-not-show"
@@ -32,15 +42,22 @@ class FrontPage(BaseHTTPRequestHandler):
     status = 200
     date: str | None = None
     body = b""
+    about_journeys: tuple[int, bytes] | None = None
+    about_readiness: bytes | None = None
 
     def do_GET(self) -> None:
         """Answer, with the date that the test wants."""
-        self.send_response_only(self.status)
+        status, body = self.status, self.body
+        if "/journeys/" in self.path and self.about_journeys is not None:
+            status, body = self.about_journeys
+        elif self.path == "/readyz":
+            body = self.about_readiness or b""
+        self.send_response_only(status)
         if self.date != "":
             self.send_header("Date", self.date or self.date_time_string())
-        self.send_header("Content-Length", str(len(self.body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(self.body)
+        self.wfile.write(body)
 
     do_CONNECT = do_GET  # noqa: N815 the base class's name
 
@@ -136,7 +153,8 @@ def test_all_is_well_before_the_first_start(check: Check, vhost: Broker) -> None
     """On an empty broker everything is ok, every subject has a line, and nothing is declared."""
     code, lines = check()
     assert code == 0
-    assert all(line.startswith("ok ") for line in lines), lines
+    notes = [line for line in lines if not line.startswith("ok ")]
+    assert notes == ["note credentials whether the token is accepted cannot be known: v2 has no way to ask"]
     subjects = {line.split()[1] for line in lines}
     assert subjects == {
         "configuration",
@@ -497,3 +515,127 @@ def test_a_proxy_that_is_not_used_is_a_warning(check: Check) -> None:
     code, lines = check(REGISTRY_URL="https://registry.invalid", HTTPS_PROXY="http://127.0.0.1:1")
     assert code == 1
     assert any(line.startswith("warn configuration HTTPS_PROXY is set and not used") for line in lines)
+
+
+# --- the token and the version: no journey is sent ----------------------------------------------
+
+
+@pytest.fixture
+def asks(check: Check, sandbox: LocalRegistry, token_file: Path) -> Check:
+    """The command against a sandbox that knows the token, in a version with the status route."""
+    token_file.write_text(KNOWN_TOKEN)
+    check(REGISTRY_URL=sandbox.url, REGISTRY_API_VERSION="v3.3")
+    return check
+
+
+@pytest.mark.parametrize("version", ["v3", "v3.2", "v3.3"])
+def test_a_token_that_the_registry_accepts_is_proven(
+    asks: Check, sandbox: LocalRegistry, version: str
+) -> None:
+    """By the status of a journey that does not exist; the Registry has no journey afterwards."""
+    code, lines = asks(REGISTRY_API_VERSION=version)
+    assert code == 0
+    assert f"ok credentials the Registry accepts the token, and serves {version}" in lines
+    assert sandbox.journeys == {}
+
+
+def test_a_version_that_is_not_served_fails(asks: Check) -> None:
+    """Also v2, of which nothing else can be known: production does not serve it any more."""
+    with LocalRegistry(serve_v2=False) as registry:
+        code, lines = asks(REGISTRY_URL=registry.url, REGISTRY_API_VERSION="v2")
+    assert code == 1
+    (failed,) = [line for line in lines if line.startswith("FAIL")]
+    assert failed.startswith("FAIL registry v2 is not served there (http_404): REGISTRY_API_VERSION or")
+
+
+def test_a_token_that_the_registry_refuses_fails(asks: Check, token_file: Path) -> None:
+    token_file.write_text(TOKEN)
+    code, lines = asks()
+    assert code == 1
+    (failed,) = [line for line in lines if line.startswith("FAIL")]
+    assert failed.startswith("FAIL credentials the Registry refuses the token (")
+
+
+def test_keys_are_exchanged_once_and_their_token_is_proven(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REGISTRY_TOKEN_FILE")
+    keys = {"access_key": "the-access-key", "secret_key": "the-secret-key"}
+    with LocalRegistry(tokens=[], **keys) as registry:
+        code, lines = check(
+            REGISTRY_URL=registry.url,
+            REGISTRY_API_VERSION="v3.3",
+            **{f"REGISTRY_{name.upper()}": key for name, key in keys.items()},
+        )
+        paths = [request.path for request in registry.requests]
+    assert code == 0
+    assert "ok credentials the Registry issues a token for the access and secret key" in lines
+    assert "ok credentials the Registry accepts the token, and serves v3.3" in lines
+    assert paths.count("/v3.3/auth/access_token") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (404, b"", "FAIL registry v3.3 is not served there (http_404)"),
+        (404, b"<html>", "FAIL registry v3.3 is not served there (http_404)"),
+        (403, b'{"error":{"code":-32503}}', "FAIL credentials the Registry does not allow this token"),
+        (401, b'{"error":{"code":-32501}}', "FAIL credentials the Registry refuses the token (401, -32501)"),
+        (500, b'{"error":{"code":500,"data":"JWSInvalid"}}', "FAIL credentials the Registry refuses"),
+        (
+            503,
+            b"",
+            "warn credentials whether the token is accepted cannot be known now: the Registry answers 503",
+        ),
+        (200, b"<html>", "warn credentials whether the token is accepted cannot be known now"),
+    ],
+)
+def test_what_the_answer_about_no_journey_says(
+    check: Check, page: type[FrontPage], status: int, body: bytes, expected: str
+) -> None:
+    page.about_journeys = status, body
+    code, lines = check(REGISTRY_API_VERSION="v3.3")
+    assert code == (1 if expected.startswith("FAIL") else 0)
+    assert any(line.startswith(expected) for line in lines), lines
+
+
+# --- the service that runs here -----------------------------------------------------------------
+
+
+def test_a_service_that_runs_here_and_is_paused_fails_with_the_cause(
+    check: Check, vhost: Broker, run: Run, tmp_path: Path
+) -> None:
+    """First it is ready; with a token that the Registry refuses it says so, and so does the check."""
+    (tmp_path / "wrong").write_text("wrong-token")
+    service = run(vhost, broker_queue=QUEUE, registry_token_file=str(tmp_path / "wrong"))
+    service.await_ready()
+    port = str(service.port)
+    assert "ok service the service that runs here is ready and consumes" in check(HTTP_PORT=port)[1]
+    vhost.publish(QUEUE, samples.encode(samples.journey("v2", random.Random(1), datetime.now(UTC))))
+    wait_until(lambda: "paused" in service.get("/readyz")[1], 20, "the pause is said")
+    assert service.get("/readyz") == (200, "ready; consumption paused: unauthorized\n")
+    code, lines = check()
+    assert code == 1
+    assert (
+        "FAIL service the service that runs here has paused consumption: unauthorized, "
+        "the Registry refuses the token"
+    ) in lines
+
+
+@pytest.mark.parametrize("says", [b"ready", b"ready; consumption paused: +33612345678", b"", None])
+def test_a_stranger_on_the_port_is_a_warning(check: Check, page: type[FrontPage], says: bytes | None) -> None:
+    """Nothing of what it says is repeated; one that says nothing is not waited for."""
+    page.about_readiness = says
+    with contextlib.ExitStack() as stack:
+        if says is None:
+            port = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        else:
+            port = urlsplit(stack.enter_context(contextlib.contextmanager(_serve)(page, None))).port
+        code, lines = check(HTTP_PORT=str(port), HTTP_HOST="127.0.0.1")
+    (line,) = [line for line in lines if line.split()[1] in {"http", "service"}]
+    if says == b"ready":
+        assert line == "ok service the service that runs here is ready and consumes"
+    else:
+        assert line.startswith(f"warn http 127.0.0.1:{port} cannot be used now (")
+        assert "+33" not in line
+    assert code == 0

@@ -81,6 +81,23 @@ async def test_keys_are_exchanged_on_the_route_of_v33_without_a_token() -> None:
     assert "authorization" not in seen[1].headers
 
 
+async def test_a_journey_is_asked_for_by_its_id_with_the_token() -> None:
+    """Whatever the id holds, it is one part of the path."""
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(404, content=b'{"error":{"code":-32504}}')
+
+    client = registry(httpx.MockTransport(answer))
+    found = await client.get_journey("a/../b?c#d é", TOKEN)
+    assert isinstance(found, Reply)
+    assert found.status == 404
+    assert seen[0].method == "GET"
+    assert seen[0].url.raw_path.endswith(b"/journeys/a%2F..%2Fb%3Fc%23d%20%C3%A9")
+    assert seen[0].headers["authorization"] == f"Bearer {TOKEN}"
+
+
 @pytest.mark.parametrize(("status", "told"), [(201, False), (400, True), (503, True)])
 async def test_an_endless_answer_is_cut(status: int, told: bool) -> None:  # noqa: FBT001
     """Past the bound a success is not believed and an error keeps its status; both are closed."""
