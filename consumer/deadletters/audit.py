@@ -27,15 +27,23 @@ from consumer.errors import ConsumerError
 class DurableJsonlFile:
     """JSON Lines appended to a file, or to ``fallback`` (standard output); a context manager.
 
-    ``fresh``: the file must not exist yet. ``private``: what goes in is for its owner alone.
+    ``fresh``: the file must not exist yet. ``private``: what goes in is for its owner alone. ``hint`` says
+    what to do when it cannot be opened.
     """
 
     def __init__(
-        self, path: Path | None, *, fresh: bool = False, private: bool = False, fallback: TextIO | None = None
+        self,
+        path: Path | None,
+        *,
+        fresh: bool = False,
+        private: bool = False,
+        fallback: TextIO | None = None,
+        hint: str = "",
     ) -> None:
         self._path = path
         self._private = private
         self._fallback = fallback
+        self._hint = hint
         # Without O_NONBLOCK opening a pipe without a reader would block, and no signal would end it.
         self._flags = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | (os.O_EXCL if fresh else os.O_APPEND)
         self._descriptor: int | None = None
@@ -47,7 +55,7 @@ class DurableJsonlFile:
             try:
                 self._descriptor = os.open(self._path, self._flags, 0o600)
             except OSError as error:
-                raise ConsumerError(f"{self._path} cannot be written: {error.strerror}") from None
+                raise ConsumerError(f"{self._path} cannot be written: {error.strerror}{self._hint}") from None
             os.set_blocking(self._descriptor, True)
             mode = os.fstat(self._descriptor).st_mode
             self._is_file = stat.S_ISREG(mode)

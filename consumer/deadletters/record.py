@@ -10,7 +10,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -23,6 +23,7 @@ from consumer.core.outcome import Reason
 from consumer.core.topology import DELIVERY_LIMIT
 from consumer.deadletters.masking import STATUSES, is_detail
 from schemas.dates import instant
+from schemas.phone import e164
 
 #: The detail of what the broker itself dead-lettered, by the reason in ``x-death``.
 BROKER_DETAILS: Final = {
@@ -36,6 +37,8 @@ V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 #: Records hold so much of an id.
 LONGEST_ID: Final = 256
+#: The code of a journey that violates the Registry's terms: it has stored the id, and answers 409 for ever.
+_TERMS_VIOLATED: Final = "-32422"
 #: No journey is nested deeper than six levels; what is too deep for recursion is not a payload.
 _DEEPEST = 64
 
@@ -63,9 +66,20 @@ class Record:
         return None if self.start is None else self.start + REGISTRATION_WINDOW
 
     @property
+    def is_refused_for_good(self) -> bool:
+        """Whether it can never be posted again, in time or not, because it violates the Registry's terms."""
+        return self.reason == Reason.REJECTED and self._violates_terms
+
+    @property
+    def _violates_terms(self) -> bool:
+        return self.detail is not None and self.detail.partition(" ")[0] == _TERMS_VIOLATED
+
+    @property
     def urgency(self) -> float:
         """The deadline in seconds since 1970, to sort by: the smallest is the most urgent."""
-        return NO_DEADLINE if self.deadline is None else self.deadline.timestamp()
+        if self.deadline is None or self.is_refused_for_good:
+            return NO_DEADLINE
+        return self.deadline.timestamp()
 
     def left(self, now: datetime) -> float | None:
         """Seconds until the deadline; negative when it has passed."""
@@ -77,9 +91,9 @@ class Record:
 
     def is_too_late(self, now: datetime) -> bool | None:
         """Whether the deadline has passed; None when it is not known."""
-        if self.deadline is None:
-            return True if self.reason == Reason.EXPIRED else None
-        return self.deadline <= now
+        if self.reason == Reason.EXPIRED and (self.deadline is None or self._violates_terms):
+            return True
+        return None if self.deadline is None else self.deadline <= now
 
     def as_json(self, now: datetime) -> dict[str, Any]:
         """The record as ``--json`` shows it."""
@@ -95,6 +109,7 @@ class Record:
             "replays": self.replays,
             **{name: None if date is None else iso_utc(date) for name, date in dates.items()},
             "left_seconds": None if left is None else round(left, 3),
+            "refused_for_good": self.is_refused_for_good,
             "size_bytes": self.size,
         }
 
@@ -159,6 +174,28 @@ def ids_of(payload: Any) -> dict[str, str]:
         return {}
     names = (V3_ID, V2_ID) if "start" in payload else (V2_ID, V3_ID)
     return {name: value for name in names if isinstance(value := payload.get(name), str) and value}
+
+
+def person_hashes(payload: Any) -> Iterator[str]:
+    """SHA-256 in hex of whatever may be a person's phone (in E.164, too) or id, wherever it stands.
+
+    An operator's own event, or a refused payload, may have it under any key. A text that is a hash already
+    (``identity_key``) is given as it is.
+    """
+    if isinstance(payload, dict | list):
+        for each in payload.values() if isinstance(payload, dict) else payload:
+            yield from person_hashes(each)
+    elif isinstance(payload, str | int):
+        text = str(payload)
+        digits = sum(map(str.isdigit, text))
+        number = e164(text) if digits >= _PHONE_DIGITS and len(text) <= _LONGEST_PHONE else None
+        yield text.lower()
+        for each in (text, number):
+            if each is not None:
+                yield hashlib.sha256(each.encode("utf-8", "replace")).hexdigest()
+
+
+_PHONE_DIGITS, _LONGEST_PHONE = 6, 32
 
 
 def _detail(headers: Mapping[str, Any], queue_reason: str) -> str | None:

@@ -3,15 +3,16 @@
 1. A filter that is not given matches everything; several values of one filter are alternatives, several
    filters must all match.
 2. What is not known matches no range: a dead letter without a readable deadline matches no ``--left``.
-3. No filter can name a value of a payload other than the journey's id.
+3. No filter names a value of a payload other than the journey's id; a person is named by a hash.
 """
 
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from typing import Any
 
-from consumer.deadletters.record import Record
+from consumer.deadletters.record import Record, person_hashes
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _DURATION = re.compile(r"(-?)((?:\d+(?:\.\d+)?[smhd])+|0)", re.ASCII)
@@ -61,9 +62,19 @@ def status_of(text: str) -> int | None:
     return int(text)
 
 
+def hash_of(text: str) -> str:
+    """A SHA-256 in hex. Raises ValueError, which does not quote what may be a phone number."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text.strip(), re.ASCII):
+        raise ValueError("must be a SHA-256, 64 hexadecimal digits: printf %s +33... | sha256sum")
+    return text.strip().lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """All filters. ``age`` counts from the death, ``left`` to the deadline (negative: it has passed)."""
+    """All filters. ``age`` counts from the death, ``left`` to the deadline (negative: it has passed).
+
+    ``persons`` are hashes as ``person_hashes`` makes them.
+    """
 
     reasons: frozenset[str] = frozenset()
     details: tuple[str, ...] = ()
@@ -72,11 +83,17 @@ class Selection:
     message_ids: frozenset[str] = frozenset()
     age: Range = Range()
     left: Range = Range()
+    persons: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
         return self != Selection()
 
+    def names(self, payload: Any) -> bool:
+        """Whether the payload holds one of ``persons``."""
+        return not self.persons.isdisjoint(person_hashes(payload))
+
     def matches(self, record: Record, now: datetime) -> bool:
+        """Whether all filters but ``persons`` match."""
         return (
             (not self.reasons or record.reason in self.reasons)
             and (not self.statuses or record.status in self.statuses)

@@ -22,7 +22,7 @@ from typing import ParamSpec, TypeVar
 
 from consumer.broker.queue_reader import BATCH_BYTES, QueueReader
 from consumer.core.delivery import Delivery
-from consumer.deadletters.record import Record, fingerprint, read
+from consumer.deadletters.record import Record, fingerprint, payload_of, read
 from consumer.deadletters.selection import Selection
 
 #: Held at once, besides the batch that is being acted upon. The last batch read may exceed the bytes.
@@ -52,6 +52,12 @@ class DeadLetterMessage:
     @property
     def key(self) -> str:
         return fingerprint(self.delivery)
+
+    def matches(self, selection: Selection, now: datetime) -> bool:
+        """Whether it is selected; its payload is read only when a person is looked for."""
+        return selection.matches(self.record, now) and (
+            not selection.persons or selection.names(payload_of(self.delivery))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +265,7 @@ class Sweep:
         """End after the batch that is being acted upon."""
         self._stopping = True
 
-    async def count(self) -> Tally:
+    async def count(self, show: Callable[[Tally], None] = lambda _tally: None) -> Tally:
         """Count what is selected, and act on nothing."""
         self.tally = tally = Tally()
 
@@ -267,6 +273,7 @@ class Sweep:
             tally.waiting += 1
             tally.read += 1
             self._selects(dead)
+            show(tally)
 
         self._there = await read_queues(self._queues, see)
         tally.reading = False
@@ -359,7 +366,7 @@ class Sweep:
 
     def _selects(self, dead: DeadLetterMessage) -> bool:
         """Whether it is selected and not skipped; it is counted as one of them."""
-        if not self._selection.matches(dead.record, self._began):
+        if not dead.matches(self._selection, self._began):
             return False
         if (skipped := self._skip(dead)) is not None:
             self.tally.skipped[skipped] += 1
@@ -374,7 +381,7 @@ class Sweep:
             if self.tally.reading:
                 self._latest_death = max(self._latest_death, died)
             elif died > self._latest_death:
-                self.tally.died_since += self._selection.matches(dead.record, self._began)
+                self.tally.died_since += dead.matches(self._selection, self._began)
                 return False
         if not self._selects(dead):
             return False

@@ -8,28 +8,32 @@ grows with the number of different groups, which is bounded, and not with that o
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from consumer.deadletters.record import NO_DEADLINE, Record
-from consumer.deadletters.sweep import Tally
+from consumer.deadletters.sweep import DeadLetterMessage, Tally
 
 _PLAIN_INTERVAL_SECONDS = 5.0
-_WIDTH_OF_A_PIPE = 160
+#: A pipe has no width: what is read by programs is neither folded nor left out.
+_WIDTH_OF_A_PIPE = 10_000
+_SHOWN_EVERY = 100
+_BETWEEN_COLUMNS = 3
 _URGENT_SECONDS, _SOON_SECONDS = 2 * 3600.0, 6 * 3600.0
 
 
 def stdout_console() -> Console:
-    """As wide as the terminal; in a pipe wide enough for ids."""
+    """As wide as the terminal; in a pipe wide enough for everything."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDTH_OF_A_PIPE)
 
@@ -54,7 +58,9 @@ def _text(text: str, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
-def left_text(seconds: float | None) -> Text:
+def left_text(seconds: float | None, *, refused_for_good: bool = False) -> Text:
+    if refused_for_good:
+        return Text("refused", "dim red")
     if seconds is None:
         return Text("?", "dim")
     if seconds <= 0:
@@ -78,6 +84,7 @@ class Group:
     count: int = 0
     in_time: int = 0
     too_late: int = 0
+    refused_for_good: int = 0
     shortest_left: float | None = None
     youngest_age: float | None = None
     oldest_age: float | None = None
@@ -85,12 +92,14 @@ class Group:
     @property
     def unknown(self) -> int:
         """How many have no readable start."""
-        return self.count - self.in_time - self.too_late
+        return self.count - self.in_time - self.too_late - self.refused_for_good
 
     def add(self, record: Record, now: datetime) -> None:
         self.count += 1
         left, age = record.left(now), record.age(now)
-        if record.is_too_late(now):
+        if record.is_refused_for_good:
+            self.refused_for_good += 1
+        elif record.is_too_late(now):
             self.too_late += 1
         elif left is not None:
             self.in_time += 1
@@ -104,6 +113,7 @@ class Group:
             "count": self.count,
             "savable": self.in_time,
             "beyond_saving": self.too_late,
+            "refused_for_good": self.refused_for_good,
             "deadline_unknown": self.unknown,
             "tightest_left_seconds": _rounded(self.shortest_left),
             "youngest_age_seconds": _rounded(self.youngest_age),
@@ -145,42 +155,86 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
-def _table(*numbers: str, ids: Sequence[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ids:
-        table.add_column(name, overflow="fold", min_width=8)
-    table.add_column("reason", no_wrap=True)
-    table.add_column("detail", overflow="fold")
-    for name in ("status", *numbers):
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+class _Table:
+    """Rows of which nothing is cut or folded: on a narrow terminal whole columns are left out.
+
+    ``optional`` are those that may be, the most important one first.
+    """
+
+    def __init__(self, *columns: str, numbers: Collection[str], optional: Sequence[str]) -> None:
+        self._columns = columns
+        self._numbers = numbers
+        self._optional = optional
+        self._rows: list[tuple[Text, ...]] = []
+
+    def add(self, *cells: Text | str) -> None:
+        self._rows.append(tuple(cell if isinstance(cell, Text) else _text(cell) for cell in cells))
+
+    def print(self, console: Console) -> None:
+        """Print what fits, and the names of the columns that do not."""
+        widths = {
+            name: max([cell_len(name), *(row[index].cell_len for row in self._rows)]) + _BETWEEN_COLUMNS
+            for index, name in enumerate(self._columns)
+        }
+        room = console.width - sum(widths[name] for name in self._columns if name not in self._optional)
+        left_out = set(self._optional)
+        for name in self._optional:
+            if widths[name] <= room:
+                room -= widths[name]
+                left_out.remove(name)
+        shown = [name for name in self._columns if name not in left_out]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in shown:
+            table.add_column(name, justify="right" if name in self._numbers else "left", no_wrap=True)
+        for row in self._rows:
+            table.add_row(*(row[self._columns.index(name)] for name in shown))
+        width = console.width
+        console.width = max(width, width - room)  # else what is left would be cut
+        console.print(table)
+        console.width = width
+        if left_out:
+            names = ", ".join(name for name in self._columns if name in left_out)
+            console.print(f"(a wider terminal, or --json, has more: {names})", style="dim", soft_wrap=True)
 
 
 def show_overview(console: Console, overview: Overview, queue: str) -> None:
     total = overview.total
     if not total.count:
-        console.print(f"No dead letters of {queue!r}.", markup=False)
+        console.print(f"No dead letters of {queue!r}.", markup=False, soft_wrap=True)
         return
-    table = _table("count", "can be registered", "too late", "unknown", "time left", "died")
+    refused = bool(total.refused_for_good)  # few operators ever have any
+    counts = ("count", "can be registered", "too late", *["refused"] * refused, "unknown")
+    table = _Table(
+        "reason", "detail", "status", *counts, "time left", "died",
+        numbers={"status", *counts, "time left", "died"},
+        optional=("detail", "too late", *["refused"] * refused, "status", "unknown", "died"),
+    )  # fmt: skip
     for group in overview.ranked():
-        table.add_row(
-            _text(group.reason),
-            _text(group.detail or "-"),
+        table.add(
+            group.reason,
+            group.detail or "-",
             str(group.status or "-"),
             f"{group.count:,}",
             *(
                 f"{number:,}" if number else Text("-", "dim")
-                for number in (group.in_time, group.too_late, group.unknown)
+                for number in (
+                    group.in_time,
+                    group.too_late,
+                    *[group.refused_for_good] * refused,
+                    group.unknown,
+                )
             ),
             left_text(group.shortest_left) if group.in_time else Text("-", "dim"),
             _ages(group.youngest_age, group.oldest_age),
         )
-    console.print(table)
+    table.print(console)
+    good = f"{total.refused_for_good:,} are refused for good, " if refused else ""
     console.print(
         f"{total.count:,} dead letters of {queue!r}: {total.in_time:,} can be registered, "
-        f"{total.too_late:,} are too late, {total.unknown:,} have no readable start.",
+        f"{total.too_late:,} are too late, {good}{total.unknown:,} have no readable start.",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     if total.shortest_left is not None:
         console.print(Text.assemble("The nearest deadline is in ", left_text(total.shortest_left), "."))
@@ -195,20 +249,24 @@ def _ages(youngest: float | None, oldest: float | None) -> str:
 
 def show_records(console: Console, records: Sequence[Record], now: datetime) -> None:
     """One line for each; ids are never cut."""
-    table = _table("died", "time left", "replays", ids=("journey id", "message id"))
+    table = _Table(
+        "journey id", "message id", "reason", "detail", "status", "died", "time left", "replays",
+        numbers={"status", "died", "time left", "replays"},
+        optional=("time left", "reason", "detail", "status", "message id", "replays", "died"),
+    )  # fmt: skip
     for record in records:
         age, same = record.age(now), record.message_id == record.journey_id
-        table.add_row(
-            _text(record.journey_id or "?"),
-            _text("the same" if same else record.message_id or "-", "dim" if same else ""),
-            _text(record.reason),
-            _text(record.detail or "-"),
+        table.add(
+            record.journey_id or "?",
+            Text("the same", "dim") if same else record.message_id or "-",
+            record.reason,
+            record.detail or "-",
             str(record.status or "-"),
             _ages(age, age),
-            left_text(record.left(now)),
+            left_text(record.left(now), refused_for_good=record.is_refused_for_good),
             str(record.replays or "-"),
         )
-    console.print(table)
+    table.print(console)
 
 
 def show_one(console: Console, shown: dict[str, Any]) -> None:
@@ -269,3 +327,18 @@ def progress(verb: str, limit: int | None) -> Iterator[Callable[[Tally], None]]:
 
     with bar:
         yield show
+
+
+@contextmanager
+def reading(see: Callable[[DeadLetterMessage], None]) -> Iterator[Callable[[DeadLetterMessage], None]]:
+    """Yields ``see`` with a view of how many it has seen."""
+    tally = Tally()
+    with progress("reading", None) as show:
+
+        def counted(dead: DeadLetterMessage) -> None:
+            see(dead)
+            tally.read += 1
+            if tally.read % _SHOWN_EVERY == 0:
+                show(tally)
+
+        yield counted

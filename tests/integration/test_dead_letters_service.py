@@ -1,14 +1,16 @@
 """The service's own part: unauthorized dead letters return, replays are counted, outcomes are told."""
 
 import json
-from datetime import datetime
+import random
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from consumer.publishing import samples
 from tests.broker import Broker
 from tests.deadletters import REFUSED, UNAUTHORIZED
 from tests.integration.conftest import Run
-from tests.ledger import Ledger
+from tests.ledger import TOPOLOGY, Ledger
 from tests.local_registry import TOKEN, LocalRegistry
 from tests.waiting import wait_until
 
@@ -94,6 +96,9 @@ def test_the_nearest_deadline_is_a_metric(vhost: Broker, run: Run) -> None:
     ledger = Ledger(vhost)
     ledger.declare()
     bury(ledger, 20)
+    journey = samples.journey("v2", random.Random(1), datetime.now(UTC))
+    terms = {"x-reason": "rejected", "x-detail": "-32422 distance_too_short", "x-status": 422}
+    vhost.publish(TOPOLOGY.dead_letter_queue("rejected"), samples.encode(journey), headers=terms)
     starts = [
         min(json.loads(body)[role]["start"]["datetime"] for role in ("driver", "passenger"))
         for body in ledger.published.values()
@@ -105,6 +110,7 @@ def test_the_nearest_deadline_is_a_metric(vhost: Broker, run: Run) -> None:
         service.value(name, reason="unauthorized") == datetime.fromisoformat(min(starts)).timestamp() + 86_400
     )
     assert service.value(name, reason="invalid") == 0
+    assert service.value(name, reason="rejected") == 0, "what is refused for good is not urgent"
     ledger.broker.purge(UNAUTHORIZED)
     wait_until(lambda: service.value(name, reason="unauthorized") == 0, 20, "it is empty")
     service.terminate()

@@ -1,5 +1,6 @@
 """Reading dead letters: what is known of good ones, and that nothing about a bad one raises."""
 
+import hashlib
 import json
 import random
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 
 import schemas
 from consumer.core.delivery import Delivery
-from consumer.deadletters.record import FOREIGN_DETAIL, Record, fingerprint, payload_of, read
+from consumer.deadletters.record import (
+    FOREIGN_DETAIL,
+    NO_DEADLINE,
+    Record,
+    fingerprint,
+    payload_of,
+    person_hashes,
+    read,
+)
 from consumer.deadletters.view import MOST_GROUPS, Overview
 from consumer.publishing import samples
 
@@ -162,9 +171,8 @@ def test_reading_never_fails(body: bytes, headers: dict[str, Any]) -> None:
     assert len(fingerprint(delivery)) == 24
     overview = Overview()
     overview.add(record, NOW)
-    assert (
-        overview.total.count == overview.total.in_time + overview.total.too_late + overview.total.unknown == 1
-    )
+    total = overview.total
+    assert total.count == total.in_time + total.too_late + total.refused_for_good + total.unknown == 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 700), st.integers(-48, 48) | st.none()), max_size=60))
@@ -190,3 +198,67 @@ def test_an_overview_stays_small() -> None:
         overview.add(Record("invalid", None, None, f"d{number}", None, 1, 0, None, None, 2), NOW)
     assert len(overview.groups) == MOST_GROUPS + 1
     assert overview.total.count == 3 * MOST_GROUPS
+
+
+@pytest.mark.parametrize("labels", ["", " distance_too_short", " too_many_trips_by_day,too_close_trips"])
+@pytest.mark.parametrize("hours_left", [-3, 3, None])
+def test_what_violates_the_terms_is_refused_for_good(labels: str, hours_left: int | None) -> None:
+    """The Registry has stored its id: time left saves nothing, so that it is neither savable nor urgent."""
+    start = None if hours_left is None else NOW + timedelta(hours=hours_left - 24)
+    record = Record("rejected", None, "j", f"-32422{labels}", 422, 1, 0, None, start, 2)
+    assert record.is_refused_for_good
+    assert record.as_json(NOW)["refused_for_good"] is True
+    assert record.urgency == NO_DEADLINE
+    overview = Overview()
+    overview.add(record, NOW)
+    counts = overview.as_json()["total"]
+    assert (counts["savable"], counts["beyond_saving"], counts["refused_for_good"]) == (0, 0, 1)
+    assert counts["deadline_unknown"] == 0
+    assert counts["tightest_left_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [("rejected", "-32602 at driver"), ("rejected", None), ("invalid", "-32422"), ("rejected", "-324221")],
+)
+def test_any_other_refusal_can_be_posted_again(reason: str, detail: str | None) -> None:
+    record = Record(reason, None, "j", detail, 400, 1, 0, None, NOW, 2)
+    assert not record.is_refused_for_good
+    assert record.urgency == NOW.timestamp() + 86_400
+
+
+def test_what_the_registry_calls_expired_is_too_late_by_any_clock() -> None:
+    record = Record("expired", None, "j", "-32422 expired", 422, 1, 0, None, NOW, 2)
+    assert record.is_too_late(NOW) is True
+
+
+# --- persons --------------------------------------------------------------------------------
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+@pytest.mark.parametrize("role", ["driver", "passenger"])
+@pytest.mark.parametrize("written", ["+33639981234", "0639981234", "06 39 98 12 34", "0033 6 39 98 12 34"])
+def test_a_person_is_found_by_the_hash_of_the_phone_however_it_is_written(
+    version: samples.Version, role: str, written: str
+) -> None:
+    payload = samples.journey(version, random.Random(1), NOW)
+    assert sha256("+33639981234") not in set(person_hashes(payload))
+    payload[role]["identity"]["phone"] = written
+    assert sha256("+33639981234") in set(person_hashes(payload))
+
+
+def test_a_person_is_found_by_user_id_and_identity_key_under_any_key() -> None:
+    """Also in an operator's own event, and in a list."""
+    payload = {"rider": [{"mobile": 33_612_345_678, "account": "user-7", "identity_key": "AB" * 32}]}
+    hashes = set(person_hashes(payload))
+    assert {sha256("user-7"), "ab" * 32, sha256("33612345678")} <= hashes
+    assert sha256("user-8") not in hashes
+
+
+@given(_JSON)
+def test_looking_for_a_person_never_fails(payload: Any) -> None:
+    assert all(isinstance(each, str) for each in person_hashes(payload))

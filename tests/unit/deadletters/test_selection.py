@@ -11,6 +11,7 @@ from consumer.deadletters.selection import (
     Range,
     Selection,
     duration,
+    hash_of,
     range_of,
     status_of,
 )
@@ -144,3 +145,12 @@ def test_statuses() -> None:
     for text in ("", "40", "4011", "x", "999", "٤٠١"):
         with pytest.raises(ValueError, match="HTTP status"):
             status_of(text)
+
+
+def test_a_person_is_named_by_a_hash_only() -> None:
+    """What is refused may be the phone itself: it is not quoted."""
+    assert hash_of(" AB" + "0" * 62 + "\n") == "ab" + "0" * 62
+    for text in ("+33639981234", "", "a" * 63, "g" * 64):
+        with pytest.raises(ValueError, match=r"must be a SHA-256") as caught:
+            hash_of(text)
+        assert "39981234" not in str(caught.value)
