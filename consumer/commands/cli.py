@@ -10,12 +10,15 @@ import contextlib
 import errno
 import importlib
 import io
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NoReturn
 
 from consumer import __version__
+from consumer.config import Settings, load, near_misses
 from consumer.errors import ConfigurationError, ConsumerError
 
 EXIT_FAILED, EXIT_UNUSABLE = 1, 2
@@ -44,6 +47,21 @@ def iso_datetime(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def load_settings(environ: Mapping[str, str], reads: Collection[str]) -> Settings:
+    """Load what a command reads, and warn of misspelt settings; what else is odd, `run` and `check` say."""
+    settings = load(environ, reads)
+    for sentence in near_misses(environ, reads):
+        print(f"warning: {sentence}", file=sys.stderr)  # noqa: T201
+    return settings
+
+
+class OneSentenceParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_UNUSABLE, f"{self.prog}: {message} (--help)\n")
+
+
 def positive(text: str) -> int:
     """A whole number from 1 on, as argparse wants it."""
     if not text.isascii() or not text.isdigit() or not int(text):
@@ -51,10 +69,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def between(least: float, most: float) -> Callable[[str], float]:
+    """Make the argparse type of a number between two bounds."""
+
+    def checked(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:  # also refuses nan
+            raise argparse.ArgumentTypeError(f"must be from {least:g} to {most:.0f}")
+        return value
+
+    return checked
+
+
 def _overview() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog="journey-consumer",
         description="Delivers carpool journeys from a message queue to the Registry of carpooling proofs.",
         epilog=f"commands:\n{listing}\n\n`journey-consumer COMMAND --help` describes a command.",
@@ -71,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = _overview().parse_args(arguments[:1]).command
     module = importlib.import_module(f"consumer.commands.{name.replace('-', '_')}")
-    parser = argparse.ArgumentParser(
+    parser = OneSentenceParser(
         prog=f"journey-consumer {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

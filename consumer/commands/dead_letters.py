@@ -19,9 +19,9 @@ from typing import Any
 
 from consumer.app import build_topology
 from consumer.commands import dead_letters_actions
-from consumer.commands.cli import positive
+from consumer.commands.cli import load_settings, positive
 from consumer.commands.dead_letters_actions import add_audit, queue_readers
-from consumer.config import Settings, load
+from consumer.config import REGISTRY, TOPOLOGY, Settings
 from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
@@ -35,7 +35,7 @@ from consumer.errors import ConfigurationError, ConsumerError
 
 LISTED = 50
 _NOT_SHOWN = Delivery(b"")
-_OUR_VARIABLES = ("BROKER_", "SECRETS_", "REGISTRY_API_VERSION", "DEAD_LETTERS_")
+_READS = TOPOLOGY | {"DEAD_LETTERS_UNVERIFIED"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +104,7 @@ _FILTERS = (
 
 def run(args: argparse.Namespace) -> int:
     everything = getattr(args, "to", None) == "registry"
-    environ = {k: v for k, v in os.environ.items() if everything or k.startswith(_OUR_VARIABLES)}
-    settings = load(environ, authentication=everything)
+    settings = load_settings(os.environ, _READS | (REGISTRY if everything else {"REGISTRY_API_VERSION"}))
     selection = Selection(
         reasons=frozenset(args.reason),
         details=tuple(args.detail),

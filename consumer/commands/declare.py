@@ -11,7 +11,8 @@ import os
 from consumer.app import build_topology
 from consumer.broker.connection import is_amqp
 from consumer.broker.declare import ensure
-from consumer.config import load
+from consumer.commands.cli import load_settings
+from consumer.config import TOPOLOGY
 from consumer.errors import ConfigurationError
 from consumer.publishing.publish import at_first_broker
 
@@ -22,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(_args: argparse.Namespace) -> int:
     """Declare, and print one line for each queue and exchange that was created."""
-    settings = load(os.environ, authentication=False)
+    settings = load_settings(os.environ, TOPOLOGY)
     if not is_amqp(settings.broker_urls[0]):
         raise ConfigurationError(["BROKER_URL must be amqp:// or amqps:// to declare queues"])
     topology = build_topology(settings)

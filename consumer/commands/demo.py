@@ -13,14 +13,16 @@ from contextlib import nullcontext
 from rich.console import Console
 from rich.live import Live
 
+from consumer.commands.cli import between
 from consumer.commands.sandbox import require_sandbox
-from consumer.errors import ConfigurationError
 
 _KILLED = 128  # shells add the number of the signal to it
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="play X times as fast")
+    parser.add_argument(
+        "--speed", type=between(0.1, 50), default=1.0, metavar="X", help="play X times as fast"
+    )
     parser.add_argument(
         "--api-version", choices=["v2", "v3"], default="v3", help="form of the journeys (default: v3)"
     )
@@ -28,8 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not 0.1 <= args.speed <= 50:  # noqa: PLR2004
-        raise ConfigurationError(["--speed must be from 0.1 to 50"])
     require_sandbox()
     return asyncio.run(_run(args))
 

@@ -14,7 +14,8 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from consumer.config import Settings, load
+from consumer.commands.cli import load_settings, positive
+from consumer.config import BROKER, Settings
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing.documents import Documents, is_object
 from consumer.publishing.publish import Sender, Target, connect, generated_lines, read_lines, show_progress
@@ -36,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", action="store_true", help="publish each line of FILE, whatever it is")
     group = parser.add_argument_group("instead of FILE")
     group.add_argument(
-        "--generate", type=int, metavar="N", help="publish N invented journeys that have just ended"
+        "--generate", type=positive, metavar="N", help="publish N invented journeys that have just ended"
     )
     group.add_argument("--api-version", choices=["v2", "v3"], default="v2", help="their form (default: v2)")
 
@@ -44,14 +45,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if (args.file is None) == (args.generate is None):
         raise ConfigurationError(["publish needs either FILE (- for standard input) or --generate N"])
-    if args.generate is not None and args.generate < 1:
-        raise ConfigurationError(["--generate must be at least 1"])
     if args.routing_key is not None and args.exchange is None:
         raise ConfigurationError(["--routing-key needs --exchange: a queue is addressed by its name"])
-    environ = {name: value for name, value in os.environ.items() if name.startswith(("BROKER_", "SECRETS_"))}
     options = {"BROKER_URL": args.broker_url, "BROKER_QUEUE": args.queue}
-    environ |= {name: value for name, value in options.items() if value is not None}
-    settings = load(environ, authentication=False)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = load_settings({**os.environ, **given}, BROKER)
     queue = settings.broker_queue
     target = Target(args.exchange or "", (args.routing_key or queue) if args.exchange else queue)
     return asyncio.run(_publish(args, settings, target))

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from consumer.commands.cli import iso_datetime
+from consumer.commands.cli import between, iso_datetime, positive
 from consumer.core.clock import utc_now
 from consumer.errors import ConfigurationError, ConsumerError
 
@@ -37,7 +37,7 @@ def require_sandbox() -> None:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--port", type=int, default=8080, help="port, 0 for any free one (default: 8080)")
+    add("--port", type=_port, default=8080, help="port, 0 for any free one (default: 8080)")
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add(
         "--profile",
@@ -53,22 +53,31 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--claimless-token", action="append", default=[], help="token without its claims: 403; repeatable")
     add("--access-key", help="with --secret-key: accepted by POST /v3.3/auth/access_token")
     add("--secret-key")
-    add("--access-token-lifetime-seconds", type=float, default=300.0, help="(default: %(default)s)")
+    add(
+        "--access-token-lifetime-seconds",
+        type=between(0.001, 1e9),
+        default=300.0,
+        help="(default: %(default)s)",
+    )
     add("--operator-id", type=int, default=1, help="operator of these tokens (default: 1)")
-    add("--rate-limit", type=int, default=20_000, help="requests a minute and address (default: 20000)")
+    add("--rate-limit", type=positive, default=20_000, help="requests a minute and address (default: 20000)")
     looked_up = "status look-ups, lists and corrections a minute and address (default: 2000)"
-    add("--status-limit", type=int, default=2_000, help=looked_up)
+    add("--status-limit", type=positive, default=2_000, help=looked_up)
     terms = "which versions the terms of use apply to (default: v3; not with --profile 2023)"
     add("--terms", choices=["v3", "all", "off"], default="v3", help=terms)
     add("--no-v2", action="store_true", help="do not serve v2, as the server of 2025")
     verdicts = "pending journeys become ok so long after their registration (default: never)"
-    add("--ok-after-seconds", type=float, metavar="SECONDS", help=verdicts)
+    add("--ok-after-seconds", type=between(0, 1e9), metavar="SECONDS", help=verdicts)
     now = "time at the start; it goes on from there"
     add("--now", type=iso_datetime, metavar="ISO-8601", help=now)
     add = parser.add_argument_group("faults from the start; POST /_sandbox/faults changes them").add_argument
-    add("--latency-seconds", type=float, default=0.0)
-    add("--error-rate", type=float, default=0.0, help="share of answers that are 500, 0 to 1")
+    add("--latency-seconds", type=between(0, 1e6), default=0.0)
+    add("--error-rate", type=between(0, 1), default=0.0, help="share of answers that are 500, 0 to 1")
     add("--maintenance", action="store_true", help="answer 503 to everything")
+
+
+def _port(text: str) -> int:
+    return int(between(0, 65_535)(text))
 
 
 def _clock_from(first: datetime) -> Callable[[], datetime]:
@@ -93,8 +102,6 @@ def run(args: argparse.Namespace) -> int:
 
     if (args.access_key is None) != (args.secret_key is None):
         raise ConfigurationError(["--access-key and --secret-key go together"])
-    if min(args.rate_limit, args.status_limit) < 1:
-        raise ConfigurationError(["--rate-limit and --status-limit must be at least 1"])
     generated = [] if args.token else [secrets.token_urlsafe(24)]
     sandbox = Sandbox(
         tokens=args.token or generated,

@@ -4,7 +4,17 @@ Knows the environment's names and rules; must not know what the settings are use
 Nothing is read at import time; nothing that could be a secret is ever shown.
 """
 
-from consumer.config.loading import load
+from consumer.config.loading import ALL, BROKER, REGISTRY, TOPOLOGY, load, near_misses
 from consumer.config.settings import Settings, described, settings_reference
 
-__all__ = ["Settings", "described", "load", "settings_reference"]
+__all__ = [
+    "ALL",
+    "BROKER",
+    "REGISTRY",
+    "TOPOLOGY",
+    "Settings",
+    "described",
+    "load",
+    "near_misses",
+    "settings_reference",
+]

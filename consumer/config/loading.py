@@ -3,11 +3,11 @@
 The environment wins over a file of the same name in the secrets directory; an empty value counts as not
 set. The three Registry secrets are not copied out of the directory: their ``_FILE`` setting is pointed at
 the file instead, so that a rotated secret is noticed. All mistakes are reported together, each in one
-sentence that quotes no value.
+sentence that quotes no value. Only what the command reads is judged: a setting of others is as if not set.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,15 @@ from consumer.errors import ConfigurationError
 
 DEFAULT_SECRETS_DIR = Path("/run/secrets/journey-consumer")
 _NAMES = {name.upper(): field for name, field in Settings.model_fields.items()}
+_OF_OUR_QUEUES = frozenset(
+    {"BROKER_EXCHANGE", "BROKER_ROUTING_KEY", "BROKER_DELIVERY_LIMIT", "RETRY_DELAYS_SECONDS"}
+)
+_OF_CONSUMING = frozenset({"BROKER_PREFETCH", "BROKER_DECLARE"})
+#: What a command reads: all settings, a connection to the broker, that and our queues, the Registry.
+ALL = frozenset(_NAMES)
+BROKER = frozenset(name for name in _NAMES if name.startswith("BROKER_")) - _OF_OUR_QUEUES - _OF_CONSUMING
+TOPOLOGY = BROKER | _OF_OUR_QUEUES
+REGISTRY = frozenset(name for name in _NAMES if name.startswith("REGISTRY_")) | {"EVENT_MAPPING_FILE"}
 _ROTATED = ("REGISTRY_TOKEN", "REGISTRY_ACCESS_KEY", "REGISTRY_SECRET_KEY")
 _PRODUCTION = "api.covoiturage.beta.gouv.fr"
 # What Kubernetes injects for a Service that happens to be called broker, registry, http, ...
@@ -29,16 +38,20 @@ _NOT_OURS = frozenset({"HTTP_PROXY", "SECRETS_DIR"})
 _WAYS = "one of REGISTRY_TOKEN, REGISTRY_TOKEN_FILE, or both REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY"
 
 
-def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings:
+def load(environ: Mapping[str, str], reads: Collection[str] = ALL) -> Settings:
     """Return checked settings, or raise ConfigurationError with one sentence for each mistake.
 
-    ``authentication=False`` is for commands that never connect to the Registry: they need no token.
+    ``reads`` are the settings that the command uses: only those, and conflicts among those, are judged, and
+    a token is needed by those that read one. The others have their defaults.
     """
     problems: list[str] = []
     warnings: list[str] = []
-    given = {name: value for name in _NAMES if (value := environ.get(name, "").strip())}
+    wanted = [name for name in _NAMES if name in reads]
+    given = {name: value for name in wanted if (value := environ.get(name, "").strip())}
     values = dict(given)
-    for name, (path, value) in _secret_files(environ.get("SECRETS_DIR", "").strip(), problems).items():
+    for name, (path, value) in _secret_files(
+        environ.get("SECRETS_DIR", "").strip(), wanted, problems
+    ).items():
         if name in given:
             warnings.append(
                 f"{name} is set both in the environment and in the secrets directory: the environment wins"
@@ -51,27 +64,29 @@ def load(environ: Mapping[str, str], *, authentication: bool = True) -> Settings
             values[f"{name}_FILE"] = str(path)
     settings, wrong = _validate(values, problems)
     conflicts = (
-        *_authentication(settings, required=authentication),
+        *_authentication(settings),
         *_contradictions(settings),
         *_tls(settings),
         *_sqs(settings),
         *_mapping(settings),
     )
     # A conflict with a setting that is wrong by itself may be one with its default only.
-    problems += [sentence for sentence in conflicts if not wrong & _named(sentence)]
-    if problems:
-        raise ConfigurationError(problems)
+    problems += [
+        sentence for sentence in conflicts if not wrong & _named(sentence) and _concerns(sentence, reads)
+    ]
+    misspelt = tuple(near_misses(environ, reads))
+    if problems:  # what looks like a misspelt setting may be why another one is missing
+        raise ConfigurationError([*problems, *misspelt])
+    odd = (*_oddities(settings), *_unused_tls(settings), *_unused_proxy(settings, environ))
     settings._warnings = (  # noqa: SLF001
         *warnings,
-        *_oddities(settings),
-        *_unused_tls(settings),
-        *_unused_proxy(settings, environ),
-        *_near_misses(environ),
+        *(sentence for sentence in odd if _concerns(sentence, reads)),
+        *misspelt,
     )
     return settings
 
 
-def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, str]]:
+def _secret_files(directory: str, names: Collection[str], problems: list[str]) -> dict[str, tuple[Path, str]]:
     """Read the secrets directory: path and stripped content by setting, empty files left out."""
     path = Path(directory) if directory else DEFAULT_SECRETS_DIR
     if not path.is_dir():
@@ -79,7 +94,7 @@ def _secret_files(directory: str, problems: list[str]) -> dict[str, tuple[Path, 
             problems.append("SECRETS_DIR must be an existing directory")
         return {}
     found = {}
-    for name in _NAMES:
+    for name in names:
         file = path / name
         try:
             if file.is_file() and (value := file.read_text("utf-8").strip()):
@@ -108,6 +123,11 @@ def _named(sentence: str) -> set[str]:
     return {*names, *(f"{name}_FILE" for name in names)}
 
 
+def _concerns(sentence: str, reads: Collection[str]) -> bool:
+    """Whether all settings that a sentence names are read."""
+    return (_named(sentence) & ALL).issubset(reads)
+
+
 def _mapping(settings: Settings) -> Iterator[str]:
     """Check the file that maps events to payloads."""
     if settings.event_mapping_file is None:
@@ -120,7 +140,7 @@ def _mapping(settings: Settings) -> Iterator[str]:
         yield from (f"EVENT_MAPPING_FILE: {problem}" for problem in error.problems)
 
 
-def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:
+def _authentication(settings: Settings) -> Iterator[str]:
     """Check that there is exactly one way to authenticate."""
     ways = [
         [name for name in (secret, f"{secret}_FILE") if getattr(settings, name.lower())]
@@ -132,7 +152,7 @@ def _authentication(settings: Settings, *, required: bool) -> Iterator[str]:
     token, access, secret = map(bool, ways)
     if token and (access or secret):
         yield f"several ways to authenticate are set: keep {_WAYS}"
-    elif required and not any(ways):
+    elif not any(ways):
         yield f"no way to authenticate is set: set {_WAYS} (each also as a file)"
     elif access != secret:
         yield "REGISTRY_ACCESS_KEY and REGISTRY_SECRET_KEY are only of use together: set both"
@@ -241,8 +261,8 @@ def _unused_proxy(settings: Settings, environ: Mapping[str, str]) -> Iterator[st
                 yield f"{name} is set and not used: the proxy of the Registry is REGISTRY_PROXY_URL"
 
 
-def _near_misses(environ: Mapping[str, str]) -> Iterator[str]:
-    """Find variables that look like a misspelt setting.
+def near_misses(environ: Mapping[str, str], reads: Collection[str]) -> Iterator[str]:
+    """Find variables that look like a misspelt setting of those that are read.
 
     They are never refused: Kubernetes injects a variable for every Service it knows, and an
     operator's image may hold variables of its own.
@@ -250,5 +270,6 @@ def _near_misses(environ: Mapping[str, str]) -> Iterator[str]:
     for name in sorted(environ):
         if name in _NAMES or name in _NOT_OURS or _SERVICE_LINK.search(name):
             continue
-        if close := get_close_matches(name.upper(), _NAMES, n=1, cutoff=0.85):
+        close = get_close_matches(name.upper(), _NAMES, n=1, cutoff=0.85)
+        if close and close[0] in reads:
             yield f"{name} is not a setting: did you mean {close[0]}?"

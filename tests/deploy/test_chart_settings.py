@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import consumer
-from consumer.config import Settings, load
+from consumer.config import ALL, TOPOLOGY, Settings, load
 from tests.deploy.chart import Chart, Object, ours, pods
 from tools.chart import CASES, CHART
 
@@ -65,7 +65,7 @@ def test_the_service_accepts_what_the_chart_sets(chart: Chart, case: str, tmp_pa
         container = ours(pod)
         given = dict(chart.settings(case)) if "envFrom" in container else {}
         environ = _in_the_pod(pod, given, tmp_path / name)
-        settings = load(environ, authentication=container["args"] != ["declare"])
+        settings = load(environ, TOPOLOGY if container["args"] == ["declare"] else ALL)
         assert settings.warnings == (), name
         assert settings.broker_addresses == ("amqps://rabbitmq:5671/mobility",), name
         if container["args"] == ["run"] and case not in {"access-keys", "event-mapping"}:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.config import Settings, described, load, settings_reference
+from consumer.config import ALL, BROKER, REGISTRY, TOPOLOGY, Settings, described, load, settings_reference
 from consumer.config.settings import split_urls, without_secrets
 from consumer.errors import ConfigurationError
 
@@ -231,11 +231,51 @@ def test_a_token_loses_the_newline_of_its_file() -> None:
     assert token.get_secret_value() == "abc.def"
 
 
-def test_commands_that_never_speak_to_the_registry_need_no_token() -> None:
-    """`publish` and `dead-letters` work with the broker's settings alone, but not with a contradiction."""
-    assert load({}, authentication=False).registry_token is None
-    with pytest.raises(ConfigurationError, match="several ways"):
-        load({"REGISTRY_TOKEN": "t", "REGISTRY_ACCESS_KEY": "a"}, authentication=False)
+@pytest.mark.parametrize("reads", [BROKER, TOPOLOGY])
+def test_commands_that_never_speak_to_the_registry_need_no_token(reads: frozenset[str]) -> None:
+    """`publish` and `dead-letters` work with the broker's settings alone, whatever else is wrong."""
+    assert load({}, reads).registry_token is None
+    settings = load({"REGISTRY_TOKEN": "t", "REGISTRY_ACCESS_KEY": "a", "REGISTRY_URL": "nonsense"}, reads)
+    assert settings.registry_token is None
+
+
+@given(st.sets(st.sampled_from(sorted(ALL))), st.text(st.characters(codec="ascii"), min_size=1))
+def test_a_setting_that_is_not_read_changes_nothing(not_read: set[str], value: str) -> None:
+    """Wrong by itself, in conflict with others, or odd: whoever does not read it never learns of it."""
+    environ = TOKEN | dict.fromkeys(not_read - TOKEN.keys(), value)
+    settings = load(environ, ALL - not_read | TOKEN.keys())
+    assert settings == load(TOKEN)
+    assert settings.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("environ", "reads"),
+    [
+        ({"BROKER_PREFETCH": "10", "REGISTRY_CONCURRENCY": "5"}, TOPOLOGY),
+        ({"BROKER_PREFETCH": "10"}, REGISTRY | BROKER),
+        ({"HOLD_LIMIT_SECONDS": "1", "LOG_LEVEL": "loud"}, TOPOLOGY),
+        ({"BROKER_ROUTING_KEY": "k"}, BROKER),
+        ({"BROKER_EXCHANGE": "x", "BROKER_DECLARE": "false"}, TOPOLOGY),
+        ({"HTTP_PROT": "1"}, TOPOLOGY),
+    ],
+)
+def test_conflicts_with_settings_of_others_are_theirs(environ: dict[str, str], reads: frozenset[str]) -> None:
+    assert load(TOKEN | environ, reads).warnings == ()
+
+
+def test_a_secret_of_others_in_the_directory_is_not_read(secrets: Path) -> None:
+    put(secrets, "HTTP_PORT", "nonsense")
+    put(secrets, "REGISTRY_TOKEN", "t")
+    put(secrets, "BROKER_QUEUE", "mine")
+    settings = load({"SECRETS_DIR": str(secrets)}, BROKER)
+    assert (settings.broker_queue, settings.registry_token_file) == ("mine", None)
+
+
+def test_a_misspelt_setting_is_named_beside_the_one_that_is_missing() -> None:
+    """Of a refused configuration the misspelt name is often the cause."""
+    missing, misspelt = problems(REGISTRY_TOKN="t")
+    assert missing.startswith("no way to authenticate is set")
+    assert misspelt == "REGISTRY_TOKN is not a setting: did you mean REGISTRY_TOKEN?"
 
 
 # --- The secrets directory ---------------------------------------------------------------

@@ -25,7 +25,7 @@ from consumer.broker.connection import (
     build_delivery,
     is_amqp,
 )
-from consumer.config import load
+from consumer.config import BROKER, load
 from consumer.errors import BrokerError
 from tests.unit.broker.scripted import message
 
@@ -114,7 +114,7 @@ def test_each_call_connects_to_the_next_address(monkeypatch: pytest.MonkeyPatch)
         raise ConnectionRefusedError
 
     monkeypatch.setattr(module, "_Transport", refuse)
-    connections = build_connections(load({"BROKER_URL": "amqp://a;amqps://b;amqp://c"}, authentication=False))
+    connections = build_connections(load({"BROKER_URL": "amqp://a;amqps://b;amqp://c"}, BROKER))
     for _ in range(4):
         with pytest.raises(ConnectionRefusedError):
             connections.connect("test")
