@@ -6,9 +6,12 @@ the end, by the queues and the Registry.
 
 import json
 import os
+import pty
 import random
+import select
 import subprocess
 import sys
+import termios
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from tests.broker import Broker
 from tests.ledger import TOPOLOGY, Ledger
 from tests.local_registry import LocalRegistry
 from tests.service import ServiceProcess
+from tests.waiting import wait_until
 
 QUEUE = TOPOLOGY.queue
 INVALID = TOPOLOGY.dead_letter_queue("invalid")
@@ -130,3 +134,60 @@ def only_json(text: str) -> dict[str, Any]:
     """The one JSON document that ``text`` is; ValueError when it is anything else."""
     told: dict[str, Any] = json.loads(text)
     return told
+
+
+class Terminal:
+    """The command on a terminal of its own, as a person sees it."""
+
+    def __init__(self, broker: Broker, *args: str, columns: int = 80, **more: str) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (24, columns))
+        self.process = subprocess.Popen(
+            command(*args), env=environment(broker, **more), stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        os.close(theirs)
+        self.shown = ""
+
+    def read_until(self, words: str, timeout: float = 20.0) -> None:
+        """Wait until ``words`` are on the screen."""
+        wait_until(lambda: words in self.read(), timeout, lambda: f"{words!r} in {self.shown!r}")
+
+    def read(self) -> str:
+        """Everything that was on the screen by now."""
+        while select.select([self._ours], [], [], 0)[0]:
+            try:
+                self.shown += os.read(self._ours, 65_536).decode(errors="replace")
+            except OSError:  # the other side has been closed
+                break
+        return self.shown
+
+    def type(self, keys: str) -> None:
+        """Press these keys."""
+        os.write(self._ours, keys.encode())
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """Read until the command has ended; returns its exit code."""
+
+        def ended() -> bool:
+            self.read()
+            return self.process.poll() is not None
+
+        wait_until(ended, timeout, lambda: f"the end, after {self.shown!r}")
+        self.read()
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+
+@contextmanager
+def on_terminal(broker: Broker, *args: str, columns: int = 80, **more: str) -> Iterator[Terminal]:
+    """Start ``dead-letters ARGS`` on a terminal, so wide."""
+    terminal = Terminal(broker, *args, columns=columns, **more)
+    try:
+        yield terminal
+    finally:
+        terminal.close()

@@ -2,7 +2,7 @@
 
 `summary`, `list` and `show` change nothing. `replay` sends a selection again, nearest deadline first among
 those held (up to 10,000 dead letters or 16 MiB at once); `edit` changes payloads first; `discard` removes a
-selection, with a reason and an audit trail. Every filter may be given several times (alternatives); different
+selection, with a reason and an audit line. Every filter may be given several times (alternatives); different
 filters must all match. Settings: BROKER_URL, BROKER_QUEUE, BROKER_CA_FILE and, for `edit` and
 `replay --to registry`, REGISTRY_..., as for `run`.
 """
@@ -12,25 +12,33 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from consumer.app import build_topology
-from consumer.commands import dead_letters_actions
+from consumer.commands import dead_letters_actions, dead_letters_edit
 from consumer.commands.cli import load_settings, positive
-from consumer.commands.dead_letters_actions import add_audit, queue_readers
+from consumer.commands.dead_letters_actions import add_audit, open_audit, queue_readers
 from consumer.config import REGISTRY, TOPOLOGY, Settings
 from consumer.core.clock import utc_now
 from consumer.core.delivery import Delivery
 from consumer.core.topology import Topology
-from consumer.deadletters.audit import DurableJsonlFile, audit_line, body_of
+from consumer.deadletters.audit import audit_line, body_of
 from consumer.deadletters.masking import masked, masked_content_type, masked_headers
 from consumer.deadletters.record import LONGEST_ID, payload_of
-from consumer.deadletters.selection import Range, Selection, range_of, status_of
+from consumer.deadletters.selection import Range, Selection, hash_of, range_of, status_of
 from consumer.deadletters.sweep import DeadLetterMessage, Nearest, read_queues
-from consumer.deadletters.view import Overview, show_one, show_overview, show_records, span, stdout_console
+from consumer.deadletters.view import (
+    Overview,
+    reading,
+    show_one,
+    show_overview,
+    show_records,
+    span,
+    stdout_console,
+)
 from consumer.errors import ConfigurationError, ConsumerError
 
 LISTED = 50
@@ -60,7 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_audit(show)
     show.set_defaults(action=_show)
 
-    dead_letters_actions.configure(lambda name, text: _command(commands, name, text))
+    for each in (dead_letters_actions, dead_letters_edit):
+        each.configure(lambda name, text: _command(commands, name, text))
 
 
 def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> argparse.ArgumentParser:
@@ -71,13 +80,22 @@ def _command(commands: Any, name: str, text: str, *, filters: bool = True) -> ar
     group = parser.add_argument_group("filters")
     reasons = Topology(queue="").dead_letter_reasons
     group.add_argument(
-        "--reason", action="append", default=[], choices=reasons, metavar="R", help=", ".join(reasons)
+        "--reason", action="append", default=[], type=_reason, metavar="R", help=", ".join(reasons)
     )
-    parser.set_defaults(detail=[], status=[], journey=[], message=[], age=Range(), left=Range())
+    parser.set_defaults(detail=[], status=[], journey=[], message=[], person=[], age=Range(), left=Range())
+    parser.set_defaults(reads=frozenset(), to=None)
     if filters:
         for option, metavar, meaning, more in _FILTERS:
             group.add_argument(option, metavar=metavar, help=meaning, **more)
     return parser
+
+
+def _reason(text: str) -> str:
+    reasons = Topology(queue="").dead_letter_reasons
+    if text not in reasons:
+        more = "; a status is --status" if text.isdigit() else ""
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(reasons)}{more}")
+    return text
 
 
 def _argument(read: Any) -> Any:
@@ -97,14 +115,22 @@ _FILTERS = (
     ("--status", "N", "the Registry's HTTP status, or none", {**_SEVERAL, "type": _argument(status_of)}),
     ("--journey", "ID", "journey id", _SEVERAL),
     ("--message", "ID", "message id", _SEVERAL),
+    (
+        "--person",
+        "HASH",
+        "SHA-256 of a phone in E.164 or of a user id",
+        {**_SEVERAL, "type": _argument(hash_of)},
+    ),
     ("--age", "RANGE", "time since death: 2h.. or ..30m or 1h..2h", _RANGE),
-    ("--left", "RANGE", "time left: ..3h is urgent, 0.. can be registered, ..0 is too late", _RANGE),
+    ("--left", "RANGE", "time left: ..3h is urgent, 0.. is in time, ..0 is too late", _RANGE),
 )
 
 
 def run(args: argparse.Namespace) -> int:
-    everything = getattr(args, "to", None) == "registry"
-    settings = load_settings(os.environ, _READS | (REGISTRY if everything else {"REGISTRY_API_VERSION"}))
+    reads = _READS | (
+        REGISTRY if getattr(args, "to", None) == "registry" else frozenset(getattr(args, "reads", ()))
+    )
+    settings = load_settings(os.environ, reads)
     selection = Selection(
         reasons=frozenset(args.reason),
         details=tuple(args.detail),
@@ -113,18 +139,29 @@ def run(args: argparse.Namespace) -> int:
         message_ids=frozenset(each[:LONGEST_ID] for each in args.message),
         age=args.age,
         left=args.left,
+        persons=frozenset(args.person),
     )
     return int(args.action(args, settings, selection))
+
+
+def _read(
+    args: argparse.Namespace,
+    settings: Settings,
+    selection: Selection,
+    see: Callable[[DeadLetterMessage], None],
+) -> None:
+    with reading(see) as watched:
+        asyncio.run(read_queues(queue_readers(args, settings, selection), watched))
 
 
 def _summary(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
     overview, now = Overview(), utc_now()
 
     def see(dead: DeadLetterMessage) -> None:
-        if selection.matches(dead.record, now):
+        if dead.matches(selection, now):
             overview.add(dead.record, now)
 
-    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
+    _read(args, settings, selection, see)
     if args.json:
         print(json.dumps({"queue": settings.broker_queue, **overview.as_json()}, indent=2))  # noqa: T201
     else:
@@ -138,10 +175,10 @@ def _list(args: argparse.Namespace, settings: Settings, selection: Selection) ->
     now, nearest = utc_now(), Nearest(args.limit)
 
     def see(dead: DeadLetterMessage) -> None:
-        if selection.matches(dead.record, now):
+        if dead.matches(selection, now):
             nearest.add(dead if args.json else replace(dead, delivery=_NOT_SHOWN))
 
-    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
+    _read(args, settings, selection, see)
     if args.json:
         entries = nearest.entries()
         if args.reveal:
@@ -168,7 +205,7 @@ def _show(args: argparse.Namespace, settings: Settings, selection: Selection) ->
         if wanted in (dead.record.journey_id, dead.record.message_id, dead.key):
             found.append(dead)
 
-    asyncio.run(read_queues(queue_readers(args, settings, selection), see))
+    _read(args, settings, selection, see)
     if not found:
         raise ConsumerError("no dead letter has this journey id, message id or key")
     if args.reveal:
@@ -208,5 +245,5 @@ def _shown(dead: DeadLetterMessage, now: datetime, settings: Settings, *, reveal
 
 def _log_reveal(args: argparse.Namespace, found: Iterable[DeadLetterMessage], now: datetime) -> None:
     """Written before anything is shown."""
-    with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
+    with open_audit(args, fallback=sys.stderr) as audit:
         audit.write(audit_line("revealed", dead, now) for dead in found)

@@ -1,4 +1,4 @@
-"""``dead-letters replay``, ``edit`` and ``discard``: options, what is asked, a sweep that signals can stop.
+"""``dead-letters replay`` and ``discard``: options, what is asked, a sweep that signals can stop.
 
 A first SIGINT or SIGTERM ends it after the current batch, a second one at once; either way nothing is lost.
 """
@@ -6,18 +6,13 @@ A first SIGINT or SIGTERM ends it after the current batch, a second one at once;
 import argparse
 import asyncio
 import json
-import os
-import shlex
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from consumer.app import (
     RATE_LIMITER_BURST,
@@ -29,9 +24,10 @@ from consumer.app import (
 )
 from consumer.broker.connection import build_connections, is_amqp
 from consumer.broker.virtual import transport_limits
-from consumer.commands.cli import positive
+from consumer.commands.cli import between, positive
 from consumer.config import Settings
 from consumer.core.clock import utc_now
+from consumer.core.outcome import Reason
 from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.actions import (
     IN_REGISTRY,
@@ -42,8 +38,7 @@ from consumer.deadletters.actions import (
     SubmitToRegistry,
     batch_size,
 )
-from consumer.deadletters.audit import DurableJsonlFile, export_line
-from consumer.deadletters.editing import CommandEditor, EditAndReplay, FileEditor, PayloadEditor
+from consumer.deadletters.audit import DurableJsonlFile
 from consumer.deadletters.queues import find_queues
 from consumer.deadletters.selection import Selection
 from consumer.deadletters.sweep import (
@@ -51,18 +46,19 @@ from consumer.deadletters.sweep import (
     MOST_HELD,
     Act,
     DeadLetterMessage,
-    Nearest,
     QueueReaders,
     Sweep,
-    read_queues,
+    Tally,
 )
-from consumer.deadletters.view import printable, progress, show_tally
+from consumer.deadletters.view import progress, show_tally
 from consumer.errors import ConfigurationError, ConsumerError
 from consumer.publishing.publish import Target, connect
 from consumer.registry.submit import Submission
 
 _STOPPED = 130
-_EXPORT_BYTES = 1024 * 1024
+#: In the current directory, unless ``--audit`` names another one.
+AUDIT_FILE = Path("dead-letters-audit.jsonl")
+REFUSED_FOR_GOOD = "refused for good: the Registry would answer 409"
 _AT_ONCE = f"up to {MOST_HELD:,} dead letters or {MOST_BYTES >> 20} MiB at once"
 ORDER = f"nearest deadline first among those held: {_AT_ONCE}"
 
@@ -80,58 +76,58 @@ def configure(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     )
     replay.add_argument("--lost", action="store_true", help="also those that are too late")
     replay.add_argument(
+        "--unchanged",
+        action="store_true",
+        help="also those that only a change could help: invalid, refused for good",
+    )
+    replay.add_argument("--yes", action="store_true", help="do not ask, also without a filter")
+    replay.add_argument(
         "--max-replays", type=positive, default=MOST_REPLAYS, metavar="N",
         help="leave out what was replayed so often already (default: %(default)s)",
     )  # fmt: skip
-    _add_common(replay)
+    add_common(replay)
     replay.set_defaults(action=_replay)
-
-    edit = command("edit", "edit payloads and replay them; opens $EDITOR unless one of these is given")
-    way = edit.add_mutually_exclusive_group()
-    way.add_argument("--out", type=Path, metavar="FILE", help="write them to FILE and change nothing")
-    way.add_argument("--apply", type=Path, metavar="FILE", help="replay what was edited in FILE")
-    way.add_argument("--pipe", metavar="CMD", help="edit by a shell command: JSON Lines in, JSON Lines out")
-    _add_common(edit)
-    add_audit(edit)
-    edit.set_defaults(action=_edit)
 
     discard = command("discard", "remove dead letters; needs a filter, a reason and a confirmation")
     discard.add_argument("--why", required=True, metavar="TEXT", help="the reason, for the audit trail")
     discard.add_argument("--archive", type=Path, metavar="FILE", help="append them to FILE first, in full")
     discard.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-    _add_common(discard)
+    add_common(discard)
     add_audit(discard)
     discard.set_defaults(action=_discard)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only print what would be done")
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="at most N, nearest deadline first among those held"
     )
-    parser.add_argument("--rate", type=_positive_rate, metavar="N", help="at most N per second")
+    parser.add_argument("--rate", type=between(0.001, 1e6), metavar="N", help="at most N per second")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def add_audit(parser: argparse.ArgumentParser) -> None:
-    """The option of where audit lines go."""
-    parser.add_argument("--audit", type=Path, metavar="FILE", help="append audit lines to FILE")
+    """The option of where audit lines go; None is the output."""
+    parser.add_argument(
+        "--audit",
+        type=lambda text: None if text == "-" else Path(text),
+        default=AUDIT_FILE,
+        metavar="FILE",
+        help=f"append audit lines to FILE (default: {AUDIT_FILE}); -: print them",
+    )
 
 
-def _positive_rate(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.001 <= value <= 1_000_000:  # noqa: PLR2004 also refuses nan
-        raise argparse.ArgumentTypeError("must be from 0.001 to 1000000")
-    return value
+def open_audit(args: argparse.Namespace, *, fallback: TextIO | None = None) -> DurableJsonlFile:
+    """The file of ``--audit``, or the output; a dry run has no audit lines and no file."""
+    path = None if getattr(args, "dry_run", False) else args.audit
+    hint = "; --audit names another file, or - to print the lines" if path is AUDIT_FILE else ""
+    return DurableJsonlFile(path, fallback=fallback, hint=hint)
 
 
 def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selection) -> QueueReaders:
     """The dead-letter queues that ``selection`` is about."""
     if not is_amqp(settings.broker_urls[0]):
-        _warn(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}")
+        warn(f"careful, if this is killed: {transport_limits(settings.broker_urls[0])}")
     topology = build_topology(settings)
     found = find_queues(
         lambda: build_connections(settings),
@@ -145,11 +141,11 @@ def queue_readers(args: argparse.Namespace, settings: Settings, selection: Selec
         raise found.unsafe[0]
     for reason in found.shared:
         queue = topology.dead_letter_queue(reason)
-        _warn(f"{queue!r} has another consumer, whose messages are not seen")
+        warn(f"{queue!r} has another consumer, whose messages are not seen")
     return found.readers
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
 
@@ -157,9 +153,16 @@ def _warn(text: str) -> None:
 
 
 def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
+    if selection.reasons == {Reason.INVALID} and not args.unchanged:
+        text = "replaying invalid dead letters as they are cannot help: `edit` changes them"
+        raise ConfigurationError([f"{text} (--unchanged replays them)"])
     now = utc_now()
 
     def skip(dead: DeadLetterMessage) -> str | None:
+        if not args.unchanged and dead.record.is_refused_for_good:
+            return f"{REFUSED_FOR_GOOD} (--unchanged includes them)"
+        if not args.unchanged and dead.record.reason == Reason.INVALID:
+            return "invalid: only a change can help (--unchanged includes them)"
         if dead.record.replays >= args.max_replays:
             return f"replayed {args.max_replays} times already (--max-replays)"
         return "too late (--lost includes them)" if not args.lost and dead.record.is_too_late(now) else None
@@ -167,16 +170,18 @@ def _replay(args: argparse.Namespace, settings: Settings, selection: Selection) 
     sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
     if args.dry_run:
         return _dry_run(args, sweep)
+    if not (selection or args.yes or _is_confirmed(args, sweep, "replayed, as no filter is given")):
+        return 1
     if args.to == "queue":
-        code = asyncio.run(_run(args, sweep, "replaying", _to_queue(settings)))
+        code = asyncio.run(run_sweep(args, sweep, "replaying", to_queue(settings)))
     else:
         batch = batch_size(settings.registry_rate_per_minute, settings.registry_concurrency)
-        code = asyncio.run(_run(args, sweep, "replaying", _to_registry(settings), batch))
+        code = asyncio.run(run_sweep(args, sweep, "replaying", _to_registry(settings), batch))
     return code or (0 if sweep.tally.outcomes.keys() <= {REPLAYED, *IN_REGISTRY} else 1)
 
 
 @asynccontextmanager
-async def _to_queue(settings: Settings) -> AsyncIterator[ReplayToQueue]:
+async def to_queue(settings: Settings) -> AsyncIterator[ReplayToQueue]:
     publisher = await connect(settings, Target("", settings.broker_queue))
     try:
         patience = settings.broker_confirm_timeout_seconds
@@ -202,126 +207,6 @@ async def _to_registry(settings: Settings) -> AsyncIterator[Act]:
         )
 
 
-# --- edit -------------------------------------------------------------------------------------
-
-
-def _edit(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    if args.out is not None:
-        count = asyncio.run(_export(args, settings, selection, args.out))
-        text = f"{count} dead letters written to {args.out}; they are still in their queues"
-        print(json.dumps({"written": count, "file": str(args.out)}) if args.json else text)  # noqa: T201
-        return 0
-    if args.pipe is not None:
-        sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now)
-        return _apply(args, settings, sweep, CommandEditor(args.pipe, utc_now))
-    if args.apply is not None:
-        return _apply_file(args, settings, selection, args.apply)
-    return _with_editor(args, settings, selection)
-
-
-def _with_editor(args: argparse.Namespace, settings: Settings, selection: Selection) -> int:
-    """Open an editor; the file is kept, and named, unless everything that was edited in it was sent."""
-    folder = Path(tempfile.mkdtemp(prefix="dead-letters-"))  # readable by its owner alone
-    file = folder / "dead-letters.jsonl"
-    kept = False
-    try:
-        if asyncio.run(_export(args, settings, selection, file)):
-            kept = True
-            _open_editor(file)
-        code = _apply_file(args, settings, selection, file)
-        kept = kept and bool(code or args.dry_run)
-        return code
-    finally:
-        if kept:
-            _warn(f"what was not sent is still in {file}, and in its queue")
-        else:
-            shutil.rmtree(folder)  # with the backup that some editors leave
-
-
-def _open_editor(file: Path) -> None:
-    """Return when the editor has exited. Raises ConsumerError when it failed."""
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    try:
-        code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode  # noqa: S603 the user's own
-    except (OSError, ValueError) as error:  # ValueError: a quote that is never closed
-        raise ConsumerError(f"cannot start the editor {editor!r}; nothing was sent: {error}") from None
-    if code:
-        raise ConsumerError(f"the editor exited with {code}; nothing was sent")
-
-
-async def _export(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
-    """Write what is selected to a new file, the ``--limit`` with the nearest deadline; returns how many."""
-    now, readers = utc_now(), queue_readers(args, settings, selection)
-    count, size, written, lines = 0, 0, set[str](), list[dict[str, Any]]()
-    with DurableJsonlFile(path, fresh=True, private=True) as file:
-
-        def add(dead: DeadLetterMessage) -> None:
-            nonlocal count, size
-            count += 1
-            if dead.key in written:
-                return  # a copy of the same message: one line edits both
-            written.add(dead.key)
-            lines.append(export_line(dead, now))
-            size += dead.record.size
-            if size >= _EXPORT_BYTES:
-                file.write(lines)
-                lines.clear()
-                size = 0
-
-        nearest = Nearest(args.limit or 0)
-        take = nearest.add if args.limit else add
-
-        def see(dead: DeadLetterMessage) -> None:
-            if selection.matches(dead.record, now):
-                take(dead)
-
-        await read_queues(readers, see)
-        if args.limit:
-            for dead in nearest.entries():
-                add(dead)
-            if count < min(args.limit, nearest.matching):
-                _warn(f"only {count} are written, which are 64 MiB: for more use a filter, or no --limit")
-        file.write(lines)
-    return count
-
-
-def _apply_file(args: argparse.Namespace, settings: Settings, selection: Selection, path: Path) -> int:
-    try:
-        file = FileEditor(path)
-    except OSError as error:
-        raise ConfigurationError([f"{path} cannot be read: {error.strerror}"]) from None
-    missing = set(file.keys)
-
-    def skip(dead: DeadLetterMessage) -> str | None:
-        missing.discard(dead.key)
-        return None if dead.key in file.keys else "not in the file"
-
-    sweep = Sweep(queue_readers(args, settings, selection), selection, now=utc_now, skip=skip)
-    code = _apply(args, settings, sweep, file)
-    if missing and sweep.tally.read == sweep.tally.waiting:  # not when a limit or a signal ended it before
-        _warn(f"{len(missing)} lines of {path} match no dead letter in the queues")
-    return code
-
-
-def _apply(args: argparse.Namespace, settings: Settings, sweep: Sweep, editor: PayloadEditor) -> int:
-    version = payload_version(settings)
-
-    @asynccontextmanager
-    async def edited() -> AsyncIterator[Act]:
-        with DurableJsonlFile(args.audit, fallback=sys.stderr) as audit:
-            async with _to_queue(settings) as replay:
-                act = EditAndReplay(
-                    editor, replay, version=version, audit=audit, now=utc_now, dry_run=args.dry_run
-                )
-                yield act
-        for refusal in act.refusals:
-            _warn(printable(f"still invalid as {version}: {refusal}"))
-
-    code = asyncio.run(_run(args, sweep, "editing", edited()))
-    refused = sweep.tally.outcomes["still invalid"] + sweep.tally.outcomes["about another journey"]
-    return code or (1 if refused else 0)
-
-
 # --- discard ----------------------------------------------------------------------------------
 
 
@@ -344,33 +229,42 @@ def _discard(args: argparse.Namespace, settings: Settings, selection: Selection)
     if args.dry_run:
         return _dry_run(args, sweep)
     if not args.yes:
-        selected = asyncio.run(sweep.count()).selected
-        asked = True
-        if not _is_confirmed(min(selected, args.limit or selected)):
-            _warn("nothing was discarded")
+        if not _is_confirmed(args, sweep, "removed"):
             return 1
+        asked = True
 
     @asynccontextmanager
     async def discarder() -> AsyncIterator[Act]:
         to_archive = DurableJsonlFile(args.archive, private=True) if args.archive else nullcontext()
-        with DurableJsonlFile(args.audit) as audit, to_archive as archive:
+        with open_audit(args) as audit, to_archive as archive:
             yield Discard(why=args.why, audit=audit, archive=archive, now=utc_now)
 
-    return asyncio.run(_run(args, sweep, "discarding", discarder()))
+    return asyncio.run(run_sweep(args, sweep, "discarding", discarder()))
 
 
-def _is_confirmed(count: int) -> bool:
+def _is_confirmed(args: argparse.Namespace, sweep: Sweep, what: str) -> bool:
+    """Ask on the terminal whether so many may be acted upon."""
     if not sys.stdin.isatty():
         raise ConfigurationError(["--yes is needed when standard input is not a terminal"])
-    print(f"{count} dead letters will be removed. Type {count} to continue: ", end="", file=sys.stderr)  # noqa: T201
+    selected = asyncio.run(_count(sweep)).selected
+    count = min(selected, args.limit or selected)
+    print(f"{count} dead letters will be {what}. Type {count} to continue: ", end="", file=sys.stderr)  # noqa: T201
     sys.stderr.flush()
-    return sys.stdin.readline().strip() == str(count)
+    if sys.stdin.readline().strip() == str(count):
+        return True
+    warn("nothing was done")
+    return False
+
+
+async def _count(sweep: Sweep) -> Tally:
+    with progress("reading", None) as show:
+        return await sweep.count(show)
 
 
 # --- running a sweep --------------------------------------------------------------------------
 
 
-async def _run(
+async def run_sweep(
     args: argparse.Namespace,
     sweep: Sweep,
     verb: str,
@@ -413,7 +307,7 @@ def _stop_on_signals(sweep: Sweep) -> list[int]:
         if len(signals) > 1 and task is not None:
             task.cancel()
         else:
-            _warn("stopping after this batch; interrupt again to stop at once")
+            warn("stopping after this batch; interrupt again to stop at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, on_signal, number)
@@ -421,7 +315,7 @@ def _stop_on_signals(sweep: Sweep) -> list[int]:
 
 
 def _dry_run(args: argparse.Namespace, sweep: Sweep) -> int:
-    asyncio.run(sweep.count())
+    asyncio.run(_count(sweep))
     _print_result(args, sweep, None)
     return 0
 

@@ -17,6 +17,16 @@ from tests.sqs import SqsServer, running
 from tests.tools import missing
 
 
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests of dead letters leave their audit lines in a folder of their own."""
+    if "dead_letter" in request.module.__name__:
+        monkeypatch.setenv("PYTHONPATH", str(Path.cwd()))
+        monkeypatch.chdir(tmp_path)
+
+
 def _node(**options: bool) -> RabbitNode:
     if Installation.find() is None:
         missing("rabbitmq-server")

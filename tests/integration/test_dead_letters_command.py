@@ -15,7 +15,7 @@ from consumer.commands import cli
 from consumer.core.topology import Topology
 from consumer.publishing import samples
 from tests.broker import Broker
-from tests.deadletters import started
+from tests.deadletters import on_terminal, started
 from tests.sqs import SqsServer
 from tests.waiting import wait_until
 
@@ -51,6 +51,37 @@ def broker(vhost: Broker, monkeypatch: pytest.MonkeyPatch) -> Broker:
 def replay(*args: str) -> int:
     """Run the command in this process; returns its exit code."""
     return cli.main(["dead-letters", "replay", "--reason", "unauthorized", *args])
+
+
+def test_without_a_filter_it_asks(broker: Broker) -> None:
+    """Only the number, typed on a terminal, replays everything; in a script --yes is needed."""
+    headers = {name: value for name, value in DEATH.items() if name != "x-original-exchange"}
+    for number in range(3):
+        broker.publish(UNAUTHORIZED, b"%d" % number, headers=headers)
+    for typed, moved in (("y", 0), ("3", 3)):
+        with on_terminal(broker, "replay", BROKER_QUEUE=QUEUE) as terminal:
+            terminal.read_until(
+                "3 dead letters will be replayed, as no filter is given. Type 3 to continue: "
+            )
+            terminal.type(f"{typed}\n")
+            assert terminal.wait() == (0 if moved else 1)
+        wait_until(lambda: broker.depth(UNAUTHORIZED) == (3 - moved, 0), 10, "given back")  # noqa: B023
+        assert broker.depth(QUEUE).total == moved
+
+
+def test_invalid_ones_are_left_out_unless_asked_for(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unchanged they die again: a replay of everything leaves them, and says so."""
+    invalid = TOPOLOGY.dead_letter_queue("invalid")
+    broker.publish(invalid, b"{}", headers={"x-reason": "invalid"})
+    assert cli.main(["dead-letters", "replay", "--yes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == {
+        "invalid: only a change can help (--unchanged includes them)": 1
+    }
+    assert broker.depth(QUEUE).total == 0
+    assert cli.main(["dead-letters", "replay", "--reason", "invalid", "--unchanged"]) == 0
+    assert broker.depth(QUEUE).total == 1
 
 
 def test_dead_letters_return_with_body_and_properties(
@@ -126,7 +157,7 @@ def test_a_missing_queue_is_named(broker: Broker, capsys: pytest.CaptureFixture[
     assert replay() == 1
     assert UNAUTHORIZED in capsys.readouterr().err
     broker.delete_queue(QUEUE)
-    assert cli.main(["dead-letters", "replay"]) == 1
+    assert cli.main(["dead-letters", "replay", "--yes"]) == 1
     assert f"the queue '{QUEUE}' does not exist" in capsys.readouterr().err
 
 
@@ -175,13 +206,13 @@ def test_the_nearest_deadline_goes_first_over_all_queues(
     """Whatever the order and the queue they lie in; those that are too late stay, and are counted."""
     broker.publish_all(dead(2, 22, 30, 5, 1), UNAUTHORIZED)
     broker.publish_all(dead(23, 3, 21.5), TOPOLOGY.dead_letter_queue("exhausted"))
-    assert cli.main(["dead-letters", "replay", "--json"]) == 0
+    assert cli.main(["dead-letters", "replay", "--yes", "--json"]) == 0
     assert ids(broker, QUEUE) == ["23", "22", "21.5", "5", "3", "2", "1"]
     assert ids(broker, UNAUTHORIZED) == ["30"]
     told = json.loads(capsys.readouterr().out)
     assert told["outcomes"] == {"replayed": 7}
     assert told["skipped"] == {"too late (--lost includes them)": 1}
-    assert cli.main(["dead-letters", "replay", "--lost"]) == 0
+    assert cli.main(["dead-letters", "replay", "--yes", "--lost"]) == 0
     assert ids(broker, QUEUE)[-1] == "30"
 
 
@@ -252,7 +283,7 @@ def test_more_than_is_held_is_ordered_within_what_is_held(
 def test_a_signal_ends_it_in_order(broker: Broker) -> None:
     """SIGINT: the batch under way is finished, nothing is in two places, the rest stays."""
     broker.publish_all(dead(*(1 + each / 100 for each in range(300))), UNAUTHORIZED)
-    with started(broker, "replay", "--rate", "50", BROKER_QUEUE=QUEUE) as process:
+    with started(broker, "replay", "--yes", "--rate", "50", BROKER_QUEUE=QUEUE) as process:
         wait_until(lambda: broker.depth(QUEUE).total > 0, 30, "it moves")
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=30)[0]

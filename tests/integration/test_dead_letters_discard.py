@@ -3,10 +3,7 @@
 import base64
 import contextlib
 import json
-import os
-import pty
 import resource
-import select
 import signal
 import stat
 import subprocess
@@ -20,7 +17,19 @@ import amqp
 import pytest
 
 from tests.broker import Broker
-from tests.deadletters import BROKEN, INVALID, broken, command, environment, ids, only_json, put, typed
+from tests.deadletters import (
+    BROKEN,
+    INVALID,
+    Terminal,
+    broken,
+    command,
+    environment,
+    ids,
+    on_terminal,
+    only_json,
+    put,
+    typed,
+)
 from tests.waiting import wait_until
 
 WHY = "test drive of the new app"
@@ -43,49 +52,13 @@ def await_untouched(broker: Broker, count: int = 3) -> None:
 # --- what a person types ----------------------------------------------------------------------
 
 
-class Terminal:
-    """The command on a terminal of its own, as a person sees it."""
-
-    def __init__(self, broker: Broker, *args: str) -> None:
-        self._ours, theirs = pty.openpty()
-        self.process = subprocess.Popen(
-            command(*args), env=environment(broker), stdin=theirs, stdout=theirs, stderr=theirs
-        )
-        os.close(theirs)
-        self.shown = ""
-
-    def read_until(self, words: str, timeout: float = 20.0) -> None:
-        """Wait until ``words`` are on the screen."""
-
-        def look() -> bool:
-            if select.select([self._ours], [], [], 0)[0]:
-                with contextlib.suppress(OSError):  # the other side has been closed
-                    self.shown += os.read(self._ours, 65_536).decode()
-            return words in self.shown
-
-        wait_until(look, timeout, lambda: f"{words!r} in {self.shown!r}")
-
-    def type(self, keys: str) -> None:
-        """Press these keys."""
-        os.write(self._ours, keys.encode())
-
-    def close(self) -> None:
-        """Leave nothing behind."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._ours)
-
-
 @contextlib.contextmanager
 def asked(broker: Broker, *args: str) -> Iterator[Terminal]:
     """A terminal on which the question has been asked."""
-    terminal = Terminal(broker, *args)
-    try:
+    with on_terminal(broker, *args) as terminal:
         terminal.read_until("dead letters will be removed. Type ")
         terminal.read_until(" to continue: ")
         yield terminal
-    finally:
-        terminal.close()
 
 
 def test_the_right_number_discards(broker: Broker) -> None:
@@ -103,7 +76,7 @@ def test_anything_else_discards_nothing(broker: Broker, keys: str) -> None:
     """A wrong number, nothing, a yes, the end of the input: exit 1, and all are still there."""
     with asked(broker, *DISCARD) as terminal:
         terminal.type(keys)
-        terminal.read_until("nothing was discarded")
+        terminal.read_until("nothing was done")
         assert terminal.process.wait(20) == 1
     await_untouched(broker)
 
@@ -236,13 +209,33 @@ def test_the_audit_tells_who_what_and_why(broker: Broker, tmp_path: Path) -> Non
     assert "+33" not in audit.read_text()
 
 
-def test_without_a_file_the_audit_has_standard_output(broker: Broker) -> None:
+def test_printed_audit_lines_have_standard_output(broker: Broker) -> None:
     """Audit lines alone; how it went is told on standard error. A dry run has no audit lines."""
     dry = typed(broker, *DISCARD, "--dry-run", "--json")
     assert only_json(dry.stdout)["selected"] == 3
-    done = typed(broker, *DISCARD, "--yes", "--json")
+    assert not Path("dead-letters-audit.jsonl").exists()
+    done = typed(broker, *DISCARD, "--yes", "--json", "--audit", "-")
     assert [only_json(line)["why"] for line in done.stdout.splitlines()] == [WHY] * 3
     assert only_json(done.stderr)["outcomes"] == {"discarded": 3}
+
+
+def test_audit_lines_have_a_file_by_default(broker: Broker) -> None:
+    """In the current directory, appended to; the result has standard output for itself."""
+    for journey_id in ("j-0", "j-1"):
+        done = typed(broker, *DISCARD, "--journey", journey_id, "--yes", "--json")
+        assert only_json(done.stdout)["outcomes"] == {"discarded": 1}
+    lines = map(only_json, Path("dead-letters-audit.jsonl").read_text().splitlines())
+    assert [line["journey_id"] for line in lines] == ["j-0", "j-1"]
+
+
+def test_where_the_default_file_cannot_be_it_says_what_to_do(broker: Broker) -> None:
+    """As in a pod, whose file system is read-only; nothing is discarded."""
+    Path("dead-letters-audit.jsonl").mkdir()
+    done = typed(broker, *DISCARD, "--yes")
+    assert done.returncode == 1
+    assert "dead-letters-audit.jsonl cannot be written: " in done.stderr
+    assert done.stderr.endswith("--audit names another file, or - to print the lines\n")
+    await_untouched(broker)
 
 
 @pytest.mark.parametrize("option", ["--archive", "--audit"])
@@ -262,7 +255,7 @@ def test_a_full_standard_output_discards_nothing(broker: Broker) -> None:
     """The same where the audit lines go without a file."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command(*DISCARD, "--yes"),
+            command(*DISCARD, "--yes", "--audit", "-"),
             env=environment(broker),
             stdin=subprocess.DEVNULL,
             stdout=full,

@@ -140,7 +140,7 @@ def test_a_broker_restart(own_vhost: Broker, run: Run, sandbox: LocalRegistry, t
 def test_a_lost_connection_tells_how_far_it_came(broker: Broker) -> None:
     """In the middle of a replay: an error in words, and what was sent until then is told, and only that."""
     put(broker, UNAUTHORIZED, *map(journey, range(200)), **REFUSED)
-    with started(broker, "replay", "--json", "--rate", "40") as process:
+    with started(broker, "replay", "--yes", "--json", "--rate", "40") as process:
         wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 180, 30, "it moves")
         assert broker.close_connections() > 0
         said, error = process.communicate(timeout=60)
@@ -157,7 +157,7 @@ def test_a_memory_alarm_is_not_waited_out(own_vhost: Broker) -> None:
     Ledger(own_vhost).declare()
     put(own_vhost, UNAUTHORIZED, *map(journey, range(20)), **REFUSED)
     own_vhost.node.set_memory_alarm(on=True)
-    told = typed(own_vhost, "replay", "--json", BROKER_CONFIRM_TIMEOUT_SECONDS="1")
+    told = typed(own_vhost, "replay", "--yes", "--json", BROKER_CONFIRM_TIMEOUT_SECONDS="1")
     assert told.returncode == 1
     assert "the broker blocks publishers: a memory or disk alarm" in told.stderr
     assert json.loads(told.stdout)["outcomes"] == {"not confirmed": 20}

@@ -279,10 +279,10 @@ def test_a_reader_that_leaves_is_no_traceback(broker: Broker) -> None:
 def test_closed_streams_take_nothing_with_them(broker: Broker, tmp_path: Path) -> None:
     """Without a place for the audit lines nothing goes; with one the result may go nowhere."""
     put(broker, INVALID, broken(1), **BROKEN)
-    told = _shell(broker, "DL discard --reason invalid --why test --yes >&-")
+    told = _shell(broker, "DL discard --reason invalid --why test --yes --audit - >&-")
     assert told.returncode == 1
     assert told.stderr == "journey-consumer: the audit lines need --audit FILE when the output is closed\n"
-    assert _shell(broker, "DL show j-1 --reveal 2>&-").stdout == ""
+    assert _shell(broker, "DL show j-1 --reveal --audit - 2>&-").stdout == ""
     assert ids(broker, INVALID) == ["j-1"]
     audit = tmp_path / "audit.jsonl"
     told = _shell(broker, f"DL discard --reason invalid --why test --yes --audit {audit} <&- >&- 2>&-")

@@ -43,7 +43,7 @@ def straight(broker: Broker, sandbox: LocalRegistry) -> Straight:
 
     def run(*args: str, token: str = TOKEN) -> "subprocess.CompletedProcess[str]":
         registry = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": token}
-        return typed(broker, "replay", "--to", "registry", *args, **registry)
+        return typed(broker, "replay", "--to", "registry", "--yes", *args, **registry)
 
     return run
 
@@ -101,7 +101,7 @@ def test_one_json_document_each(broker: Broker, tmp_path: Any) -> None:
     assert told("replay", "--reason", "unauthorized")["outcomes"] == {"replayed": 2}
     discard = ["discard", "--reason", "invalid", "--why", "x", "--yes", "--audit", str(tmp_path / "audit")]
     assert told(*discard)["outcomes"] == {"discarded": 1}
-    assert told("replay")["waiting"] == 0
+    assert told("replay", "--yes")["waiting"] == 0
 
 
 def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,12 +120,18 @@ def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
         (2, "cannot be read", ["edit", "--apply", "/no/such/file"], {}),
         (2, "needs a filter", ["discard", "--why", "x", "--yes"], {}),
         (2, "--why must not be empty", ["discard", "--reason", "invalid", "--why", " ", "--yes"], {}),
-        (2, "invalid choice", ["replay", "--reason", "nonsense"], {}),
+        (2, "must be one of invalid, ", ["replay", "--reason", "nonsense"], {}),
+        (2, "; a status is --status", ["list", "--reason", "401"], {}),
+        (2, "cannot help: `edit` changes them", ["replay", "--reason", "invalid"], {}),
+        (2, "--yes is needed", ["replay"], {}),
+        (2, "must be a SHA-256", ["list", "--person", "+33639981234"], {}),
         (2, "must be from 0.001", ["replay", "--rate", "0"], {}),
         (2, "must be at least 1", ["replay", "--limit", "0"], {}),
         (2, "must be a range", ["replay", "--left", "soon"], {}),
         (2, "not allowed with argument", ["edit", "--pipe", "cat", "--out", "x"], {}),
         (2, "BROKER_URL", ["summary"], {"BROKER_URL": "not a url"}),
+        (0, "", ["summary"], {"BROKER_PREFETCH": "10", "REGISTRY_CONCURRENCY": "5", "HTTP_PORT": "x"}),
+        (0, "did you mean BROKER_QUEUE?", ["summary"], {"BROKER_QUEU": "x"}),
     ]:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**environment(broker), **variables}.items():
@@ -142,7 +148,7 @@ def test_exit_codes(broker: Broker, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("args", [["replay"], ["edit", "--pipe", REPAIR]])
+@pytest.mark.parametrize("args", [["replay", "--yes", "--unchanged"], ["edit", "--pipe", REPAIR]])
 def test_exit_code_130_when_stopped(broker: Broker, args: list[str], number: signal.Signals) -> None:
     """The first signal ends it after its batch: what was sent is gone from its queue, and counted."""
     put(broker, INVALID, *map(broken, range(200)), **BROKEN)
@@ -236,7 +242,7 @@ def test_a_slow_pace_does_not_outlast_the_broker(broker: Broker, sandbox: LocalR
     """Batches are as large as a few seconds: what is registered leaves the queue while the others wait."""
     put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)  # 16 may go at once, then one a second
     settings = {"REGISTRY_URL": sandbox.url, "REGISTRY_TOKEN": TOKEN, "REGISTRY_RATE_PER_MINUTE": "60"}
-    with started(broker, "replay", "--to", "registry", **settings) as process:
+    with started(broker, "replay", "--to", "registry", "--yes", **settings) as process:
         wait_until(lambda: broker.depth(UNAUTHORIZED).total <= 25, 30, "some are gone")
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
@@ -282,7 +288,7 @@ def test_another_consumer_is_warned_about(broker: Broker) -> None:
     """What another consumer holds is not seen: the command says so."""
     put(broker, UNAUTHORIZED, *map(journey, range(40)), **REFUSED)
     assert typed(broker, "summary").stderr == ""
-    with started(broker, "replay", "--rate", "5") as process:
+    with started(broker, "replay", "--yes", "--rate", "5") as process:
         wait_until(lambda: broker.depth(UNAUTHORIZED).unacked > 0, 20, "it holds them")
         told = typed(broker, "summary")
         process.send_signal(signal.SIGINT)
@@ -307,7 +313,9 @@ def test_what_steers_a_terminal_is_not_printed(broker: Broker) -> None:
         assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(told.stdout + told.stderr), args
 
 
-@pytest.mark.parametrize("args", [["summary"], ["summary", "--json"], ["list", "--json"], ["replay"]])
+@pytest.mark.parametrize(
+    "args", [["summary"], ["summary", "--json"], ["list", "--json"], ["replay", "--yes"]]
+)
 def test_a_full_disk_behind_the_output_is_told_in_words(broker: Broker, args: list[str]) -> None:
     """No traceback; what was sent is sent, and the exit code says that not everything went well."""
     put(broker, UNAUTHORIZED, *map(journey, range(3)), **REFUSED)

@@ -1,5 +1,6 @@
 """Reading, editing and discarding dead letters on a real broker."""
 
+import hashlib
 import json
 import random
 import stat
@@ -23,6 +24,8 @@ INVALID = TOPOLOGY.dead_letter_queue("invalid")
 UNAUTHORIZED = TOPOLOGY.dead_letter_queue("unauthorized")
 REFUSED = {"x-reason": "unauthorized", "x-detail": "token_refused", "x-status": 401, "x-attempts": 3}
 BROKEN = {"x-reason": "invalid", "x-detail": "out_of_range at passenger.seats", "x-attempts": 0}
+REJECTED = TOPOLOGY.dead_letter_queue("rejected")
+TERMS = {"x-reason": "rejected", "x-detail": "-32422 distance_too_short", "x-status": 422}
 PHONE = "+33639981234"
 
 
@@ -164,7 +167,7 @@ def test_straight_to_the_registry(
     monkeypatch.setenv("REGISTRY_URL", sandbox.url)
     monkeypatch.setenv("REGISTRY_TOKEN", TOKEN)
     put(broker, UNAUTHORIZED, journey(1), journey(2), journey(2), broken(3), **REFUSED)
-    assert run("replay", "--to", "registry", "--json") == 1, "not all of them are registered"
+    assert run("replay", "--to", "registry", "--yes", "--json") == 1, "not all of them are registered"
     outcomes = json.loads(capsys.readouterr().out)["outcomes"]
     assert outcomes.pop("invalid") == 1
     assert sum(outcomes.values()) == 3
@@ -186,7 +189,7 @@ def test_a_refused_token_ends_it_early(
     monkeypatch.setenv("REGISTRY_TOKEN", "another-token")
     monkeypatch.setenv("REGISTRY_CONCURRENCY", "2")
     put(broker, UNAUTHORIZED, *(journey(number) for number in range(40)), **REFUSED)
-    assert run("replay", "--to", "registry") == 1
+    assert run("replay", "--to", "registry", "--yes") == 1
     assert "journeys in a row ended as unauthorized" in capsys.readouterr().err
     wait_until(lambda: broker.depth(UNAUTHORIZED) == (40, 0), 10, "all are given back")
 
@@ -292,3 +295,53 @@ def test_a_command_edits_them_all(broker: Broker, capsys: pytest.CaptureFixture[
     assert "20  edited and sent" in capsys.readouterr().out
     wait_until(lambda: broker.depth(INVALID).total == 0, 10, "they are gone")
     assert {json.loads(message.body)["passenger"]["seats"] for message in broker.messages(QUEUE)} == {3}
+
+
+# --- what cannot be posted again, and persons -------------------------------------------------
+
+
+def test_what_is_refused_for_good_is_neither_savable_nor_replayed(
+    broker: Broker, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The Registry has stored the id and answers 409 for ever; only who asks for it sends it."""
+    put(broker, REJECTED, journey(1), **TERMS)
+    put(broker, UNAUTHORIZED, journey(2), **REFUSED)
+    assert run("summary", "--json") == 0
+    total = json.loads(capsys.readouterr().out)["total"]
+    assert (total["savable"], total["refused_for_good"]) == (1, 1)
+    assert run("replay", "--yes", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["outcomes"] == {"replayed": 1}
+    (skipped,) = result["skipped"]
+    assert skipped.startswith("refused for good: the Registry would answer 409")
+    assert run("edit", "--pipe", "cat", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["skipped"] == {
+        "refused for good: the Registry would answer 409": 1
+    }
+    assert run("edit", "--out", str(tmp_path / "out.jsonl")) == 0
+    assert "1 are left out: refused for good" in capsys.readouterr().err
+    assert ids(broker, REJECTED) == ["j-1"]
+    assert run("replay", "--reason", "rejected", "--unchanged") == 0
+    assert ids(broker, QUEUE) == ["j-2", "j-1"]
+
+
+def test_a_person_is_found_and_erased_without_being_shown(
+    broker: Broker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the hash of the phone in E.164, of a driver or a passenger; audit lines do not hold it either."""
+    other = journey(2)
+    other["driver"]["identity"]["phone"] = "+33639980000"
+    third = journey(3)
+    third["driver"], third["passenger"]["identity"]["phone"] = other["driver"], PHONE
+    put(broker, INVALID, journey(1), other, third, **BROKEN)
+    person = hashlib.sha256(PHONE.encode()).hexdigest()
+    assert run("list", "--person", person, "--json") == 0
+    told = capsys.readouterr().out
+    assert {json.loads(line)["journey_id"] for line in told.splitlines()} == {"j-1", "j-3"}
+    assert PHONE not in told
+    assert run("discard", "--person", person, "--why", "erasure request", "--yes") == 0
+    assert ids(broker, INVALID) == ["j-2"]
+    audit = Path("dead-letters-audit.jsonl").read_text()
+    assert len(audit.splitlines()) == 2
+    assert PHONE not in audit
+    assert person not in audit
