@@ -71,7 +71,7 @@ clean: ## Remove the environments and all caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RABBITMQ4)/usr/lib/rabbitmq:
-	@echo "make: installing RabbitMQ 4 into $(RABBITMQ4)"
+	@echo "make: downloading Debian 13 with RabbitMQ 4 (some 100 MB) from deb.debian.org into $(RABBITMQ4)"
 	@mkdir -p $(dir $(RABBITMQ4))
 	@log=$$(mktemp) && rm -rf $(RABBITMQ4).new && \
 		{ debootstrap --variant=minbase --include=rabbitmq-server trixie $(RABBITMQ4).new >$$log 2>&1 || \
@@ -88,18 +88,24 @@ $(BIN)/python:
 	@echo "make: setting up $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 
+# Said before the first download; what pip has in its cache is not downloaded again.
+packages = awk '/^[a-zA-Z].*==/ { n++ } END { printf "make: downloading %d Python packages (about $(1) MB) from PyPI\n", n }'
+
 $(VENV)/.run: pyproject.toml requirements/build.lock requirements/sandbox.lock | $(BIN)/python
+	@$(call packages,20) requirements/build.lock requirements/sandbox.lock
 	@$(PIP) -r requirements/build.lock -r requirements/sandbox.lock
 	@$(SOURCE)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml requirements/dev.lock $(VENV)/.run
 	@echo "make: installing the tools for tests and checks"
+	@$(call packages,130) requirements/dev.lock
 	@$(PIP) -r requirements/dev.lock
 	@$(BIN)/python -m pip check >/dev/null || { $(BIN)/python -m pip check; exit 1; }
 	@touch $@
 
 $(VENV)-lock/.uv:
+	@echo "make: downloading uv (about 20 MB) from PyPI into $(VENV)-lock"
 	@$(PYTHON) -m venv $(VENV)-lock
 	@$(VENV)-lock/bin/python -m pip --disable-pip-version-check install --quiet uv
 	@touch $@

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -247,3 +248,23 @@ def test_what_a_page_mentions_exists(page: str, words: str) -> None:  # noqa: AR
     elif first not in {"--help", "--version", "COMMAND"}:
         known = options(parser_of(first))
         assert {part.partition("=")[0] for part in rest if part.startswith("-")} <= known
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "lock", "test-rabbitmq4"])
+def test_make_says_what_it_downloads_before_it_does(target: str) -> None:
+    """Source and size of each; a dry run prints the commands in their order."""
+    commands = subprocess.run(
+        ["make", "--dry-run", "--always-make", "RABBITMQ4=/tmp/none", target],
+        cwd=pages.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    said = [index for index, line in enumerate(commands) if re.search("make: downloading .* from ", line)]
+    done = [
+        index
+        for index, line in enumerate(commands)
+        if re.search(r"--require-hashes|install --quiet uv|debootstrap --variant", line)
+    ]
+    assert len(said) == len(done) > 0
+    assert all(before < after for before, after in zip(said, done, strict=True))
