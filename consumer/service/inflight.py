@@ -3,6 +3,8 @@
 1. ``lifecycle`` opens and closes the entries; ``handler`` and ``settlement`` note what a delivery does.
 2. Headers are read and the payload is parsed once, here.
 3. Every gauge about deliveries is computed from this table.
+4. A journey that went back to a queue stays pending here until it comes again, or until it must have come to
+   another consumer: the oldest start does not become younger because nobody looks at it.
 """
 
 import asyncio
@@ -10,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, auto
+from heapq import nsmallest
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from consumer.core.delivery import Delivery
@@ -20,6 +24,12 @@ from schemas import Journey
 
 if TYPE_CHECKING:
     from consumer.core.mapping import EventMapping
+
+
+#: Journeys in queues that are remembered at least: those with the earliest start.
+MOST_REMEMBERED = 1_000
+#: With room for more deliveries for so long, the queue has delivered what was in it.
+ROOM_SECONDS = 5.0
 
 
 class State(Enum):
@@ -66,7 +76,8 @@ class InFlight:
         self._version = version
         self._mapping = mapping
         self._entries: set[Entry] = set()
-        self._oldest_in_queue: datetime | None = None
+        self._queued: dict[str, tuple[datetime, float]] = {}  # by journey: its start, and when it comes again
+        self._room_since = float("inf")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -83,19 +94,30 @@ class InFlight:
     def read(self, entry: Entry) -> None:
         """Parse and validate the payload."""
         entry.parsed = parse(entry.delivery, self._version, self._mapping)
+        if entry.journey is not None:
+            self._queued.pop(entry.journey.journey_id, None)
 
     def close(self, entry: Entry) -> None:
         """Remove a delivery that was settled or left to the broker."""
         self._entries.discard(entry)
 
-    def sent_back(self, entry: Entry) -> None:
-        """Note that a journey went back to a queue in a pause: hardly any is in flight then."""
-        if entry.journey is not None:
-            self._oldest_in_queue = min(self._oldest_in_queue or entry.journey.start, entry.journey.start)
+    def sent_back(self, entry: Entry, due: float) -> None:
+        """Note that a journey went back to a queue, from which it comes again at ``due`` (monotonic seconds)."""
+        if entry.journey is None:
+            return
+        self._queued[entry.journey.journey_id] = (entry.journey.start, due)
+        if len(self._queued) > 2 * MOST_REMEMBERED:
+            self._queued = dict(nsmallest(MOST_REMEMBERED, self._queued.items(), key=itemgetter(1)))
 
-    def pause_ended(self) -> None:
-        """Forget what went back: it arrives again."""
-        self._oldest_in_queue = None
+    def forget_delivered(self, now: float, *, room: bool) -> None:
+        """Forget what must have been delivered to another consumer; ``room``: more deliveries could come."""
+        self._room_since = min(self._room_since, now) if room else float("inf")
+        if now - self._room_since >= ROOM_SECONDS:
+            self._queued = {
+                journey_id: (start, due)
+                for journey_id, (start, due) in self._queued.items()
+                if due > now - ROOM_SECONDS
+            }
 
     @property
     def waiting(self) -> int:
@@ -114,8 +136,7 @@ class InFlight:
 
     @property
     def oldest_start(self) -> datetime | None:
-        """The earliest start of a journey in flight, or sent back in this pause; None when there is none."""
+        """The earliest start of a journey in flight, or known to be in a queue; None when there is none."""
         starts = [entry.journey.start for entry in self._entries if entry.journey is not None]
-        if self._oldest_in_queue is not None:
-            starts.append(self._oldest_in_queue)
+        starts += [start for start, _ in self._queued.values()]
         return min(starts, default=None)

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any
 
 from consumer.core.delivery import Delivery, Mode
-from consumer.core.outcome import Acknowledge, Delay, PauseCause, Republish
+from consumer.core.outcome import Acknowledge, DeadLetter, Delay, Disposition, PauseCause
 from consumer.core.protocols import Consumer, Publisher
 from consumer.logs import Output
 from consumer.metrics import Metrics
@@ -112,19 +112,20 @@ class Service:
             log.exception("a delivery could not be handled; it is delayed")
             result = self._handler.failed(entry, error)
         if self._admission.pausing is not None and not self._admission.probe_due:
-            self._consumer.want(
-                Mode.NONE
-            )  # the next one could not probe: it would lose its place in the queue
+            # The next one could not probe: it would lose its place in the queue.
+            self._consumer.want(Mode.NONE)
+        settled: Disposition | None = None
         try:
-            if await self._settler.settle(entry, result):
-                self._successes += isinstance(result.disposition, Acknowledge)
-                if entry.tracking.replays:
-                    self._auto_replayer.settled(result.disposition)
-                if self._admission.pausing is not None and isinstance(result.disposition, Delay | Republish):
-                    self._in_flight.sent_back(entry)
+            settled = await self._settler.settle(entry, result)
+            self._successes += isinstance(settled, Acknowledge)
+            if settled is not None and entry.tracking.replays:
+                self._auto_replayer.settled(settled)
         except Exception:
             # Nothing is lost: unacknowledged it comes again, and its delivery count bounds how often.
             log.exception("a delivery could not be settled; it stays with the broker")
+        if not isinstance(settled, Acknowledge | DeadLetter):
+            wait = settled.seconds if isinstance(settled, Delay) else 0.0
+            self._in_flight.sent_back(entry, self._clock() + wait)
 
     def _lose(self) -> None:
         """The consuming connection was lost: its deliveries will come again."""
@@ -252,8 +253,8 @@ class Service:
         metrics, in_flight = self._metrics, self._in_flight
         metrics.in_flight.set(len(in_flight))
         metrics.held.set(in_flight.waiting)
-        if self._admission.pausing is None:
-            in_flight.pause_ended()
+        room = len(in_flight) < self._prefetch / 2 and self._consumer.subscribed
+        in_flight.forget_delivered(self._clock(), room=room and self._admission.pausing is None)
         oldest = in_flight.oldest_start
         metrics.oldest_pending_start.set(oldest.timestamp() if oldest is not None else 0)
         metrics.loop_heartbeat.set(self._now().timestamp())

@@ -80,8 +80,8 @@ class Settler:
         self._refused: set[Entry] = set()  # whose dead letter the broker does not take
         self._draining = asyncio.Event()
 
-    async def settle(self, entry: Entry, result: HandlingResult) -> bool:
-        """Settle ``entry``; False when it was left to the broker (released or no longer current)."""
+    async def settle(self, entry: Entry, result: HandlingResult) -> Disposition | None:
+        """Settle ``entry`` and return how; None when it was left to the broker (released, not current)."""
         match result.disposition:
             case Acknowledge():
                 return self._acknowledge(entry, result)
@@ -95,10 +95,10 @@ class Settler:
                     return await self.settle(entry, HandlingResult(delay, result.attempts))
                 finally:
                     self._refused.discard(entry)
-                return published and self._acknowledge(entry, result)
+                return self._acknowledge(entry, result) if published else None
             case Release():
                 self._metrics.returned["released"].inc()
-                return False
+                return None
             case _ as unreachable:
                 assert_never(unreachable)
 
@@ -175,11 +175,11 @@ class Settler:
             raise _RefusedError(f"{dead_letter.reason.value}_{kind.value}")
         self._refused.add(entry)
 
-    def _acknowledge(self, entry: Entry, result: HandlingResult) -> bool:
+    def _acknowledge(self, entry: Entry, result: HandlingResult) -> Disposition | None:
         if not self._consumer.acknowledge(entry.delivery):
-            return False
+            return None
         self._count(entry, result)
-        return True
+        return result.disposition
 
     def _count(self, entry: Entry, result: HandlingResult) -> None:
         """Every counter and the log line of a settled delivery."""
