@@ -24,7 +24,7 @@ _UNAVAILABLE = {ours("breaker_state", 'cause="unavailable"'): "2 1" * 1 + " 2 1"
 _MISCONFIGURED = {ours("breaker_state", 'cause="misconfigured"'): always(2)}
 _BACKLOG = {queue("messages_ready"): always(50), ours("deliveries_total"): "0+100x20 2000+0x150"}
 _LONELY = {queue("consumers"): always(0)}
-_OLD = {ours("oldest_pending_start_timestamp_seconds"): always(60, 1400)}
+_OLD = {ours("oldest_pending_start_timestamp_seconds"): always(60, 1600)}
 _EVERYTHING_LATE = registered(100, late=100)
 
 TOKEN = [
@@ -43,12 +43,37 @@ TOKEN = [
         unlike={ours("token_accepted").replace("proofs", "others"): always(0)},
     ),
 ]
+_WEEK, _DAY = 604_800, 86_400
+
+
+def _token(expires: int, loaded: int = 1, minutes: int = 2000) -> dict[str, str]:
+    return {
+        ours("token_expiry_timestamp_seconds"): always(expires, minutes),
+        ours("token_loaded_timestamp_seconds"): always(loaded, minutes),
+    }
+
+
+# A day after it was loaded (at 1 s) a token is not one that is exchanged again and again.
+TOKEN += [
+    Case("TokenExpires", "more than a week left", 1600, fires=False, unlike=_token(_WEEK + _DAY + 36_000)),
+    Case("TokenExpires", "less than a week left", 1450, fires=False, unlike=_token(_WEEK + 3600)),
+    Case("TokenExpires", "less than a week left for a day", 1451, fires=True, unlike=_token(_WEEK + 3600)),
+    Case("TokenExpires", "a date is not known", 1600, fires=False, unlike=_token(0)),
+    Case("TokenExpires", "exchanged just now", 1000, fires=False, unlike=_token(61_000, 59_000)),
+    # 3600 s are over at minute 60, and ten minutes must pass.
+    Case("TokenExpires", "expired, not exchanged", 70, fires=False, unlike=_token(3600)),
+    Case("TokenExpires", "expired, not exchanged for ten minutes", 71, fires=True, unlike=_token(3600)),
+]
 # The start is at 60 s: 14,400 s are left at minute 1201, less than that from 1202 on, firing 5 minutes later.
 DEADLINE = [
     Case("DeadlineAtRisk", "four hours left", 1206, fires=False, unlike=_OLD, which='severity="critical"'),
     Case(
         "DeadlineAtRisk", "less than four hours", 1207, fires=True, unlike=_OLD, which='severity="critical"'
     ),
+    Case(
+        "DeadlineAtRisk", "less than four hours is one alert", 1207, fires=False, unlike=_OLD, which='severity="warning"'
+    ),
+    Case("DeadlineAtRisk", "nothing left", 1500, fires=True, unlike=_OLD, which='severity="critical"'),
     Case("DeadlineAtRisk", "twelve hours left", 726, fires=False, unlike=_OLD, which='severity="warning"'),
     Case(
         "DeadlineAtRisk", "less than twelve hours", 727, fires=True, unlike=_OLD, which='severity="warning"'
@@ -127,6 +152,21 @@ BROKER = [
         90,
         fires=False,
         unlike=_BACKLOG | {ours("broker_connected", 'connection="consume"'): always(0)},
+    ),
+    *lasting("PublisherStuck", 10, paused("publisher")),
+    Case("PublisherStuck", "another cause", 60, fires=False, unlike=paused("unavailable")),
+    *(
+        case
+        for metric in ("messages", "messages_ready", "consumers")
+        for case in lasting("BrokerMetricsAbsent", 15, {}, absent=f'queue_{metric}{{job="rabbitmq",vhost="/"')
+    ),
+    Case(
+        "BrokerMetricsAbsent",
+        "seen per object",
+        60,
+        fires=False,
+        unlike={queue(each, prefix="rabbitmq_queue_"): always(1) for each in ("messages", "messages_ready", "consumers")},
+        absent="rabbitmq_detailed",
     ),
     *lasting("QueueHasNoConsumers", 10, _LONELY),
     Case("QueueHasNoConsumers", "paused", 60, fires=False, unlike=_LONELY | paused("unauthorized")),

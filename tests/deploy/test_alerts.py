@@ -1,5 +1,7 @@
 """The alerts as the chart renders them, held to `rule_cases` by `promtool test rules`."""
 
+import copy
+import json
 import re
 import subprocess
 from collections import Counter
@@ -14,6 +16,7 @@ from tests.deploy.chart import Chart
 from tests.deploy.rule_cases import CASES
 from tests.deploy.rule_series import HEALTHY, MINUTES, Case, always, ours, rising
 from tests.tools import require_tool
+from tools.chart import CHART, Refused
 
 _PLAIN = "monitoring: {rules: {thresholds: {timeLeftCriticalSeconds: 14400, stalledFor: 15m}}}"
 
@@ -120,16 +123,20 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
             "team": "mobility",
         },
         "exp_annotations": {
-            "summary": "A journey is about to become too old to be registered.",
-            "description": "3h 20m 0s are left until the oldest journey in flight is 24 hours old; "
-            "then the Registry refuses it, and its proof is lost.",
+            "summary": "Journeys are about to become too old to be registered.",
+            "description": "3h 20m 0s are left until the oldest journey that the consumer has received is "
+            "24 hours old; then the Registry refuses it, and its proof is lost. The queue can hold older ones.",
             "runbook_url": "docs/runbook.md#deadlineatrisk",
         },
     }
-    warning = {**page, "exp_labels": page["exp_labels"] | {"severity": "warning"}}
-    series = HEALTHY | {ours("oldest_pending_start_timestamp_seconds"): always(60, 1400)}
-    asked = {"eval_time": "1241m", "alertname": "DeadlineAtRisk", "exp_alerts": [page, warning]}
-    assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=[asked])]) == ""
+    later = copy.deepcopy(page)
+    later["exp_annotations"]["description"] = page["exp_annotations"]["description"].replace("3h 20m 0s", "0s")
+    series = HEALTHY | {ours("oldest_pending_start_timestamp_seconds"): always(60, 1600)}
+    asked = [
+        {"eval_time": "1241m", "alertname": "DeadlineAtRisk", "exp_alerts": [page]},
+        {"eval_time": "1500m", "alertname": "DeadlineAtRisk", "exp_alerts": [later]},
+    ]
+    assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=asked)]) == ""
 
 
 def test_a_refused_dead_letter_names_its_queue_and_the_cause(
@@ -171,6 +178,9 @@ def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None
     """The list, and one more for what does not pass by itself."""
     assert {rule["alert"] for rule in alerts} == {
         "TokenRejected",
+        "TokenExpires",
+        "PublisherStuck",
+        "BrokerMetricsAbsent",
         "DeadlineAtRisk",
         "DeadlineMissed",
         "DeadLettering",
@@ -187,6 +197,40 @@ def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None
         "QueueGrowing",
         "ErrorBudgetBurn",
     }
+
+
+def test_each_alert_can_be_switched_off_by_its_name(chart: Chart, alerts: list[dict[str, Any]]) -> None:
+    """In all its forms, and no other one; all together leave what is recorded."""
+    names = sorted({rule["alert"] for rule in alerts})
+    for off in [[name] for name in names] + [names]:
+        values = yaml.safe_dump({"monitoring": {"rules": {"disabled": off}}})
+        groups = chart.one("PrometheusRule", "pod-monitor", values)["spec"]["groups"]
+        kept = [rule for group in groups for rule in group["rules"]]
+        assert {rule["alert"] for rule in kept if "alert" in rule} == set(names) - set(off)
+        assert sum("record" in rule for rule in kept) == 8
+        assert all(group["rules"] for group in groups)
+
+
+def test_a_name_that_no_alert_has_cannot_be_switched_off(chart: Chart, alerts: list[dict[str, Any]]) -> None:
+    """A misspelt one would go on ringing; the schema has all names, and no others."""
+    with pytest.raises(Refused, match="disabled"):
+        chart.objects("pod-monitor", "monitoring: {rules: {disabled: [Tired]}}")
+    rules = json.loads((CHART / "values.schema.json").read_text())["properties"]["monitoring"]["properties"]["rules"]
+    assert set(rules["properties"]["disabled"]["items"]["enum"]) == {rule["alert"] for rule in alerts}
+
+
+def test_every_alert_links_to_the_dashboard_if_its_address_is_given(chart: Chart) -> None:
+    """One value, because only the operator knows where Grafana is."""
+    values = "monitoring: {rules: {dashboardUrl: 'https://grafana.example/d/journeys'}}"
+    groups = chart.one("PrometheusRule", "pod-monitor", values)["spec"]["groups"]
+    for rule in (each for group in groups for each in group["rules"] if "alert" in each):
+        assert rule["annotations"]["dashboard_url"] == "https://grafana.example/d/journeys"
+
+
+def test_no_text_promises_what_cannot_be_known(alerts: list[dict[str, Any]]) -> None:
+    """What waits in the queue unseen can be lost already."""
+    for rule in alerts:
+        assert not re.search(r"\byet\b|nothing is lost|none is lost|no journey is lost", str(rule["annotations"]))
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,6 @@
 {{- toYaml $ours -}}
 {{- end -}}
 
-{{/* The alert's section of the runbook: (list context alert). */}}
-{{- define "journey-consumer.runbook" -}}
-{{ (index . 0).Values.monitoring.rules.runbookUrl }}#{{ index . 1 | lower }}
-{{- end -}}
-
 {{/* A metric of RabbitMQ, from /metrics/per-object or /metrics/detailed: (list context metric matcher). */}}
 {{- define "journey-consumer.brokerMetric" -}}
 {{- $context := index . 0 -}}
