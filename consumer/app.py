@@ -248,6 +248,7 @@ def assemble(
         output,
         log_format=settings.log_format,
         level=settings.log_level,
+        journeys=settings.log_journeys,
         clock=lambda: now().timestamp(),
     )
     health = Health(clock=clock)

@@ -29,6 +29,7 @@ from typing import Any, Literal, Protocol
 from consumer.core.clock import iso_utc
 
 Format = Literal["json", "text"]
+Journeys = Literal["all", "failures", "none"]
 
 LOGGER = "journey_consumer"
 
@@ -43,7 +44,8 @@ MOST_LINES, MOST_BYTES = 10_000, 4 * 1024 * 1024
 FLUSH_SECONDS, EXIT_SECONDS, IDLE_SECONDS = 0.25, 2.0, 10.0
 _NEWLINE = ord("\n")
 # Final outcomes that need no action, and deliveries without a final outcome; the others are dead letters.
-_INFO_OUTCOMES = frozenset({"registered", "already_registered", "delayed", "returned", "released"})
+_SUCCESSES = frozenset({"registered", "already_registered"})
+_INFO_OUTCOMES = _SUCCESSES | {"delayed", "returned", "released"}
 
 
 class RawStream(Protocol):
@@ -153,7 +155,8 @@ class Output:
 class SettlementLog:
     """Writes one line for each settled delivery, formatted by hand because it is on the hot path.
 
-    Dead letters are WARNING, everything else INFO. ``clock`` returns seconds since 1970.
+    Dead letters are WARNING, everything else INFO. ``journeys``: which have a line. ``clock`` returns
+    seconds since 1970.
     """
 
     def __init__(
@@ -162,12 +165,15 @@ class SettlementLog:
         *,
         log_format: Format = "json",
         level: str = "INFO",
+        journeys: Journeys = "all",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._output = output
         self._json = log_format == "json"
         threshold = logging.getLevelNamesMapping()[level]
-        self._info, self._warning = threshold <= logging.INFO, threshold <= logging.WARNING
+        self._warning = threshold <= logging.WARNING and journeys != "none"
+        self._info = threshold <= logging.INFO and journeys != "none"
+        self._success = self._info and journeys == "all"
         self._clock = clock
 
     def settled(
@@ -184,7 +190,8 @@ class SettlementLog:
     ) -> None:
         """Log one settled delivery. ``detail`` is a code and field path, never a value."""
         info = outcome in _INFO_OUTCOMES
-        if not (self._info if info else self._warning):
+        wanted = self._success if outcome in _SUCCESSES else self._info if info else self._warning
+        if not wanted:
             return
         now = self._clock()
         level = "INFO" if info else "WARNING"

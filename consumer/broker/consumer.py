@@ -210,8 +210,9 @@ class AmqpConsumer:
         except BaseException:
             close_connection(connection, graceful=True)
             raise
-        if created:
-            log.info("declared", extra={"names": ", ".join(created)})
+        # Names also what the publishing connection declares meanwhile, and what was there before.
+        names = [spec.name for spec in (self._topology.main, *self._topology.support())]
+        log.info("queues exist", extra={"names": ", ".join(names), "declared": ", ".join(created)})
         return connection
 
     async def _serve(self, connection: Any) -> str:

@@ -207,6 +207,7 @@ _Address = Annotated[str, _Allowed("an address of this machine")]
 _Version = Annotated[Literal["v2", "v3", "v3.2", "v3.3"], _lower]
 _Level = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], _upper]
 _Format = Annotated[Literal["json", "text"], _lower]
+_Journeys = Annotated[Literal["all", "failures", "none"], _lower]
 
 
 def _setting(default: Any, meaning: str) -> Any:
@@ -367,6 +368,9 @@ class Settings(BaseModel):
     http_port: int = _number(8000, 0, 65_535, "Port of these endpoints; 0: any free port.")
     log_level: _Level = _setting("INFO", "Lowest level that is logged.")
     log_format: _Format = _setting("json", "One JSON object or one line of text per event.")
+    log_journeys: _Journeys = _setting(
+        "all", "Journeys with a log line of their own: all, failures (all but the registered), none."
+    )
 
     @property
     def warnings(self) -> tuple[str, ...]:

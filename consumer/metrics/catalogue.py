@@ -188,10 +188,10 @@ CATALOGUE: tuple[Instrument, ...] = (
     ),
     _gauge(
         "oldest_pending_start_timestamp_seconds",
-        "Start of the oldest journey that this process has received and that has no final outcome: in flight, "
-        "in a delay queue, or back in the queue; 0: none.",
-        "time() minus this is the age to compare with 24 hours. Not known: what was never delivered to it, as "
-        "in a pause the queue behind the probes.",
+        "Start of the oldest journey that this process has received and not finished: in flight, in a delay "
+        "queue, or back in the queue; 0: none.",
+        "time() minus this is the age to compare with 24 hours. Not known: what was never delivered to it, "
+        "as in a pause the queue behind the probes.",
     ),
     _gauge(
         "last_success_timestamp_seconds",

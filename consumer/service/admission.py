@@ -31,6 +31,17 @@ from consumer.metrics import Metrics
 
 #: How long a journey waits in this process for the end of a pause.
 PAUSE_HOLD_SECONDS = 10.0
+#: Between two log lines about a pause that lasts.
+REMIND_SECONDS = 300.0
+#: What ends a pause, by its cause.
+_REMEDIES = {
+    PauseCause.UNAUTHORIZED: "replace the token; the new one is probed at once",
+    PauseCause.FORBIDDEN: "request a token that may register these journeys; the new one is probed at once",
+    PauseCause.MISCONFIGURED: "run `journey-consumer check`, correct the token file, REGISTRY_URL or "
+    "REGISTRY_API_VERSION",
+    PauseCause.UNAVAILABLE: "wait, it resumes by itself; if it lasts, `journey-consumer check` tells the "
+    "Registry from the network",
+}
 
 log = logging.getLogger("journey_consumer.service")
 
@@ -69,6 +80,16 @@ _ORDINARY = Permit()
 _FIRST = Permit(first=True)
 
 
+@dataclass(slots=True)
+class _Pause:
+    """An open breaker. ``logged_at`` is when the log spoke of it last, ``seen`` the last failure."""
+
+    breaker: Breaker
+    since: float
+    logged_at: float
+    seen: str
+
+
 class Admission:
     """Admits submissions and records their outcomes. ``clock`` is monotonic seconds.
 
@@ -89,6 +110,7 @@ class Admission:
         self._metrics = metrics
         self._clock = clock
         self._open: dict[PauseCause, Breaker] = {}
+        self._pauses: dict[PauseCause, _Pause] = {}
         self._all_clear = False
         self._passed_at = float("-inf")  # when a journey passed last
         self.token_refused = False  # the last word on the token
@@ -212,7 +234,7 @@ class Admission:
                         breaker.probe_now(now)  # with another journey: it may be this one's own trouble
                 elif breaker.state is not BreakerState.CLOSED or evidence or of_the_token:
                     breaker.failure(key, now, random.random(), _retry_after(outcome))  # noqa: S311 jitter
-            self._note(cause, breaker)
+            self._note(cause, breaker, "" if works is not False else _seen(outcome))
 
     def release(self, permit: Permit) -> None:
         """Give a permit back unused; a probe that was not made is due again."""
@@ -239,19 +261,37 @@ class Admission:
                 self._open[cause].probe_now(now)
         self.notifier.notify_all()
 
-    def _note(self, cause: PauseCause, breaker: Breaker) -> None:
-        """Bring metrics, log and those who wait up to date with one breaker's state."""
+    def remind(self) -> None:
+        """Log each pause that lasts, once in ``REMIND_SECONDS``."""
+        now = self._clock()
+        for cause, pause in self._pauses.items():
+            if now - pause.logged_at >= REMIND_SECONDS:
+                pause.logged_at = now
+                lasts = {"cause": cause.value, "paused_seconds": round(now - pause.since)}
+                log.warning("consumption is still paused", extra=lasts | self._story(cause, pause))
+
+    def _story(self, cause: PauseCause, pause: _Pause) -> dict[str, object]:
+        due = pause.breaker.probe_at
+        wait = None if due is None else round(max(due - self._clock(), 0.0), 1)  # None: it is under way
+        return {"seen": pause.seen, "next_probe_seconds": wait, "do": _REMEDIES[cause]}
+
+    def _note(self, cause: PauseCause, breaker: Breaker, seen: str = "") -> None:
+        """Bring metrics, log and those who wait up to date with one breaker's state; ``seen``: a failure."""
+        now = self._clock()
         was_open = cause in self._open
         is_open = breaker.state is not BreakerState.CLOSED
         self._metrics.breaker(cause, breaker.state)
         if is_open and not was_open:
             self._open[cause] = breaker
-            log.warning("consumption paused", extra={"cause": cause.value})
+            pause = self._pauses[cause] = _Pause(breaker, now, now, seen)
+            log.warning("consumption paused", extra={"cause": cause.value} | self._story(cause, pause))
         elif was_open and not is_open:
             del self._open[cause]
-            log.info("consumption resumes", extra={"cause": cause.value})
+            lasted = round(now - self._pauses.pop(cause).since, 1)
+            log.info("consumption resumes", extra={"cause": cause.value, "paused_seconds": lasted})
         else:
             if is_open:
+                self._pauses[cause].seen = seen or self._pauses[cause].seen
                 self.notifier.notify_all()
             return
         self.pause_changed.notify_all()
@@ -260,6 +300,14 @@ class Admission:
 
 _BUSY = 503
 _OF_THE_TOKEN = (PauseCause.UNAUTHORIZED, PauseCause.FORBIDDEN)
+
+
+def _seen(outcome: Outcome) -> str:
+    """The status, or the kind of fault, and the detail: codes only."""
+    status, detail = getattr(outcome, "status", None), getattr(outcome, "detail", "")
+    fault = getattr(outcome, "exception", None)
+    parts = (str(status or ""), detail, fault and f"({fault})")
+    return " ".join(dict.fromkeys(part for part in parts if part))
 
 
 def _not_sent(outcome: Outcome) -> bool:

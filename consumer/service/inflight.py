@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,14 +19,18 @@ from typing import TYPE_CHECKING, Literal
 
 from consumer.core.delivery import Delivery
 from consumer.core.headers import TrackingHeaders, tracking_headers
-from consumer.core.outcome import Disposition, Invalid
+from consumer.core.outcome import Disposition, Invalid, Reason
 from consumer.core.parse import Ready, parse
+from consumer.deadletters import record
+from consumer.deadletters.record import Record
 from schemas import Journey
 
 if TYPE_CHECKING:
     from consumer.core.mapping import EventMapping
 
 
+#: Where an id should be, a refused payload can have anything: no phone number, name or address.
+_LIKE_AN_ID = re.compile(r"(?![\d._:-]{9,15}$)[A-Za-z0-9._:-]{1,128}")
 #: Journeys in queues that are remembered at least: those with the earliest start.
 MOST_REMEMBERED = 1_000
 #: With room for more deliveries for so long, the queue has delivered what was in it.
@@ -53,11 +58,13 @@ class Entry:
     """One delivery in flight. ``waits_for`` is the reason to wait.
 
     ``publish`` is the publish that is not confirmed yet, ``parsed`` None until the payload was read.
+    ``invalid`` is what can be read of a payload that is refused, for log and event.
     """
 
     delivery: Delivery
     tracking: TrackingHeaders
     parsed: Ready | Invalid | None = None
+    invalid: Record | None = None
     state: State = State.WAITING
     waits_for: str = ""
     publish: asyncio.Future[None] | None = None
@@ -67,6 +74,21 @@ class Entry:
     def journey(self) -> Journey | None:
         """The journey; None when the payload is refused or was not read yet."""
         return self.parsed.journey if isinstance(self.parsed, Ready) else None
+
+    @property
+    def journey_id(self) -> str | None:
+        """The journey's id; of a refused payload only what looks like an id."""
+        if self.journey is not None:
+            return self.journey.journey_id
+        found = None if self.invalid is None else self.invalid.journey_id
+        return found if found is not None and _LIKE_AN_ID.fullmatch(found) else None
+
+    @property
+    def start(self) -> datetime | None:
+        """The journey's start, also of a refused payload if it is a date."""
+        if self.journey is not None:
+            return self.journey.start
+        return None if self.invalid is None else self.invalid.start
 
 
 class InFlight:
@@ -96,13 +118,15 @@ class InFlight:
         entry.parsed = parse(entry.delivery, self._version, self._mapping)
         if entry.journey is not None:
             self._queued.pop(entry.journey.journey_id, None)
+        else:
+            entry.invalid = record.read(entry.delivery, Reason.INVALID)
 
     def close(self, entry: Entry) -> None:
         """Remove a delivery that was settled or left to the broker."""
         self._entries.discard(entry)
 
     def sent_back(self, entry: Entry, due: float) -> None:
-        """Note that a journey went back to a queue, from which it comes again at ``due`` (monotonic seconds)."""
+        """Note that a journey went back to a queue and comes again at ``due`` (monotonic seconds)."""
         if entry.journey is None:
             return
         self._queued[entry.journey.journey_id] = (entry.journey.start, due)

@@ -231,6 +231,7 @@ class Service:
             self._apply_mode()
             self._update_gauges()
             self._update_readiness()
+            self._admission.remind()
             await self._admission.pause_changed.wait(TICK_SECONDS)
 
     def _apply_mode(self) -> None:

@@ -82,7 +82,7 @@ def build_event(
     entry: Entry, result: HandlingResult, outcome: str, *, source: str, now: datetime
 ) -> dict[str, Any]:
     """Return the event in structured mode. The same outcome of the same journey has the same ``id``."""
-    journey_id = None if entry.journey is None else entry.journey.journey_id
+    journey_id = entry.journey_id
     message_id, replays = entry.delivery.message_id, entry.tracking.replays
     subject = journey_id or message_id
     data: dict[str, Any] = {

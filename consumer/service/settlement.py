@@ -184,7 +184,7 @@ class Settler:
     def _count(self, entry: Entry, result: HandlingResult) -> None:
         """Every counter and the log line of a settled delivery."""
         metrics, journey, now, delivery = self._metrics, entry.journey, self._now(), entry.delivery
-        age = (now - journey.start).total_seconds() if journey is not None else None
+        age = (now - entry.start).total_seconds() if entry.start is not None else None
         name, status, detail = _described(result.disposition)
         match result.disposition:
             case Acknowledge(outcome=outcome):
@@ -193,7 +193,7 @@ class Settler:
                     metrics.journey_age.observe(max(age, 0.0))
             case DeadLetter(reason=reason, detail=text):
                 metrics.dead_letter(reason, text)
-                if age is not None and age > REGISTRATION_WINDOW.total_seconds():
+                if journey is not None and age is not None and age > REGISTRATION_WINDOW.total_seconds():
                     metrics.deadline_missed.inc()
         metrics.settlement_duration.observe(self._clock() - delivery.received_at)
         if name in metrics.journeys:
@@ -206,7 +206,7 @@ class Settler:
             metrics.returned[name].inc()
         self._log.settled(
             outcome=name,
-            journey_id=journey.journey_id if journey is not None else None,
+            journey_id=entry.journey_id,
             message_id=delivery.message_id,
             attempts=result.attempts,
             status=status,

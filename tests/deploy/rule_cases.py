@@ -71,7 +71,12 @@ DEADLINE = [
         "DeadlineAtRisk", "less than four hours", 1207, fires=True, unlike=_OLD, which='severity="critical"'
     ),
     Case(
-        "DeadlineAtRisk", "less than four hours is one alert", 1207, fires=False, unlike=_OLD, which='severity="warning"'
+        "DeadlineAtRisk",
+        "less than four hours is one alert",
+        1207,
+        fires=False,
+        unlike=_OLD,
+        which='severity="warning"',
     ),
     Case("DeadlineAtRisk", "nothing left", 1500, fires=True, unlike=_OLD, which='severity="critical"'),
     Case("DeadlineAtRisk", "twelve hours left", 726, fires=False, unlike=_OLD, which='severity="warning"'),
@@ -165,7 +170,10 @@ BROKER = [
         "seen per object",
         60,
         fires=False,
-        unlike={queue(each, prefix="rabbitmq_queue_"): always(1) for each in ("messages", "messages_ready", "consumers")},
+        unlike={
+            queue(each, prefix="rabbitmq_queue_"): always(1)
+            for each in ("messages", "messages_ready", "consumers")
+        },
         absent="rabbitmq_detailed",
     ),
     *lasting("QueueHasNoConsumers", 10, _LONELY),

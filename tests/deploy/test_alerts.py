@@ -125,12 +125,14 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
         "exp_annotations": {
             "summary": "Journeys are about to become too old to be registered.",
             "description": "3h 20m 0s are left until the oldest journey that the consumer has received is "
-            "24 hours old; then the Registry refuses it, and its proof is lost. The queue can hold older ones.",
+            "24 hours old; then the Registry refuses it, and its proof is lost. The queue can hold older "
+            "ones.",
             "runbook_url": "docs/runbook.md#deadlineatrisk",
         },
     }
     later = copy.deepcopy(page)
-    later["exp_annotations"]["description"] = page["exp_annotations"]["description"].replace("3h 20m 0s", "0s")
+    text = page["exp_annotations"]["description"]
+    later["exp_annotations"]["description"] = text.replace("3h 20m 0s", "0s")
     series = HEALTHY | {ours("oldest_pending_start_timestamp_seconds"): always(60, 1600)}
     asked = [
         {"eval_time": "1241m", "alertname": "DeadlineAtRisk", "exp_alerts": [page]},
@@ -215,8 +217,9 @@ def test_a_name_that_no_alert_has_cannot_be_switched_off(chart: Chart, alerts: l
     """A misspelt one would go on ringing; the schema has all names, and no others."""
     with pytest.raises(Refused, match="disabled"):
         chart.objects("pod-monitor", "monitoring: {rules: {disabled: [Tired]}}")
-    rules = json.loads((CHART / "values.schema.json").read_text())["properties"]["monitoring"]["properties"]["rules"]
-    assert set(rules["properties"]["disabled"]["items"]["enum"]) == {rule["alert"] for rule in alerts}
+    monitoring = json.loads((CHART / "values.schema.json").read_text())["properties"]["monitoring"]
+    disabled = monitoring["properties"]["rules"]["properties"]["disabled"]
+    assert set(disabled["items"]["enum"]) == {rule["alert"] for rule in alerts}
 
 
 def test_every_alert_links_to_the_dashboard_if_its_address_is_given(chart: Chart) -> None:
@@ -230,7 +233,9 @@ def test_every_alert_links_to_the_dashboard_if_its_address_is_given(chart: Chart
 def test_no_text_promises_what_cannot_be_known(alerts: list[dict[str, Any]]) -> None:
     """What waits in the queue unseen can be lost already."""
     for rule in alerts:
-        assert not re.search(r"\byet\b|nothing is lost|none is lost|no journey is lost", str(rule["annotations"]))
+        assert not re.search(
+            r"\byet\b|nothing is lost|none is lost|no journey is lost", str(rule["annotations"])
+        )
 
 
 @pytest.mark.parametrize(

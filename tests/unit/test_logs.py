@@ -347,6 +347,24 @@ def test_the_level_counts_for_settled_deliveries_too(
     assert [event["outcome"] for event in stream.events] == outcomes
 
 
+@pytest.mark.parametrize(
+    ("journeys", "outcomes"),
+    [
+        ("all", ["registered", "already_registered", "delayed", "expired"]),
+        ("failures", ["delayed", "expired"]),
+        ("none", []),
+    ],
+)
+def test_which_journeys_have_a_line_can_be_chosen(
+    journeys: Any, outcomes: list[str], stream: Captured
+) -> None:
+    """All, those that were not registered, none."""
+    records = SettlementLog(stream.output, journeys=journeys)
+    for outcome in ("registered", "already_registered", "delayed", "expired"):
+        records.settled(**settled(outcome=outcome))
+    assert [event["outcome"] for event in stream.events] == outcomes
+
+
 # --- Writing -----------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ from consumer.core.outcome import (
 )
 from consumer.core.rate_limiter import RateLimiter
 from consumer.metrics import PREFIX, Metrics
-from consumer.service.admission import PAUSE_HOLD_SECONDS, Admission, Notifier, Permit
+from consumer.service import admission
+from consumer.service.admission import PAUSE_HOLD_SECONDS, REMIND_SECONDS, Admission, Notifier, Permit
 from tests.travel import loop, travelling
 
 OK = Registered(201)
@@ -449,3 +451,48 @@ async def test_only_the_registry_may_ask_everybody_to_wait(detail: str, delays: 
     started = loop().time()
     await b.next_permit()
     assert (loop().time() - started >= 1800.0) is delays
+
+
+@pytest.mark.parametrize(
+    ("outcome", "seen"),
+    [
+        (Unavailable("connect", exception="ConnectError"), "connect (ConnectError)"),
+        (Unavailable("503", 503), "503"),
+        (Unauthorized(401, "401"), "401"),
+        (Forbidden(403, "-32503"), "403 -32503"),
+        (Misconfigured(404, "http_404"), "404 http_404"),
+        (Misconfigured(0, "token_file_empty"), "token_file_empty"),
+    ],
+)
+@travelling
+async def test_a_pause_tells_its_story_in_the_log(
+    outcome: Outcome, seen: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was seen, when the next probe is, what to do; again every five minutes; how long it was."""
+    caplog.set_level(logging.INFO)
+    b = bench()
+    for key in range(THRESHOLD):
+        b.admission.record(Permit(), outcome, key)
+        await asyncio.sleep(1)
+    began = loop().time()
+    (paused,) = caplog.records
+    assert (paused.getMessage(), paused.levelname, paused.seen) == ("consumption paused", "WARNING", seen)
+    assert 0 < paused.next_probe_seconds <= BASE
+    assert paused.do
+    while loop().time() < began + 2.5 * REMIND_SECONDS:
+        b.admission.remind()
+        await asyncio.sleep(0.2)
+    told = [(r.getMessage(), round(r.paused_seconds / 60)) for r in caplog.records[1:]]
+    assert told == [("consumption is still paused", 5), ("consumption is still paused", 10)]
+    assert {(r.seen, r.do) for r in caplog.records[1:]} == {(seen, paused.do)}
+    b.admission.record(Permit(), OK, "another")
+    ended = caplog.records[-1]
+    assert ended.getMessage() == "consumption resumes"
+    assert ended.paused_seconds == pytest.approx(2.5 * REMIND_SECONDS, abs=3)
+    b.admission.remind()
+    assert caplog.records[-1] is ended
+
+
+def test_every_cause_of_a_pause_has_a_remedy() -> None:
+    """The log says what to do, whatever the cause."""
+    assert set(admission._REMEDIES) == set(PauseCause)

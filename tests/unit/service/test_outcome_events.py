@@ -17,7 +17,7 @@ from consumer.core.parse import Ready
 from consumer.errors import PublishError, PublishFailure
 from consumer.metrics import Metrics
 from consumer.service import outcome_events as events
-from consumer.service.inflight import Entry, HandlingResult
+from consumer.service.inflight import Entry, HandlingResult, InFlight
 from consumer.service.outcome_events import OutcomeEvents, build_event
 from schemas import Journey
 
@@ -74,6 +74,15 @@ def test_an_event_is_what_the_document_says(outcome: str) -> None:
     if outcome == "registered":
         assert event["data"]["created_at"] == "2026-11-23T11:59:59.000Z"
         assert event["id"] == "j-1/registered/1"
+
+
+def test_the_event_of_an_invalid_journey_names_it() -> None:
+    """By the id that its payload has, so that the operator's systems find it."""
+    in_flight = InFlight("v3")
+    entry = in_flight.open(Delivery(b'{"operator_journey_id": "j-7", "start": {}}'))
+    in_flight.read(entry)
+    event = build_event(entry, RESULTS["invalid"][0], "invalid", source="/journey-consumer/q", now=NOW)
+    assert (event["subject"], event["data"]["journey_id"], event["id"]) == ("j-7", "j-7", "j-7/invalid/0")
 
 
 async def test_what_became_of_events_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

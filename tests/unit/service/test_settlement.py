@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -299,3 +299,31 @@ async def test_the_log_names_ids_and_reason_only() -> None:
         "age_seconds": 5400.0,
         "redelivered": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "journey_id", "known"),
+    [
+        ({"passenger": None}, "journey-0", True),
+        ({"start": {"datetime": "never"}}, "journey-0", False),
+        ({"operator_journey_id": "+33 6 12 34 56 78"}, None, True),
+        ({"operator_journey_id": "0612345678"}, None, True),
+        ({"operator_journey_id": "anna@example.org"}, None, True),
+        ({"operator_journey_id": "x" * 300}, None, True),
+        ({"operator_journey_id": 7}, None, True),
+    ],
+)
+@travelling
+async def test_an_invalid_journey_is_known_by_its_ids_and_age(
+    change: dict[str, Any], journey_id: str | None, *, known: bool
+) -> None:
+    """In the log, as far as the payload has them, and nothing else of it; it is no missed deadline."""
+    corridor = Corridor()
+    async with corridor.serving():
+        payload = corridor.payload() | {"distance": -1} | change
+        corridor.link.put(samples.encode(payload), properties={"message_id": "m-1"})
+        await passes(1)
+    (line,) = corridor.settled()
+    assert (line["outcome"], line["journey_id"], line["message_id"]) == ("invalid", journey_id, "m-1")
+    assert (line["age_seconds"] == pytest.approx(5400, abs=2)) if known else line["age_seconds"] is None
+    assert corridor.value("deadline_missed_total") == 0
