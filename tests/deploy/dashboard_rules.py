@@ -24,8 +24,9 @@ _VALUES = {"__rate_interval": "5m", "__range": "1h"}
 
 
 def panels(dashboard: Json) -> Iterator[Json]:
-    """Every panel that shows data."""
-    yield from (panel for panel in dashboard["panels"] if panel["type"] != "row")
+    """Every panel that shows data, those in closed rows too."""
+    for panel in dashboard["panels"]:
+        yield from panel["panels"] if panel["type"] == "row" else [panel]
 
 
 def variables(dashboard: Json, kind: str) -> list[Json]:

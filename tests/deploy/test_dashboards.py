@@ -121,7 +121,8 @@ def test_every_panel_says_what_it_means_what_is_normal_and_what_to_do(name: str)
         assert normal.startswith("**Normal:** ")
         assert otherwise.startswith("**Otherwise:** ")
     assert len({panel["title"] for panel in shipped}) == len(shipped)
-    assert len({panel["id"] for panel in _shipped(name)["panels"]}) == len(_shipped(name)["panels"])
+    everything = [*shipped, *(each for each in _shipped(name)["panels"] if each["type"] == "row")]
+    assert len({panel["id"] for panel in everything}) == len(everything)
     taken = set()
     for panel in _shipped(name)["panels"]:
         place = panel["gridPos"]
@@ -133,6 +134,40 @@ def test_every_panel_says_what_it_means_what_is_normal_and_what_to_do(name: str)
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
+
+
+def test_the_first_row_answers_what_somebody_asks_at_night() -> None:
+    """In time, what is wrong, what waits, the dead letters and the nearest of them; never "No data"."""
+    row, *first = _shipped("service")["panels"][:7]
+    assert (row["type"], row["collapsed"]) == ("row", False)
+    asked = ["Time left", "What is wrong", "Journeys waiting", "Dead letters", "Nearest dead letter"]
+    assert [panel["title"] for panel in first] == [*asked, "Registered in time"]
+    assert {panel["gridPos"]["y"] for panel in first} == {1}
+    assert all(panel["fieldConfig"]["defaults"]["noValue"] and panel["links"] for panel in first)
+
+
+def test_closed_rows_are_last_and_hold_their_panels() -> None:
+    """What nobody needs at night is one line each."""
+    rows = [panel for panel in _shipped("service")["panels"] if panel["type"] == "row"]
+    assert [row["title"] for row in rows if row["collapsed"]] == [row["title"] for row in rows[-3:]]
+    assert all(bool(row["panels"]) is row["collapsed"] for row in rows)
+
+
+@every_dashboard
+def test_the_links_lead_to_the_runbook(chart: Chart, name: str) -> None:
+    """The operator's address replaces ours, in the dashboard's links and in each panel's."""
+    values = "monitoring: {rules: {runbookUrl: 'https://wiki.example/runbook'}}"
+    _, installed = _installed(chart, name, values)
+    assert installed["links"][0]["url"] == "https://wiki.example/runbook"
+    anchors = {f"#{rule['alert'].lower()}" for rule in _alerts(chart)}
+    for panel in panels(installed):
+        for link in panel["links"]:
+            assert link["url"].removeprefix("https://wiki.example/runbook") in anchors
+
+
+def _alerts(chart: Chart) -> list[Any]:
+    groups = chart.one("PrometheusRule", "pod-monitor")["spec"]["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 
 def test_descriptions_name_only_alerts_that_exist(chart: Chart) -> None:
@@ -202,7 +237,9 @@ def test_the_sidecar_finds_the_dashboard_and_its_folder(chart: Chart, name: str)
 @every_dashboard
 def test_an_installed_dashboard_is_the_shipped_one_opened_on_its_release(chart: Chart, name: str) -> None:
     """With the default thresholds nothing else differs."""
-    values = "monitoring: {rules: {thresholds: {timeLeftCriticalSeconds: 14400}}}"
+    values = (
+        "monitoring: {rules: {runbookUrl: docs/runbook.md, thresholds: {timeLeftCriticalSeconds: 14400}}}"
+    )
     _, installed = _installed(chart, name, values)
     shipped = _shipped(name)
     assert installed["panels"] == shipped["panels"]
@@ -235,7 +272,7 @@ def test_panels_show_the_thresholds_that_alerts_have(chart: Chart) -> None:
             assert (
                 panel.get("fieldConfig", {}).get("defaults", {}).get("thresholds") or panel["type"] == "row"
             )
-        limit = {"service": "Time left of the oldest journey in flight", "business": "Time left"}[name]
+        limit = {"service": "Time left of the oldest journey", "business": "Time left"}[name]
         assert _steps(installed, limit) == [None, 3601, 7201]
         assert _steps(installed, "Dead letters waiting") == [None, 7]
     _, service = _installed(chart, "service", _LOW)

@@ -43,6 +43,7 @@ _TODAY = (
         width=6,
         height=5,
         steps=IN_TIME,
+        idle="no journeys",
         decimals=3,
     ),
     Panel(
@@ -65,14 +66,15 @@ _TODAY = (
     Panel(
         "Time left",
         "s",
-        "Time until the oldest journey in flight is too old.",
-        "More than half a day, or no data: none is in flight.",
+        "Time until the oldest journey that a pod has received is too old.",
+        "More than half a day, or idle.",
         "Tell operations.",
         ((TIME_LEFT_QUERY, "time left"),),
         kind="stat",
         width=6,
         height=5,
         steps=TIME_LEFT,
+        idle="idle",
     ),
 )
 _DAYS = (

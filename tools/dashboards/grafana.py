@@ -4,6 +4,7 @@ Knows Grafana's model and the names of the variables; not what a panel is about.
 value of the chart that alerts use too: the JSON holds its default, and the chart inserts the operator's.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from tools.chart import CHART
 PREFIX = "journey_consumer_"
 SCHEMA_VERSION = 39  # Grafana 10.2 and newer
 WIDTH = 24
+#: In every link; the chart replaces it with ``monitoring.rules.runbookUrl``.
+RUNBOOK = "docs/runbook.md"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 _VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 THRESHOLDS: dict[str, float] = _VALUES["monitoring"]["rules"]["thresholds"]
@@ -60,7 +63,10 @@ OK: tuple[Step, ...] = ((None, "green"),)
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One panel. ``queries`` are (expression, legend); the three texts become its description."""
+    """One panel. ``queries`` are (expression, legend); the three texts become its description.
+
+    ``idle`` is shown instead of "No data" where no data is normal; ``text``: "name" shows legends, no values.
+    """
 
     title: str
     unit: str
@@ -78,6 +84,8 @@ class Panel:
     decimals: int | None = None
     bars: bool = False
     interval: str | None = None
+    idle: str | None = None
+    text: str = "auto"
 
     @property
     def description(self) -> str:
@@ -97,6 +105,10 @@ class Panel:
             "fieldConfig": {"defaults": self._defaults(), "overrides": []},
             "options": self._options(),
             "targets": targets,
+            "links": [
+                {"title": f"Runbook: {alert}", "url": f"{RUNBOOK}#{alert.lower()}", "targetBlank": True}
+                for alert in re.findall(r"[Rr]unbook, ([A-Z]\w+)", self.otherwise)
+            ],
         }
         return panel | ({"interval": self.interval} if self.interval else {})
 
@@ -127,7 +139,7 @@ class Panel:
             "thresholds": {"mode": "absolute", "steps": steps},
             "mappings": mappings,
         }
-        bounds = {"min": self.least, "max": self.most, "decimals": self.decimals}
+        bounds = {"min": self.least, "max": self.most, "decimals": self.decimals, "noValue": self.idle}
         defaults |= {name: value for name, value in bounds.items() if value is not None}
         if self.kind == "timeseries":
             defaults["custom"] = {
@@ -147,7 +159,7 @@ class Panel:
                 "colorMode": "background" if self.steps or self.names else "value",
                 "graphMode": "none",
                 "justifyMode": "auto",
-                "textMode": "auto",
+                "textMode": self.text,
                 "orientation": "auto",
                 "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             }
@@ -165,7 +177,7 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """A dashboard: rows of panels, laid out in the order given."""
+    """A dashboard: rows of panels, laid out in the order given. Those in ``collapsed`` are closed."""
 
     uid: str
     title: str
@@ -173,6 +185,7 @@ class Dashboard:
     since: str
     refresh: str
     rows: Sequence[tuple[str, Sequence[Panel]]]
+    collapsed: frozenset[str] = frozenset()
 
     def placed(self) -> Iterator[tuple[Panel | str, int, int, int]]:
         """Yield each row's title and each panel with its number and position."""
@@ -180,21 +193,25 @@ class Dashboard:
         for title, panels in self.rows:
             number += 1
             yield title, number, 0, y
-            y, x, tallest = y + 1, 0, 0
+            below = y + 1
+            y, x, tallest = below, 0, 0
             for panel in panels:
                 if x + panel.width > WIDTH:
                     x, y, tallest = 0, y + tallest, 0
                 number += 1
                 yield panel, number, x, y
                 x, tallest = x + panel.width, max(tallest, panel.height)
-            y += tallest
+            y = below if title in self.collapsed else y + tallest
 
     def json(self) -> dict[str, Any]:
         """Return the dashboard as Grafana imports it."""
-        panels = [
-            _row(each, number, y) if isinstance(each, str) else each.json(number, x, y)
-            for each, number, x, y in self.placed()
-        ]
+        panels: list[dict[str, Any]] = []
+        for each, number, x, y in self.placed():
+            if isinstance(each, str):
+                panels.append(_row(each, number, y, collapsed=each in self.collapsed))
+            else:  # the panels of a closed row are in it
+                row = panels[-1].get("panels") if panels[-1].get("collapsed") else None
+                (panels if row is None else row).append(each.json(number, x, y))
         return {
             "uid": self.uid,
             "title": self.title,
@@ -209,6 +226,13 @@ class Dashboard:
             "refresh": self.refresh,
             "links": [
                 {
+                    "type": "link",
+                    "title": "Runbook",
+                    "url": RUNBOOK,
+                    "icon": "doc",
+                    "targetBlank": True,
+                },
+                {
                     "type": "dashboards",
                     "title": "Journey consumer",
                     "tags": ["journey-consumer"],
@@ -216,7 +240,7 @@ class Dashboard:
                     "includeVars": True,
                     "keepTime": True,
                     "targetBlank": False,
-                }
+                },
             ],
             "annotations": {"list": []},
             "templating": {"list": list(_variables())},
@@ -232,12 +256,12 @@ class Dashboard:
         }
 
 
-def _row(title: str, number: int, y: int) -> dict[str, Any]:
+def _row(title: str, number: int, y: int, *, collapsed: bool) -> dict[str, Any]:
     return {
         "id": number,
         "type": "row",
         "title": title,
-        "collapsed": False,
+        "collapsed": collapsed,
         "panels": [],
         "gridPos": {"x": 0, "y": y, "w": WIDTH, "h": 1},
     }

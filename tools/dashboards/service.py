@@ -22,17 +22,75 @@ from tools.dashboards.grafana import (
 
 _FAILED = own("registry_requests_total", 'code!~"200|201|2xx|400|409|413|422"')
 
-_HEALTH = (
+_NOW = (
     stat(
         "Time left",
         "s",
         (
-            "Time until the oldest journey in flight is 24 hours old.",
-            "More than half a day, or no data: nothing is in flight.",
+            "In time? Time until the oldest journey that a pod has received is 24 hours old.",
+            "More than half a day, or idle.",
             "Runbook, DeadlineAtRisk: find the cause of the delay: token, Registry, broker.",
         ),
         TIME_LEFT_QUERY,
         steps=TIME_LEFT,
+        idle="idle",
+    ),
+    Panel(
+        "What is wrong",
+        "none",
+        "What the pods themselves know to be wrong now.",
+        "Nothing.",
+        (
+            "Runbook, TokenRejected; runbook, RegistryUnavailable; runbook, RegistryMisconfigured; runbook, "
+            "Disconnected; runbook, PublisherStuck. throttled: the Registry's limit."
+        ),
+        (
+            (f"max by (cause) ({own('paused')}) == 1", "paused: {{cause}}"),
+            (f"min({own('token_accepted')}) == 0", "token refused"),
+            (f"min by (connection) ({own('broker_connected')}) == 0", "not connected: {{connection}}"),
+        ),
+        kind="stat",
+        width=4,
+        height=4,
+        steps=((None, "red"),),
+        idle="nothing",
+        text="name",
+    ),
+    stat(
+        "Journeys waiting",
+        "short",
+        (
+            "Messages in the queue, as the broker counts them.",
+            "Near 0; a backlog after a pause, falling.",
+            "Runbook, QueueGrowing; during a pause its cause. Without metrics: runbook, BrokerMetricsAbsent.",
+        ),
+        f"sum(max by (queue) ({broker('queue_messages', MAIN_QUEUE)}))",
+        steps=((None, "green"), (Limit("backlogMessages"), "red")),
+        idle="no metrics of the broker",
+    ),
+    stat(
+        "Dead letters",
+        "short",
+        (
+            "Messages in all dead-letter queues, as the broker counts them.",
+            "0.",
+            "Runbook, DeadLetterQueueNotEmpty: fix the cause, then replay them.",
+        ),
+        f"sum(max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)}))",
+        steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),
+        idle="no metrics of the broker",
+    ),
+    stat(
+        "Nearest dead letter",
+        "s",
+        (
+            "How long the dead letter with the nearest deadline can still be registered, at the last read.",
+            "None.",
+            "Runbook, DeadLetterDeadlineNear: fix the cause and replay, earliest deadline first.",
+        ),
+        f"min({own('dead_letters_oldest_deadline_timestamp_seconds')} > time()) - time()",
+        steps=((None, "red"), (Limit("deadLetterTimeLeftSeconds"), "green")),
+        idle="none",
     ),
     stat(
         "Registered in time",
@@ -45,17 +103,22 @@ _HEALTH = (
         IN_TIME_RATIO,
         steps=IN_TIME,
         decimals=3,
+        idle="no journeys",
     ),
+)
+_HEALTH = (
     stat(
         "Token",
         "bool_yes_no",
         (
             "Whether the Registry accepted the token at the last use of every pod.",
-            "Accepted; no data before the first use.",
+            "Accepted.",
             "Runbook, TokenRejected: put a valid token into the Secret; consumption resumes by itself.",
         ),
         f"min({own('token_accepted')})",
         names=(("0", "refused", "red"), ("1", "accepted", "green")),
+        width=6,
+        idle="not used yet",
     ),
     stat(
         "Pods",
@@ -68,6 +131,7 @@ _HEALTH = (
         f"count by (version) ({own('build_info')})",
         legend="{{version}}",
         steps=((None, "red"), (1, "green")),
+        width=6,
     ),
     stat(
         "Paused",
@@ -83,6 +147,7 @@ _HEALTH = (
         f"max by (cause) ({own('paused')})",
         legend="{{cause}}",
         names=(("0", "no", "green"), ("1", "paused", "red")),
+        width=6,
     ),
     stat(
         "Since the last success",
@@ -93,6 +158,8 @@ _HEALTH = (
             "With messages waiting: runbook, Stalled, TokenRejected or RegistryUnavailable.",
         ),
         f"time() - max({own('last_success_timestamp_seconds')} > 0)",
+        width=6,
+        idle="none yet",
     ),
 )
 _CONSUMPTION = (
@@ -146,6 +213,7 @@ _CONSUMPTION = (
         "Short while messages wait in the queue.",
         "Runbook, Stalled, when messages wait.",
         ((f"time() - max({own('last_delivery_timestamp_seconds')} > 0)", "since the last delivery"),),
+        idle="none yet",
     ),
 )
 _REGISTRY = (
@@ -156,6 +224,7 @@ _REGISTRY = (
         "200, 201 and 409.",
         "401: token. 404: address or version. 429: limit. 5xx, timeout, connect: Registry or network.",
         ((f"sum by (code) (rate({own('registry_requests_total')}{RATE})) > 0", "{{code}}"),),
+        idle="no requests",
     ),
     Panel(
         "Failures",
@@ -187,17 +256,19 @@ _REGISTRY = (
         "A burst when the Registry restarts.",
         "A steady rate is an outage or a bad network: see the answers.",
         ((f"sum by (reason) (rate({own('retries_total')}{RATE})) > 0", "{{reason}}"),),
+        idle="no retries",
     ),
 )
 _DEADLINE = (
     Panel(
-        "Time left of the oldest journey in flight",
+        "Time left of the oldest journey",
         "s",
-        "Time until the oldest journey in flight is 24 hours old. Journeys in the queue or in a delay queue "
-        "count when they are delivered, in a pause those that went back to a queue as well.",
-        "Above both lines; no data while nothing is in flight.",
+        "Time until the oldest journey that a pod has received is 24 hours old: in flight, in a delay queue, "
+        "or sent back to the queue. What was not delivered does not count.",
+        "Above both lines, or idle.",
         "Runbook, DeadlineAtRisk.",
         ((TIME_LEFT_QUERY, "time left"),),
+        idle="idle",
         width=12,
         steps=TIME_LEFT,
     ),
@@ -264,7 +335,7 @@ _DEAD_LETTERS = (
         "s",
         "Time until the first dead letter of a reason is too old to be registered, as of the last read: "
         "every five minutes, the first 1,000 of each queue.",
-        "No data: no dead letters.",
+        "No dead letters.",
         "Runbook, DeadLetterDeadlineNear: fix the cause and replay, earliest deadline first; below 0 it is "
         "too late for that one.",
         (
@@ -274,6 +345,7 @@ _DEAD_LETTERS = (
             ),
         ),
         steps=((None, "red"), (Limit("deadLetterTimeLeftSeconds"), "green")),
+        idle="no dead letters",
     ),
     Panel(
         "Replayed, by outcome",
@@ -338,6 +410,7 @@ _LIMITS = (
             ),
         ),
         width=6,
+        idle="none",
     ),
 )
 _BROKER = (
@@ -450,13 +523,14 @@ _PROCESS = (
         "Token expires in",
         "s",
         (
-            "Time until the first token expires; no data for tokens of unknown expiry.",
-            "Some minutes with access keys, which are exchanged repeatedly; no data with a token.",
-            "Negative: the key exchange fails; see the log.",
+            "Time until the first token expires, by its own date.",
+            "Some minutes with access keys, which are exchanged repeatedly; no date: unknown.",
+            "Runbook, TokenExpires. Negative with access keys: the exchange fails; see the log.",
         ),
         f"min({own('token_expiry_timestamp_seconds')} > 0) - time()",
         width=8,
         steps=((None, "red"), (0, "green")),
+        idle="no date",
     ),
     stat(
         "Lost log lines",
@@ -478,13 +552,15 @@ SERVICE = Dashboard(
     since="now-6h",
     refresh="30s",
     rows=(
+        ("Now", _NOW),
         ("Health", _HEALTH),
-        ("Consumption", _CONSUMPTION),
         ("Registry", _REGISTRY),
         ("Deadline", _DEADLINE),
         ("Dead letters", _DEAD_LETTERS),
-        ("Limiter and breakers", _LIMITS),
         ("Broker", _BROKER),
+        ("Consumption", _CONSUMPTION),
+        ("Limiter and breakers", _LIMITS),
         ("Process and token", _PROCESS),
     ),
+    collapsed=frozenset({"Consumption", "Limiter and breakers", "Process and token"}),
 )
