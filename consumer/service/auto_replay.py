@@ -67,7 +67,7 @@ _ACCEPTED_WITHIN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """The service's state: ``paused`` by admission, ``busy`` with fresh journeys.
+    """The service's state: ``paused`` by admission, ``busy`` with fresh journeys, ``connected`` to consume.
 
     ``refused``: the Registry's last word on the token was no; ``recoveries`` counts how often a yes followed.
     """
@@ -77,6 +77,7 @@ class ServiceState:
     successes: Callable[[], int]
     refused: Callable[[], bool]
     recoveries: Callable[[], int]
+    connected: Callable[[], bool]
 
 
 class AutoReplayer:
@@ -135,7 +136,9 @@ class AutoReplayer:
                 self._ended[reason.value] += 1
 
     async def run(self, state: ServiceState) -> None:
-        """Run until cancelled."""
+        """Run until cancelled; from the first connection on: at a first start it declares the queues."""
+        while not await _until(state.connected, HOLD_SECONDS):
+            continue
         tasks = []
         if self._returning:
             tasks.append(self._again(lambda: self._replay_forever(state)))

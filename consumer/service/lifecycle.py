@@ -161,6 +161,7 @@ class Service:
             successes=lambda: self._successes,
             refused=lambda: self._admission.token_refused,
             recoveries=lambda: self._admission.recoveries,
+            connected=lambda: self._consumer.connected,
         )
         publishers = (self._publisher, *self._background)
         for publisher in publishers:

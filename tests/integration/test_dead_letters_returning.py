@@ -220,6 +220,7 @@ async def returning(
         successes=lambda: next(accepted),
         refused=lambda: False,
         recoveries=lambda: 0,
+        connected=lambda: True,
     )
     running = asyncio.create_task(made.run(around))
     try:

@@ -31,6 +31,21 @@ from tests.rabbit import RabbitNode
 from tests.waiting import wait_until
 
 
+def test_a_first_start_logs_nothing_alarming(run: Run, vhost: Broker) -> None:
+    """An empty virtual host: the queues are declared and named, and nobody looks for one before that."""
+    service = run(vhost, dead_letters_look_seconds="1", dead_letters_return_unauthorized="true")
+    service.await_ready()
+    wait_until(
+        lambda: service.value("dead_letters_oldest_deadline_timestamp_seconds", reason="invalid") == 0,
+        20,
+        "dead letters are read",
+    )
+    lines = service.log_lines()
+    assert [line for line in lines if line["level"] != "INFO" or "cannot" in line["event"]] == []
+    (exist,) = service.log_lines("queues exist")
+    assert {QUEUE, f"{QUEUE}.dead-letter.invalid"} <= set(exist["names"].split(", "))
+
+
 def test_killed_under_load_and_restarted(run: Run, vhost: Broker, sandbox: LocalRegistry) -> None:
     """SIGKILL in full flight loses nothing: what was registered and not acknowledged is found registered."""
     sandbox.faults.latency_seconds = 0.05

@@ -90,6 +90,7 @@ QUIET = ServiceState(
     successes=lambda: 0,
     refused=lambda: False,
     recoveries=lambda: 0,
+    connected=lambda: True,
 )
 
 
