@@ -15,14 +15,14 @@ def _near(reason: str, values: str = always(_DEADLINE, 500)) -> dict[str, str]:
 
 DEAD_LETTERS = [
     Case(
-        "DeadLettering",
+        "JourneysDeadLettering",
         "9 an hour",
         90,
         fires=False,
         unlike={ours("dead_lettered_total", 'reason="invalid"'): rising(9 / 60)},
     ),
     Case(
-        "DeadLettering",
+        "JourneysDeadLettering",
         "11 an hour",
         90,
         fires=True,
@@ -30,7 +30,7 @@ DEAD_LETTERS = [
         which='reason="invalid"',
     ),
     Case(
-        "DeadLettering",
+        "JourneysDeadLettering",
         "9 an hour of each of two reasons",
         90,
         fires=False,
@@ -40,11 +40,13 @@ DEAD_LETTERS = [
         },
     ),
     # A rate needs two scrapes, so that it begins with the second.
-    *lasting("DeadLetterRefused", 11, {_REFUSED: rising(20)}, which='reason="invalid",cause="nacked"'),
-    Case("DeadLetterRefused", "for a moment", 60, fires=False, unlike={_REFUSED: "0+20x5 100+0x150"}),
-    *lasting("DeadLetterQueueNotEmpty", 60, _DEAD),
+    *lasting(
+        "JourneysDeadLetterRefused", 11, {_REFUSED: rising(20)}, which='reason="invalid",cause="nacked"'
+    ),
+    Case("JourneysDeadLetterRefused", "for a moment", 60, fires=False, unlike={_REFUSED: "0+20x5 100+0x150"}),
+    *lasting("JourneysDeadLetterQueueNotEmpty", 60, _DEAD),
     Case(
-        "DeadLetterQueueNotEmpty",
+        "JourneysDeadLetterQueueNotEmpty",
         "given up by the broker, seen per object",
         61,
         fires=True,
@@ -53,7 +55,7 @@ DEAD_LETTERS = [
         },
     ),
     Case(
-        "DeadLetterQueueNotEmpty",
+        "JourneysDeadLetterQueueNotEmpty",
         "another queue's",
         90,
         fires=False,
@@ -72,14 +74,14 @@ DEAD_LETTERS = [
         )
         for case in (
             Case(
-                "DeadLetterDeadlineNear",
+                "JourneysDeadLetterDeadlineNear",
                 f"three hours left for {reason}",
                 230,
                 fires=False,
                 unlike=_near(reason),
             ),
             Case(
-                "DeadLetterDeadlineNear",
+                "JourneysDeadLetterDeadlineNear",
                 f"less than three hours for {reason}",
                 231,
                 fires=True,
@@ -88,10 +90,17 @@ DEAD_LETTERS = [
             ),
         )
     ),
-    Case("DeadLetterDeadlineNear", "a minute left", 399, fires=True, unlike=_near("exhausted"), which=_PAGE),
-    Case("DeadLetterDeadlineNear", "nothing left", 400, fires=False, unlike=_near("exhausted")),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
+        "a minute left",
+        399,
+        fires=True,
+        unlike=_near("exhausted"),
+        which=_PAGE,
+    ),
+    Case("JourneysDeadLetterDeadlineNear", "nothing left", 400, fires=False, unlike=_near("exhausted")),
+    Case(
+        "JourneysDeadLetterDeadlineNear",
         "fixed by hand does not page",
         231,
         fires=False,
@@ -99,23 +108,23 @@ DEAD_LETTERS = [
         which=_PAGE,
     ),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "by replay is a page",
         231,
         fires=False,
         unlike=_near("exhausted"),
         which=_WARNING,
     ),
-    Case("DeadLetterDeadlineNear", "refused as expired", 231, fires=False, unlike=_near("expired")),
+    Case("JourneysDeadLetterDeadlineNear", "refused as expired", 231, fires=False, unlike=_near("expired")),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "replayed by the service before its next read",
         230,
         fires=False,
         unlike=_near("unauthorized", f"0+0x224 {_DEADLINE}+0x5 0+0x100"),
     ),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "another pod held them when this one looked",
         231,
         fires=True,
@@ -123,7 +132,7 @@ DEAD_LETTERS = [
         which=_PAGE,
     ),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "another pod found only one that has more time",
         231,
         fires=True,
@@ -131,7 +140,7 @@ DEAD_LETTERS = [
         which=_PAGE,
     ),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "this pod has not read yet that the lost one was removed",
         231,
         fires=True,
@@ -140,7 +149,7 @@ DEAD_LETTERS = [
         which=_PAGE,
     ),
     Case(
-        "DeadLetterDeadlineNear",
+        "JourneysDeadLetterDeadlineNear",
         "another release's",
         231,
         fires=False,

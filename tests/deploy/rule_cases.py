@@ -28,15 +28,25 @@ _OLD = {ours("oldest_pending_start_timestamp_seconds"): always(60, 1600)}
 _EVERYTHING_LATE = registered(100, late=100)
 
 TOKEN = [
-    *lasting("TokenRejected", 5, _REFUSED),
-    *lasting("TokenRejected", 5, paused("forbidden")),
+    *lasting("JourneysTokenRejected", 5, _REFUSED),
+    *lasting("JourneysTokenRejected", 5, paused("forbidden")),
     Case(
-        "TokenRejected", "before the first use", 60, fires=False, unlike={ours("token_accepted"): "NaN+0x200"}
+        "JourneysTokenRejected",
+        "before the first use",
+        60,
+        fires=False,
+        unlike={ours("token_accepted"): "NaN+0x200"},
     ),
-    Case("TokenRejected", "one pod of two", 6, fires=True, unlike={another_pod("token_accepted"): always(0)}),
-    Case("TokenRejected", "another cause", 60, fires=False, unlike=paused("unavailable")),
     Case(
-        "TokenRejected",
+        "JourneysTokenRejected",
+        "one pod of two",
+        6,
+        fires=True,
+        unlike={another_pod("token_accepted"): always(0)},
+    ),
+    Case("JourneysTokenRejected", "another cause", 60, fires=False, unlike=paused("unavailable")),
+    Case(
+        "JourneysTokenRejected",
         "another release's",
         60,
         fires=False,
@@ -55,36 +65,76 @@ def _token(expires: int, loaded: int = 1, minutes: int = 2000) -> dict[str, str]
 
 # A day after it was loaded (at 1 s) a token is not one that is exchanged again and again.
 TOKEN += [
-    Case("TokenExpires", "more than a week left", 1600, fires=False, unlike=_token(_WEEK + _DAY + 36_000)),
-    Case("TokenExpires", "less than a week left", 1450, fires=False, unlike=_token(_WEEK + 3600)),
-    Case("TokenExpires", "less than a week left for a day", 1451, fires=True, unlike=_token(_WEEK + 3600)),
-    Case("TokenExpires", "a date is not known", 1600, fires=False, unlike=_token(0)),
-    Case("TokenExpires", "exchanged just now", 1000, fires=False, unlike=_token(61_000, 59_000)),
+    Case(
+        "JourneysTokenExpires",
+        "more than a week left",
+        1600,
+        fires=False,
+        unlike=_token(_WEEK + _DAY + 36_000),
+    ),
+    Case("JourneysTokenExpires", "less than a week left", 1450, fires=False, unlike=_token(_WEEK + 3600)),
+    Case(
+        "JourneysTokenExpires",
+        "less than a week left for a day",
+        1451,
+        fires=True,
+        unlike=_token(_WEEK + 3600),
+    ),
+    Case("JourneysTokenExpires", "a date is not known", 1600, fires=False, unlike=_token(0)),
+    Case("JourneysTokenExpires", "exchanged just now", 1000, fires=False, unlike=_token(61_000, 59_000)),
     # 3600 s are over at minute 60, and ten minutes must pass.
-    Case("TokenExpires", "expired, not exchanged", 70, fires=False, unlike=_token(3600)),
-    Case("TokenExpires", "expired, not exchanged for ten minutes", 71, fires=True, unlike=_token(3600)),
+    Case("JourneysTokenExpires", "expired, not exchanged", 70, fires=False, unlike=_token(3600)),
+    Case(
+        "JourneysTokenExpires", "expired, not exchanged for ten minutes", 71, fires=True, unlike=_token(3600)
+    ),
 ]
 # The start is at 60 s: 14,400 s are left at minute 1201, less than that from 1202 on, firing 5 minutes later.
 DEADLINE = [
-    Case("DeadlineAtRisk", "four hours left", 1206, fires=False, unlike=_OLD, which='severity="critical"'),
     Case(
-        "DeadlineAtRisk", "less than four hours", 1207, fires=True, unlike=_OLD, which='severity="critical"'
+        "JourneysDeadlineAtRisk",
+        "four hours left",
+        1206,
+        fires=False,
+        unlike=_OLD,
+        which='severity="critical"',
     ),
     Case(
-        "DeadlineAtRisk",
+        "JourneysDeadlineAtRisk",
+        "less than four hours",
+        1207,
+        fires=True,
+        unlike=_OLD,
+        which='severity="critical"',
+    ),
+    Case(
+        "JourneysDeadlineAtRisk",
         "less than four hours is one alert",
         1207,
         fires=False,
         unlike=_OLD,
         which='severity="warning"',
     ),
-    Case("DeadlineAtRisk", "nothing left", 1500, fires=True, unlike=_OLD, which='severity="critical"'),
-    Case("DeadlineAtRisk", "twelve hours left", 726, fires=False, unlike=_OLD, which='severity="warning"'),
     Case(
-        "DeadlineAtRisk", "less than twelve hours", 727, fires=True, unlike=_OLD, which='severity="warning"'
+        "JourneysDeadlineAtRisk", "nothing left", 1500, fires=True, unlike=_OLD, which='severity="critical"'
     ),
     Case(
-        "DeadlineAtRisk",
+        "JourneysDeadlineAtRisk",
+        "twelve hours left",
+        726,
+        fires=False,
+        unlike=_OLD,
+        which='severity="warning"',
+    ),
+    Case(
+        "JourneysDeadlineAtRisk",
+        "less than twelve hours",
+        727,
+        fires=True,
+        unlike=_OLD,
+        which='severity="warning"',
+    ),
+    Case(
+        "JourneysDeadlineAtRisk",
         "an old journey that passes",
         1253,
         fires=False,
@@ -92,32 +142,44 @@ DEADLINE = [
         which='severity="critical"',
     ),
     Case(
-        "DeadlineAtRisk",
+        "JourneysDeadlineAtRisk",
         "an old journey that comes and goes",
         1260,
         fires=True,
         unlike={ours("oldest_pending_start_timestamp_seconds"): "0+0x1240" + " 60 0" * 20},
         which='severity="critical"',
     ),
-    Case("DeadlineMissed", "one", 31, fires=True, unlike={ours("deadline_missed_total"): "0+0x29 1+0x100"}),
     Case(
-        "DeadlineMissed",
+        "JourneysDeadlineMissed",
+        "one",
+        31,
+        fires=True,
+        unlike={ours("deadline_missed_total"): "0+0x29 1+0x100"},
+    ),
+    Case(
+        "JourneysDeadlineMissed",
         "two hours ago",
         180,
         fires=False,
         unlike={ours("deadline_missed_total"): "0+0x29 1+0x200"},
     ),
-    Case("DeadlineMissed", "refused as expired", 31, fires=True, unlike=outcome("expired", "0+0x29 1+0x100")),
+    Case(
+        "JourneysDeadlineMissed",
+        "refused as expired",
+        31,
+        fires=True,
+        unlike=outcome("expired", "0+0x29 1+0x100"),
+    ),
 ]
 REGISTRY = [
-    *lasting("RegistryUnavailable", 15, _UNAVAILABLE),
-    Case("RegistryUnavailable", "misconfigured", 60, fires=False, unlike=_MISCONFIGURED),
-    *lasting("RegistryMisconfigured", 15, _MISCONFIGURED),
-    Case("RegistryMisconfigured", "unavailable", 60, fires=False, unlike=_UNAVAILABLE),
+    *lasting("JourneysRegistryUnavailable", 15, _UNAVAILABLE),
+    Case("JourneysRegistryUnavailable", "misconfigured", 60, fires=False, unlike=_MISCONFIGURED),
+    *lasting("JourneysRegistryMisconfigured", 15, _MISCONFIGURED),
+    Case("JourneysRegistryMisconfigured", "unavailable", 60, fires=False, unlike=_UNAVAILABLE),
     # A rate needs two scrapes, so that it begins with the second.
-    *lasting("Throttled", 31, {ours("registry_requests_total", 'code="429"'): rising(1)}),
+    *lasting("JourneysThrottled", 31, {ours("registry_requests_total", 'code="429"'): rising(1)}),
     Case(
-        "Throttled",
+        "JourneysThrottled",
         "one answer",
         40,
         fires=False,
@@ -125,15 +187,15 @@ REGISTRY = [
     ),
 ]
 BROKER = [
-    *lasting("ConsumerAbsent", 10, {}, absent="build_info"),
+    *lasting("JourneysConsumerAbsent", 10, {}, absent="build_info"),
     *lasting(
-        "Disconnected",
+        "JourneysDisconnected",
         10,
         {ours("broker_connected", 'connection="publish"'): always(0)},
         which='severity="critical"',
     ),
     Case(
-        "Disconnected",
+        "JourneysDisconnected",
         "one pod of two is no page",
         60,
         fires=False,
@@ -141,32 +203,40 @@ BROKER = [
         which='severity="critical"',
     ),
     *lasting(
-        "Disconnected",
+        "JourneysDisconnected",
         10,
         {another_pod("broker_connected", 'connection="consume"'): always(0)},
         which='severity="warning"',
     ),
     # The last delivery is at minute 20: 15 minutes without one are over at 35, and two more must pass.
-    Case("Stalled", "for 14 minutes and two", 36, fires=False, unlike=_BACKLOG),
-    Case("Stalled", "for 15 minutes and two", 38, fires=True, unlike=_BACKLOG),
-    Case("Stalled", "nothing waits", 90, fires=False, unlike=_BACKLOG | {queue("messages_ready"): always(0)}),
-    Case("Stalled", "paused", 90, fires=False, unlike=_BACKLOG | paused("unavailable")),
+    Case("JourneysStalled", "for 14 minutes and two", 36, fires=False, unlike=_BACKLOG),
+    Case("JourneysStalled", "for 15 minutes and two", 38, fires=True, unlike=_BACKLOG),
     Case(
-        "Stalled",
+        "JourneysStalled",
+        "nothing waits",
+        90,
+        fires=False,
+        unlike=_BACKLOG | {queue("messages_ready"): always(0)},
+    ),
+    Case("JourneysStalled", "paused", 90, fires=False, unlike=_BACKLOG | paused("unavailable")),
+    Case(
+        "JourneysStalled",
         "not connected, which is another alert",
         90,
         fires=False,
         unlike=_BACKLOG | {ours("broker_connected", 'connection="consume"'): always(0)},
     ),
-    *lasting("PublisherStuck", 10, paused("publisher")),
-    Case("PublisherStuck", "another cause", 60, fires=False, unlike=paused("unavailable")),
+    *lasting("JourneysPublisherStuck", 10, paused("publisher")),
+    Case("JourneysPublisherStuck", "another cause", 60, fires=False, unlike=paused("unavailable")),
     *(
         case
         for metric in ("messages", "messages_ready", "consumers")
-        for case in lasting("BrokerMetricsAbsent", 15, {}, absent=f'queue_{metric}{{job="rabbitmq",vhost="/"')
+        for case in lasting(
+            "JourneysBrokerMetricsAbsent", 15, {}, absent=f'queue_{metric}{{job="rabbitmq",vhost="/"'
+        )
     ),
     Case(
-        "BrokerMetricsAbsent",
+        "JourneysBrokerMetricsAbsent",
         "seen per object",
         60,
         fires=False,
@@ -176,15 +246,38 @@ BROKER = [
         },
         absent="rabbitmq_detailed",
     ),
-    *lasting("QueueHasNoConsumers", 10, _LONELY),
-    Case("QueueHasNoConsumers", "paused", 60, fires=False, unlike=_LONELY | paused("unauthorized")),
-    Case("QueueHasNoConsumers", "no pod either", 60, fires=True, unlike=_LONELY, absent="journey_consumer_"),
-    Case("QueueGrowing", "for less than an hour", 59, fires=False, unlike={queue("messages"): "1001+10x200"}),
-    Case("QueueGrowing", "for an hour and more", 63, fires=True, unlike={queue("messages"): "1001+10x200"}),
+    *lasting("JourneysQueueHasNoConsumers", 10, _LONELY),
+    Case("JourneysQueueHasNoConsumers", "paused", 60, fires=False, unlike=_LONELY | paused("unauthorized")),
     Case(
-        "QueueGrowing", "up to the limit", 150, fires=False, unlike={queue("messages"): "0+6x166 1000+0x50"}
+        "JourneysQueueHasNoConsumers",
+        "no pod either",
+        60,
+        fires=True,
+        unlike=_LONELY,
+        absent="journey_consumer_",
     ),
-    Case("QueueGrowing", "falling", 150, fires=False, unlike={queue("messages"): "9000-10x200"}),
+    Case(
+        "JourneysQueueGrowing",
+        "for less than an hour",
+        59,
+        fires=False,
+        unlike={queue("messages"): "1001+10x200"},
+    ),
+    Case(
+        "JourneysQueueGrowing",
+        "for an hour and more",
+        63,
+        fires=True,
+        unlike={queue("messages"): "1001+10x200"},
+    ),
+    Case(
+        "JourneysQueueGrowing",
+        "up to the limit",
+        150,
+        fires=False,
+        unlike={queue("messages"): "0+6x166 1000+0x50"},
+    ),
+    Case("JourneysQueueGrowing", "falling", 150, fires=False, unlike={queue("messages"): "9000-10x200"}),
 ]
 _BURN = ((14, 15, '1h"', 5), (5, 7, '6h"', 18), (0.9, 1.1, '3d"', 70))
 BUDGET = [
@@ -192,7 +285,7 @@ BUDGET = [
     for lost, more, window, minutes in _BURN
     for case in (
         Case(
-            "ErrorBudgetBurn",
+            "JourneysErrorBudgetBurn",
             f"{lost} of a thousand",
             150,
             fires=False,
@@ -200,7 +293,7 @@ BUDGET = [
             which=f'window="{window}',
         ),
         Case(
-            "ErrorBudgetBurn",
+            "JourneysErrorBudgetBurn",
             f"{more} of a thousand",
             minutes,
             fires=True,
@@ -210,11 +303,18 @@ BUDGET = [
     )
 ] + [
     Case(
-        "ErrorBudgetBurn", "registered too late", 90, fires=True, unlike=_EVERYTHING_LATE, which='window="1h"'
+        "JourneysErrorBudgetBurn",
+        "registered too late",
+        90,
+        fires=True,
+        unlike=_EVERYTHING_LATE,
+        which='window="1h"',
     ),
-    Case("ErrorBudgetBurn", "refused payloads", 150, fires=False, unlike=outcome("invalid", rising(50))),
     Case(
-        "ErrorBudgetBurn",
+        "JourneysErrorBudgetBurn", "refused payloads", 150, fires=False, unlike=outcome("invalid", rising(50))
+    ),
+    Case(
+        "JourneysErrorBudgetBurn",
         "over for ten minutes",
         70,
         fires=False,
@@ -222,7 +322,7 @@ BUDGET = [
         which='window="1h"',
     ),
     Case(
-        "ErrorBudgetBurn",
+        "JourneysErrorBudgetBurn",
         "until this minute",
         60,
         fires=True,
@@ -230,7 +330,7 @@ BUDGET = [
         which='window="1h"',
     ),
     Case(
-        "ErrorBudgetBurn",
+        "JourneysErrorBudgetBurn",
         "hardly any journeys",
         150,
         fires=False,
@@ -238,7 +338,7 @@ BUDGET = [
         which='window="1h"',
     ),
     Case(
-        "ErrorBudgetBurn",
+        "JourneysErrorBudgetBurn",
         "enough journeys",
         150,
         fires=True,

@@ -205,7 +205,7 @@ class _Script:
             self._until("paused", 1, cause=cause)
             self._seen(f'journey_consumer_breaker_state{{cause="{cause}"}} > 0')
             # Its rule evaluates every 15 seconds only, and journeys wait for less than that elsewhere.
-            self._seen('ALERTS{alertname="DeadlineAtRisk"}')
+            self._seen('ALERTS{alertname="JourneysDeadlineAtRisk"}')
             self._registry.faults.apply({fault: False})
             self._until("paused", 0, cause=cause)
             self._ledger.await_settled()
@@ -249,14 +249,14 @@ class _Script:
         self._ledger.publish([_journey(ended=timedelta(seconds=12)) for _ in range(_PREFETCH)])
         wait_until(lambda: self._service.value("held") >= _PREFETCH, 10, "every slot is taken")
         self._ledger.publish(3)
-        self._seen('ALERTS{alertname="Stalled"}')
+        self._seen('ALERTS{alertname="JourneysStalled"}')
         self._ledger.await_settled()
 
     def end(self) -> None:
         """No consumer, and a queue that grows."""
         assert self._service.terminate() == 0
         self._ledger.publish(100)
-        for alert in ("ConsumerAbsent", "QueueHasNoConsumers", "QueueGrowing"):
+        for alert in ("JourneysConsumerAbsent", "JourneysQueueHasNoConsumers", "JourneysQueueGrowing"):
             self._seen(f'ALERTS{{alertname="{alert}"}}')
 
     # --- waiting ---------------------------------------------------------------------------

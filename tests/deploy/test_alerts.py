@@ -108,13 +108,13 @@ def test_the_cases_cover_every_alert_in_each_of_its_forms(alerts: list[dict[str,
 
 def test_a_wrong_expectation_is_noticed(rules: list[dict[str, Any]], tmp_path: Path) -> None:
     """The harness would fail on a rule that does not do what a case says."""
-    wrong = Case("TokenRejected", "never", 60, fires=True)
-    assert "FAILED" in _promtool(tmp_path, _only(rules, "TokenRejected"), _firing([wrong]))
+    wrong = Case("JourneysTokenRejected", "never", 60, fires=True)
+    assert "FAILED" in _promtool(tmp_path, _only(rules, "JourneysTokenRejected"), _firing([wrong]))
 
 
 def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, Any]], tmp_path: Path) -> None:
     """Labels and annotations of a page, word for word."""
-    spec = _only(rules, "DeadlineAtRisk")
+    spec = _only(rules, "JourneysDeadlineAtRisk")
     page = {
         "exp_labels": {
             "namespace": "mobility",
@@ -127,7 +127,7 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
             "description": "3h 20m 0s are left until the oldest journey that the consumer has received is "
             "24 hours old; then the Registry refuses it, and its proof is lost. The queue can hold older "
             "ones.",
-            "runbook_url": "docs/runbook.md#deadlineatrisk",
+            "runbook_url": "docs/runbook.md#journeysdeadlineatrisk",
         },
     }
     later = copy.deepcopy(page)
@@ -135,8 +135,8 @@ def test_what_the_pager_shows_says_how_much_time_is_left(rules: list[dict[str, A
     later["exp_annotations"]["description"] = text.replace("3h 20m 0s", "0s")
     series = HEALTHY | {ours("oldest_pending_start_timestamp_seconds"): always(60, 1600)}
     asked = [
-        {"eval_time": "1241m", "alertname": "DeadlineAtRisk", "exp_alerts": [page]},
-        {"eval_time": "1500m", "alertname": "DeadlineAtRisk", "exp_alerts": [later]},
+        {"eval_time": "1241m", "alertname": "JourneysDeadlineAtRisk", "exp_alerts": [page]},
+        {"eval_time": "1500m", "alertname": "JourneysDeadlineAtRisk", "exp_alerts": [later]},
     ]
     assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=asked)]) == ""
 
@@ -153,11 +153,11 @@ def test_a_refused_dead_letter_names_its_queue_and_the_cause(
             "summary": "The broker refuses dead letters for journeys.completed.dead-letter.invalid: nacked.",
             "description": "For ten minutes publishes to the queue were nacked (nacked: its length limit? "
             "returned: no such queue?). Its dead letters wait and are tried again; all other journeys go on.",
-            "runbook_url": "docs/runbook.md#deadletterrefused",
+            "runbook_url": "docs/runbook.md#journeysdeadletterrefused",
         },
     }
-    asked = {"eval_time": "20m", "alertname": "DeadLetterRefused", "exp_alerts": [page]}
-    spec = _only(rules, "DeadLetterRefused")
+    asked = {"eval_time": "20m", "alertname": "JourneysDeadLetterRefused", "exp_alerts": [page]}
+    spec = _only(rules, "JourneysDeadLetterRefused")
     assert _promtool(tmp_path, spec, [_test("page", series, alert_rule_test=[asked])]) == ""
 
 
@@ -179,25 +179,25 @@ def test_every_alert_says_what_how_bad_and_where_to_read_on(alerts: list[dict[st
 def test_the_alerts_of_the_guide_are_there(alerts: list[dict[str, Any]]) -> None:
     """The list, and one more for what does not pass by itself."""
     assert {rule["alert"] for rule in alerts} == {
-        "TokenRejected",
-        "TokenExpires",
-        "PublisherStuck",
-        "BrokerMetricsAbsent",
-        "DeadlineAtRisk",
-        "DeadlineMissed",
-        "DeadLettering",
-        "DeadLetterDeadlineNear",
-        "DeadLetterQueueNotEmpty",
-        "DeadLetterRefused",
-        "RegistryUnavailable",
-        "RegistryMisconfigured",
-        "Throttled",
-        "ConsumerAbsent",
-        "Disconnected",
-        "Stalled",
-        "QueueHasNoConsumers",
-        "QueueGrowing",
-        "ErrorBudgetBurn",
+        "JourneysTokenRejected",
+        "JourneysTokenExpires",
+        "JourneysPublisherStuck",
+        "JourneysBrokerMetricsAbsent",
+        "JourneysDeadlineAtRisk",
+        "JourneysDeadlineMissed",
+        "JourneysDeadLettering",
+        "JourneysDeadLetterDeadlineNear",
+        "JourneysDeadLetterQueueNotEmpty",
+        "JourneysDeadLetterRefused",
+        "JourneysRegistryUnavailable",
+        "JourneysRegistryMisconfigured",
+        "JourneysThrottled",
+        "JourneysConsumerAbsent",
+        "JourneysDisconnected",
+        "JourneysStalled",
+        "JourneysQueueHasNoConsumers",
+        "JourneysQueueGrowing",
+        "JourneysErrorBudgetBurn",
     }
 
 

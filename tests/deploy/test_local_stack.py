@@ -107,7 +107,7 @@ def test_promtool_accepts_prometheus_files() -> None:
     command = [require_tool("promtool"), "check", "config", LOCAL / "prometheus" / "prometheus.yml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "29 rules found" in done.stdout
+    assert "32 rules found" in done.stdout
 
 
 def test_prometheus_scrapes_services_of_the_stack_under_the_labels_of_the_rules() -> None:
@@ -167,7 +167,7 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 
 
 def test_the_example_for_alertmanager_names_alerts_and_labels_that_exist(chart: Chart) -> None:
-    """TokenRejected inhibits what follows from it, and nothing inhibits the deadline."""
+    """JourneysTokenRejected inhibits what follows from it, and nothing inhibits the deadline."""
     groups = chart.one("PrometheusRule", "pod-monitor")["spec"]["groups"]
     alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     (block,) = re.findall(r"```yaml\n(.*?)```", PAGES[3].read_text(), re.DOTALL)
@@ -180,7 +180,11 @@ def test_the_example_for_alertmanager_names_alerts_and_labels_that_exist(chart: 
         for each in re.findall(r'alertname=~?"([^"]+)"', " ".join(rule["target_matchers"]))
         for name in each.split("|")
     }
-    assert not inhibited & {"DeadlineAtRisk", "DeadlineMissed", "DeadLetterDeadlineNear"}
+    assert not inhibited & {
+        "JourneysDeadlineAtRisk",
+        "JourneysDeadlineMissed",
+        "JourneysDeadLetterDeadlineNear",
+    }
     for rule in example["inhibit_rules"]:
         assert {"namespace", "release"} <= set(rule["equal"])
         # Whose alerts have no reason, or no such label, are equal in that.
@@ -188,11 +192,11 @@ def test_the_example_for_alertmanager_names_alerts_and_labels_that_exist(chart: 
         assert all(fixed <= set(alert["labels"]) for alert in alerts)
     (superfluous,) = (rule for rule in example["inhibit_rules"] if "alertname" in rule["equal"])
     assert "reason" in superfluous["equal"], (
-        "DeadLetterDeadlineNear: a page of one reason, a warning of another"
+        "JourneysDeadLetterDeadlineNear: a page of one reason, a warning of another"
     )
     token = example["inhibit_rules"][0]
-    assert "TokenRejected" in token["source_matchers"][0]
-    assert "DeadLettering" in token["target_matchers"][0]
+    assert "JourneysTokenRejected" in token["source_matchers"][0]
+    assert "JourneysDeadLettering" in token["target_matchers"][0]
     receivers = {each["name"] for each in example["receivers"]}
     assert {
         example["route"]["receiver"],

@@ -22,11 +22,17 @@ EMPTY = {
 }
 #: Alerts that need not fire in this run.
 NOT_FIRED = {
-    ("DeadlineAtRisk", "warning"): "both limits are the same here, and one alert fires at a time",
-    ("TokenExpires", "warning"): "a token from a file without a date",
-    ("PublisherStuck", "critical"): "the publisher is stuck for a moment only, when its connection is cut",
-    ("BrokerMetricsAbsent", "warning"): "RabbitMQ is scraped from the beginning",
-    ("Disconnected", "warning"): "means that one pod is disconnected while another is not; here is one pod",
+    ("JourneysDeadlineAtRisk", "warning"): "both limits are the same here, and one alert fires at a time",
+    ("JourneysTokenExpires", "warning"): "a token from a file without a date",
+    (
+        "JourneysPublisherStuck",
+        "critical",
+    ): "the publisher is stuck for a moment only, when its connection is cut",
+    ("JourneysBrokerMetricsAbsent", "warning"): "RabbitMQ is scraped from the beginning",
+    (
+        "JourneysDisconnected",
+        "warning",
+    ): "means that one pod is disconnected while another is not; here is one pod",
 }
 VARIABLES = {
     "namespace": NAMESPACE,

@@ -21,7 +21,7 @@ NOW = (
         (
             "In time? Time until the oldest journey that a pod has received is 24 hours old.",
             "More than half a day, or idle.",
-            "Runbook, DeadlineAtRisk: find the cause of the delay: token, Registry, broker.",
+            "Runbook, JourneysDeadlineAtRisk: find the cause of the delay: token, Registry, broker.",
         ),
         TIME_LEFT_QUERY,
         steps=TIME_LEFT,
@@ -33,8 +33,9 @@ NOW = (
         "What the pods themselves know to be wrong now.",
         "Nothing.",
         (
-            "Runbook, TokenRejected; runbook, RegistryUnavailable; runbook, RegistryMisconfigured; runbook, "
-            "Disconnected; runbook, PublisherStuck. throttled: the Registry's limit."
+            "Runbook, JourneysTokenRejected; runbook, JourneysRegistryUnavailable; "
+            "runbook, JourneysRegistryMisconfigured; runbook, JourneysDisconnected; "
+            "runbook, JourneysPublisherStuck. throttled: the Registry's limit."
         ),
         (
             (f"max by (cause) ({own('paused')}) == 1", "paused: {{cause}}"),
@@ -54,7 +55,10 @@ NOW = (
         (
             "Messages in the queue, as the broker counts them.",
             "Near 0; a backlog after a pause, falling.",
-            "Runbook, QueueGrowing; during a pause its cause. Without metrics: runbook, BrokerMetricsAbsent.",
+            (
+                "Runbook, JourneysQueueGrowing; during a pause its cause. "
+                "Without metrics: runbook, JourneysBrokerMetricsAbsent."
+            ),
         ),
         f"sum(max by (queue) ({broker('queue_messages', MAIN_QUEUE)}))",
         steps=((None, "green"), (Limit("backlogMessages"), "red")),
@@ -66,7 +70,7 @@ NOW = (
         (
             "Messages in all dead-letter queues, as the broker counts them.",
             "0.",
-            "Runbook, DeadLetterQueueNotEmpty: fix the cause, then replay them.",
+            "Runbook, JourneysDeadLetterQueueNotEmpty: fix the cause, then replay them.",
         ),
         f"sum(max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)}))",
         steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),
@@ -78,7 +82,7 @@ NOW = (
         (
             "How long the dead letter with the nearest deadline can still be registered, at the last read.",
             "None.",
-            "Runbook, DeadLetterDeadlineNear: fix the cause and replay, earliest deadline first.",
+            "Runbook, JourneysDeadLetterDeadlineNear: fix the cause and replay, earliest deadline first.",
         ),
         f"min({own('dead_letters_oldest_deadline_timestamp_seconds')} > time()) - time()",
         steps=((None, "red"), (Limit("deadLetterTimeLeftSeconds"), "green")),
@@ -90,7 +94,7 @@ NOW = (
         (
             "Share of the range's journeys that were registered within 24 hours, without refused payloads.",
             "At or above the objective.",
-            "Runbook, ErrorBudgetBurn: the row of dead letters shows the reasons.",
+            "Runbook, JourneysErrorBudgetBurn: the row of dead letters shows the reasons.",
         ),
         IN_TIME_RATIO,
         steps=IN_TIME,
@@ -105,7 +109,7 @@ HEALTH = (
         (
             "Whether the Registry accepted the token at the last use of every pod.",
             "Accepted.",
-            "Runbook, TokenRejected: put a valid token into the Secret; consumption resumes by itself.",
+            "Runbook, JourneysTokenRejected: put a valid token into the Secret; that ends the pause.",
         ),
         f"min({own('token_accepted')})",
         names=(("0", "refused", "red"), ("1", "accepted", "green")),
@@ -118,7 +122,7 @@ HEALTH = (
         (
             "Pods that Prometheus scrapes, by version.",
             "As many as are deployed, of one version except during a roll-out.",
-            "Runbook, ConsumerAbsent: kubectl get pods shows why they do not start.",
+            "Runbook, JourneysConsumerAbsent: kubectl get pods shows why they do not start.",
         ),
         f"count by (version) ({own('build_info')})",
         legend="{{version}}",
@@ -147,7 +151,7 @@ HEALTH = (
         (
             "Time since a journey was last registered or found registered.",
             "Short while journeys arrive; long without traffic.",
-            "With messages waiting: runbook, Stalled, TokenRejected or RegistryUnavailable.",
+            "With messages waiting: runbook, JourneysStalled; see what is wrong in the first row.",
         ),
         f"time() - max({own('last_success_timestamp_seconds')} > 0)",
         width=6,

@@ -70,7 +70,7 @@ _CONSUMPTION = (
         "s",
         "Time since the broker last delivered a message to any pod.",
         "Short while messages wait in the queue.",
-        "Runbook, Stalled, when messages wait.",
+        "Runbook, JourneysStalled, when messages wait.",
         ((f"time() - max({own('last_delivery_timestamp_seconds')} > 0)", "since the last delivery"),),
         idle="none yet",
     ),
@@ -125,7 +125,7 @@ _DEADLINE = (
         "Time until the oldest journey that a pod has received is 24 hours old: in flight, in a delay queue, "
         "or sent back to the queue. What was not delivered does not count.",
         "Above both lines, or idle.",
-        "Runbook, DeadlineAtRisk.",
+        "Runbook, JourneysDeadlineAtRisk.",
         ((TIME_LEFT_QUERY, "time left"),),
         idle="idle",
         width=12,
@@ -146,7 +146,7 @@ _DEADLINE = (
         (
             "Journeys of the time range that were dead-lettered more than 24 hours after their start.",
             "0.",
-            "Each is a lost proof. Runbook, DeadlineMissed.",
+            "Each is a lost proof. Runbook, JourneysDeadlineMissed.",
         ),
         f"sum(increase({own('deadline_missed_total')}[$__range]))",
         steps=RED_ABOVE_0,
@@ -159,7 +159,7 @@ _DEAD_LETTERS = (
         "short",
         "Journeys dead-lettered within the hour before.",
         "0, or a few invalid and rejected ones.",
-        "Runbook, DeadLettering: each reason has its own remedy.",
+        "Runbook, JourneysDeadLettering: each reason has its own remedy.",
         ((f"sum by (reason) (increase({own('dead_lettered_total')}[1h]))", "{{reason}}"),),
         steps=((None, "green"), (Limit("deadLettersPerHour"), "red")),
     ),
@@ -168,7 +168,7 @@ _DEAD_LETTERS = (
         "short",
         "Messages in the dead-letter queues, as the broker counts them.",
         "0.",
-        "Runbook, DeadLetterQueueNotEmpty: fix the cause, then replay them before their 24 hours are over.",
+        "Runbook, JourneysDeadLetterQueueNotEmpty: fix the cause, then replay them within their 24 hours.",
         ((f"max by (queue) ({broker('queue_messages', DEAD_LETTER_QUEUES)})", "{{queue}}"),),
         steps=((None, "green"), (Limit("deadLettersWaiting", plus=1), "red")),
     ),
@@ -179,7 +179,7 @@ _DEAD_LETTERS = (
         "is retried), and those that wait for a confirm now.",
         "0.",
         "returned: a queue is missing, run `journey-consumer declare`. nacked: a queue is full. timeout, "
-        "connection: the broker. For dead letters see the runbook, DeadLetterRefused.",
+        "connection: the broker. For dead letters see the runbook, JourneysDeadLetterRefused.",
         (
             (f"sum by (kind) (increase({own('publish_failures_total')}{RATE}))", "{{kind}}"),
             (
@@ -195,8 +195,8 @@ _DEAD_LETTERS = (
         "Time until the first dead letter of a reason is too old to be registered, as of the last read: "
         "every five minutes, the first 1,000 of each queue.",
         "No dead letters.",
-        "Runbook, DeadLetterDeadlineNear: fix the cause and replay, earliest deadline first; below 0 it is "
-        "too late for that one.",
+        "Runbook, JourneysDeadLetterDeadlineNear: fix the cause and replay, earliest deadline first; below 0 "
+        "it is too late for that one.",
         (
             (
                 f"min by (reason) ({own('dead_letters_oldest_deadline_timestamp_seconds')} > 0) - time()",
@@ -278,7 +278,7 @@ _BROKER = (
         "short",
         "Messages that are ready in the queue, and those that are unacknowledged.",
         "Near 0; a backlog after a pause, falling.",
-        "Runbook, QueueGrowing; docs/capacity.md says how long a backlog takes.",
+        "Runbook, JourneysQueueGrowing; docs/capacity.md says how long a backlog takes.",
         (
             (f"max by (queue) ({broker('queue_messages_ready', MAIN_QUEUE)})", "ready"),
             (f"max by (queue) ({broker('queue_messages_unacked', MAIN_QUEUE)})", "unacknowledged"),
@@ -290,7 +290,7 @@ _BROKER = (
         "short",
         "Consumers as the broker sees them; each pod is one, and none while it is paused.",
         "One for each pod.",
-        "0 and not paused: runbook, QueueHasNoConsumers.",
+        "0 and not paused: runbook, JourneysQueueHasNoConsumers.",
         ((f"max by (queue) ({broker('queue_consumers', MAIN_QUEUE)})", "consumers"),),
         least=0,
         decimals=0,
@@ -308,7 +308,7 @@ _BROKER = (
         "short",
         "Minimum over all pods, by connection: 1 while it is open; and whether the broker blocks publishing.",
         "1 for both, blocked 0.",
-        "0: runbook, Disconnected. Blocked: clear the broker's memory or disk alarm.",
+        "0: runbook, JourneysDisconnected. Blocked: clear the broker's memory or disk alarm.",
         (
             (f"min by (connection) ({own('broker_connected')})", "{{connection}}"),
             (f"max({own('broker_blocked')})", "blocked"),
@@ -373,7 +373,7 @@ _PROCESS = (
         (
             "Time since the oldest token in use was read.",
             "Since the last rotation, or since the start.",
-            "Longer than since the rotation: the new token has not reached the file; see TokenRejected.",
+            "Longer: the new token has not reached the file. Runbook, JourneysTokenRejected.",
         ),
         f"time() - min({own('token_loaded_timestamp_seconds')} > 0)",
         width=8,
@@ -384,7 +384,7 @@ _PROCESS = (
         (
             "Time until the first token expires, by its own date.",
             "Some minutes with access keys, which are exchanged repeatedly; no date: unknown.",
-            "Runbook, TokenExpires. Negative with access keys: the exchange fails; see the log.",
+            "Runbook, JourneysTokenExpires. Negative with access keys: the exchange fails; see the log.",
         ),
         f"min({own('token_expiry_timestamp_seconds')} > 0) - time()",
         width=8,

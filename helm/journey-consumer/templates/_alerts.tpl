@@ -29,7 +29,7 @@
         {{- include "journey-consumer.ruleLabels" (list $ "") | nindent 8 }}
     {{- end }}
     {{- range $burn := list (list "14.4" "1h" "5m" "2m" "critical") (list "6" "6h" "30m" "15m" "critical") (list "1" "3d" "6h" "1h" "warning") }}
-    - alert: ErrorBudgetBurn
+    - alert: JourneysErrorBudgetBurn
       expr: |-
         release:journey_consumer_errors:ratio_rate{{ index $burn 1 }}{{ $recorded }} > {{ index $burn 0 }} * (1 - {{ $t.objective }})
         and release:journey_consumer_errors:ratio_rate{{ index $burn 2 }}{{ $recorded }} > {{ index $burn 0 }} * (1 - {{ $t.objective }})
@@ -47,7 +47,7 @@
     {{- end }}
 - name: {{ printf "journey-consumer.%s.%s" .Release.Namespace .Release.Name }}
   rules:
-    - alert: TokenRejected
+    - alert: JourneysTokenRejected
       expr: |-
         min(journey_consumer_token_accepted{{ $s }}) == 0
         or max(journey_consumer_paused{{ $with }}cause=~"unauthorized|forbidden"}) == 1
@@ -65,7 +65,7 @@
     # One at a time: below the second limit the warning ends. What is too late has no time left, never less.
     # Over two minutes: a journey that is registered at once does not stay.
     {{- range $level := list (list "critical" (printf "clamp_min(%s, 0) < %s" $left $critical)) (list "warning" (printf "%s < %s >= %s" $left $warning $critical)) }}
-    - alert: DeadlineAtRisk
+    - alert: JourneysDeadlineAtRisk
       expr: |-
         {{ index $level 1 }}
       for: 5m
@@ -77,7 +77,7 @@
           {{ "{{ $value | humanizeDuration }}" }} are left until the oldest journey that the consumer has received
           is 24 hours old; then the Registry refuses it, and its proof is lost. The queue can hold older ones.
     {{- end }}
-    - alert: DeadlineMissed
+    - alert: JourneysDeadlineMissed
       expr: |-
         sum(increase(journey_consumer_deadline_missed_total{{ $s }}[1h])) > 0
         or sum(increase(journey_consumer_journeys_total{{ $with }}outcome="expired"}[1h])) > 0
@@ -89,7 +89,7 @@
           About {{ "{{ $value | humanize }}" }} journeys of the last hour were dead-lettered more than 24 hours
           after their start, or refused as expired. Their proofs are lost: find out what delayed them.
     # An exchanged token is renewed many times a day. Expired: the exchange fails, or nobody has replaced it.
-    - alert: TokenExpires
+    - alert: JourneysTokenExpires
       expr: |-
         clamp_min(min(journey_consumer_token_expiry_timestamp_seconds{{ $s }} > 0) - time(), 0) < 604800
         and (
@@ -104,7 +104,7 @@
         description: >-
           {{ "{{ $value | humanizeDuration }}" }} are left by the token's own date, and no other one was loaded.
           Without a valid token no journey is registered.
-    - alert: DeadLettering
+    - alert: JourneysDeadLettering
       expr: |-
         sum by (reason) (increase(journey_consumer_dead_lettered_total{{ $s }}[1h])) > {{ include "journey-consumer.plain" $t.deadLettersPerHour }}
       labels:
@@ -114,7 +114,7 @@
         description: >-
           About {{ "{{ $value | humanize }}" }} journeys of the last hour were dead-lettered as
           {{ "{{ $labels.reason }}" }}. Fix the cause, then replay them.
-    - alert: DeadLetterQueueNotEmpty
+    - alert: JourneysDeadLetterQueueNotEmpty
       expr: |-
         max by (queue) ({{ $dead }}) > {{ include "journey-consumer.plain" $t.deadLettersWaiting }}
       for: {{ $t.deadLettersWaitingFor }}
@@ -125,7 +125,7 @@
         description: >-
           {{ "{{ $value | humanize }}" }} dead letters wait. They can be registered only until 24 hours after
           each journey's start.
-    - alert: DeadLetterRefused
+    - alert: JourneysDeadLetterRefused
       expr: |-
         sum by (reason, cause) (rate(journey_consumer_dead_letters_refused_total{{ $s }}[5m])) > 0
       for: 10m
@@ -138,7 +138,7 @@
           such queue?). Its dead letters wait and are tried again; all other journeys go on.
     {{- range $level := list (list "critical" "unauthorized|forbidden|exhausted|delivery-limit") (list "warning" "invalid|rejected") }}
     # Ten minutes are two reads by default: dead letters that the service replays meanwhile do not alert.
-    - alert: DeadLetterDeadlineNear
+    - alert: JourneysDeadLetterDeadlineNear
       expr: |-
         min by (reason) (
           journey_consumer_dead_letters_oldest_deadline_timestamp_seconds{{ $with }}reason=~"{{ index $level 1 }}"} > time()
@@ -152,7 +152,7 @@
           {{ "{{ $value | humanizeDuration }}" }} are left to fix and replay it; then its journey is 24 hours old,
           the Registry refuses it, and its proof is lost.
     {{- end }}
-    - alert: RegistryUnavailable
+    - alert: JourneysRegistryUnavailable
       expr: |-
         max(journey_consumer_breaker_state{{ $with }}cause="unavailable"}) > 0
       for: {{ $t.registryUnavailableFor }}
@@ -163,7 +163,7 @@
         description: >-
           For {{ $t.registryUnavailableFor }} submissions have failed and consumption is paused. Journeys wait in
           the queue; each can be registered until 24 hours after its start.
-    - alert: RegistryMisconfigured
+    - alert: JourneysRegistryMisconfigured
       expr: |-
         max(journey_consumer_breaker_state{{ $with }}cause="misconfigured"}) > 0
       for: {{ $t.registryUnavailableFor }}
@@ -174,7 +174,7 @@
         description: >-
           For {{ $t.registryUnavailableFor }} the Registry has answered that the route does not exist.
           Consumption stays paused until registry.url or registry.apiVersion is corrected.
-    - alert: Throttled
+    - alert: JourneysThrottled
       expr: |-
         sum(rate(journey_consumer_registry_requests_total{{ $with }}code="429"}[5m])) > 0
       for: {{ $t.throttledFor }}
@@ -185,7 +185,7 @@
         description: >-
           For {{ $t.throttledFor }} there were {{ "{{ $value | humanize }}" }} answers 429 per second: pods, other
           releases or tools behind the same address exceed the limit together.
-    - alert: ConsumerAbsent
+    - alert: JourneysConsumerAbsent
       expr: |-
         absent(journey_consumer_build_info{{ $s }})
       for: {{ $t.consumerAbsentFor }}
@@ -194,7 +194,7 @@
       annotations:
         summary: No pod of the consumer is running, or Prometheus finds none.
         description: For {{ $t.consumerAbsentFor }} there were no metrics of any pod of this release.
-    - alert: Disconnected
+    - alert: JourneysDisconnected
       expr: |-
         max by (connection) (journey_consumer_broker_connected{{ $s }}) == 0
       for: {{ $t.disconnectedFor }}
@@ -204,7 +204,7 @@
         summary: No pod is connected to the broker.
         description: >-
           For {{ $t.disconnectedFor }} no pod has had its connection to {{ "{{ $labels.connection }}" }}.
-    - alert: Disconnected
+    - alert: JourneysDisconnected
       expr: |-
         min by (connection) (journey_consumer_broker_connected{{ $s }}) == 0
         and max by (connection) (journey_consumer_broker_connected{{ $s }}) == 1
@@ -216,8 +216,8 @@
         description: >-
           For {{ $t.disconnectedFor }} a pod has not had its connection to {{ "{{ $labels.connection }}" }},
           while others have.
-    # Disconnected is about its connection; this also about a broker that is blocked, or confirms nothing.
-    - alert: PublisherStuck
+    # JourneysDisconnected is about its connection; this also about a broker that is blocked, or confirms nothing.
+    - alert: JourneysPublisherStuck
       expr: |-
         max(journey_consumer_paused{{ $with }}cause="publisher"}) == 1
       for: 10m
@@ -228,7 +228,7 @@
         description: >-
           For ten minutes a pod has not been able to publish dead letters and retries. They stay unacknowledged;
           when the prefetch is full of them nothing is consumed any more.
-    - alert: Stalled
+    - alert: JourneysStalled
       expr: |-
         max({{ $ready }}) > 0
         and sum(increase(journey_consumer_deliveries_total{{ $s }}[{{ $t.stalledFor }}])) == 0
@@ -243,7 +243,7 @@
           {{ "{{ $value | humanize }}" }} messages wait, the consumer is connected and not paused, and for
           {{ $t.stalledFor }} it has received none.
     # A pause cancels the consumer on purpose; it has alerts of its own.
-    - alert: QueueHasNoConsumers
+    - alert: JourneysQueueHasNoConsumers
       expr: |-
         max by (queue) ({{ $consumers }}) == 0 unless on () max(journey_consumer_paused{{ $s }}) == 1
       for: {{ $t.noConsumersFor }}
@@ -252,7 +252,7 @@
       annotations:
         summary: No consumer on {{ "{{ $labels.queue }}" }}.
         description: For {{ $t.noConsumersFor }} the broker has seen no consumer on the queue.
-    - alert: QueueGrowing
+    - alert: JourneysQueueGrowing
       expr: |-
         max by (queue) ({{ $waiting }}) > {{ include "journey-consumer.plain" $t.backlogMessages }}
         and deriv(max by (queue) ({{ $waiting }})[10m:15s]) > 0
@@ -265,7 +265,7 @@
           {{ "{{ $value | humanize }}" }} messages wait, and for {{ $t.queueGrowingFor }} more were published
           than settled.
     # Without these series what is about queues cannot fire.
-    - alert: BrokerMetricsAbsent
+    - alert: JourneysBrokerMetricsAbsent
       expr: |-
         absent({{ $waiting }}) or absent({{ $ready }}) or absent({{ $consumers }})
       for: 15m
@@ -275,5 +275,5 @@
         summary: Prometheus has no metrics of the queue {{ "{{ $labels.queue }}" }}.
         description: >-
           For 15 minutes Prometheus has not had all three of messages, ready messages and consumers of the queue.
-          Stalled, QueueHasNoConsumers, QueueGrowing and DeadLetterQueueNotEmpty cannot fire.
+          JourneysStalled, JourneysQueueHasNoConsumers, JourneysQueueGrowing and JourneysDeadLetterQueueNotEmpty cannot fire.
 {{- end -}}

@@ -221,7 +221,7 @@ async def test_in_a_pause_a_good_journey_keeps_its_place_in_the_queue() -> None:
 
 @travelling
 async def test_in_a_pause_what_went_back_to_a_queue_counts_as_pending() -> None:
-    """Hardly any journey is in flight then, and DeadlineAtRisk must know of the oldest all the same."""
+    """Hardly any journey is in flight then; JourneysDeadlineAtRisk must know of the oldest all the same."""
     corridor = Corridor(unavailable())
     async with corridor.serving():
         publish(corridor, 12)
@@ -634,7 +634,7 @@ async def test_a_delivery_that_cannot_be_settled_stays_with_the_broker(
 
 @travelling
 async def test_a_dead_letter_without_a_confirm_is_still_pending() -> None:
-    """Until it is settled its start counts for DeadlineAtRisk: nothing about it is safe yet."""
+    """Until it is settled its start counts for JourneysDeadlineAtRisk: nothing about it is safe yet."""
     corridor = Corridor(refused(400, -32602))
     corridor.link.confirm_after_seconds = 3600.0
     async with corridor.serving():
