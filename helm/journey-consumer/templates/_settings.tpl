@@ -16,6 +16,7 @@
     "HTTP_PORT" "8000"
     "LOG_LEVEL" .Values.logs.level
     "LOG_FORMAT" .Values.logs.format
+    "LOG_JOURNEYS" .Values.logs.journeys
 -}}
 {{- if not (kindIs "invalid" .Values.broker.prefetch) -}}
 {{- $_ := set $settings "BROKER_PREFETCH" (include "journey-consumer.plain" .Values.broker.prefetch) -}}
