@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Where an id should be, a refused payload can have anything: no phone number, name or address.
 _LIKE_AN_ID = re.compile(r"(?![\d._:-]{9,15}$)[A-Za-z0-9._:-]{1,128}")
+#: A refused payload that is larger is not parsed once more for its ids: the loop would wait for it.
+_MOST_BYTES_READ_AGAIN = 64 * 1024
 #: Journeys in queues that are remembered at least: those with the earliest start.
 MOST_REMEMBERED = 1_000
 #: With room for more deliveries for so long, the queue has delivered what was in it.
@@ -118,7 +120,7 @@ class InFlight:
         entry.parsed = parse(entry.delivery, self._version, self._mapping)
         if entry.journey is not None:
             self._queued.pop(entry.journey.journey_id, None)
-        else:
+        elif len(entry.delivery.body) <= _MOST_BYTES_READ_AGAIN:
             entry.invalid = record.read(entry.delivery, Reason.INVALID)
 
     def close(self, entry: Entry) -> None:

@@ -311,6 +311,7 @@ async def test_the_log_names_ids_and_reason_only() -> None:
         ({"operator_journey_id": "anna@example.org"}, None, True),
         ({"operator_journey_id": "x" * 300}, None, True),
         ({"operator_journey_id": 7}, None, True),
+        ({"padding": "x" * 70_000}, None, False),
     ],
 )
 @travelling
