@@ -283,7 +283,7 @@ CATALOGUE: tuple[Instrument, ...] = (
     _gauge(
         "token_expiry_timestamp_seconds",
         "When the token in use expires; 0: never, or unknown.",
-        "In the past: the key exchange fails.",
+        "In the past: replace it; with access keys the exchange fails, or nothing was sent since.",
     ),
     # --- Process -----------------------------------------------------------------------------
     _gauge(

@@ -53,7 +53,7 @@ TOKEN = [
         unlike={ours("token_accepted").replace("proofs", "others"): always(0)},
     ),
 ]
-_WEEK, _DAY = 604_800, 86_400
+_WEEK = 604_800
 
 
 def _token(expires: int, loaded: int = 1, minutes: int = 2000) -> dict[str, str]:
@@ -63,29 +63,24 @@ def _token(expires: int, loaded: int = 1, minutes: int = 2000) -> dict[str, str]
     }
 
 
-# A day after it was loaded (at 1 s) a token is not one that is exchanged again and again.
+# A week is left at minute 600 (36,000 s), and ten minutes must pass.
+_EXPIRING = _token(_WEEK + 36_000, minutes=12_000)
 TOKEN += [
-    Case(
-        "JourneysTokenExpires",
-        "more than a week left",
-        1600,
-        fires=False,
-        unlike=_token(_WEEK + _DAY + 36_000),
-    ),
-    Case("JourneysTokenExpires", "less than a week left", 1450, fires=False, unlike=_token(_WEEK + 3600)),
-    Case(
-        "JourneysTokenExpires",
-        "less than a week left for a day",
-        1451,
-        fires=True,
-        unlike=_token(_WEEK + 3600),
-    ),
+    Case("JourneysTokenExpires", "a week left", 610, fires=False, unlike=_EXPIRING),
+    Case("JourneysTokenExpires", "less than a week left", 611, fires=True, unlike=_EXPIRING),
+    Case("JourneysTokenExpires", "expired", 11_000, fires=True, unlike=_EXPIRING),
     Case("JourneysTokenExpires", "a date is not known", 1600, fires=False, unlike=_token(0)),
-    Case("JourneysTokenExpires", "exchanged just now", 1000, fires=False, unlike=_token(61_000, 59_000)),
-    # 3600 s are over at minute 60, and ten minutes must pass.
-    Case("JourneysTokenExpires", "expired, not exchanged", 70, fires=False, unlike=_token(3600)),
+    Case("JourneysTokenExpires", "exchanged, idle since", 1600, fires=False, unlike=_token(600, 300)),
     Case(
-        "JourneysTokenExpires", "expired, not exchanged for ten minutes", 71, fires=True, unlike=_token(3600)
+        "JourneysTokenExpires",
+        "of two pods one has the old one",
+        611,
+        fires=True,
+        unlike={
+            **_token(_WEEK * 9, minutes=12_000),
+            another_pod("token_expiry_timestamp_seconds"): always(_WEEK + 36_000, 12_000),
+            another_pod("token_loaded_timestamp_seconds"): always(1, 12_000),
+        },
     ),
 ]
 # The start is at 60 s: 14,400 s are left at minute 1201, less than that from 1202 on, firing 5 minutes later.

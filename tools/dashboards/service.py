@@ -384,7 +384,7 @@ _PROCESS = (
         (
             "Time until the first token expires, by its own date.",
             "Some minutes with access keys, which are exchanged repeatedly; no date: unknown.",
-            "Runbook, JourneysTokenExpires. Negative with access keys: the exchange fails; see the log.",
+            "Runbook, JourneysTokenExpires. With access keys negative when idle, or when the exchange fails.",
         ),
         f"min({own('token_expiry_timestamp_seconds')} > 0) - time()",
         width=8,

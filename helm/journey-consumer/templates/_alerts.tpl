@@ -88,21 +88,22 @@
         description: >-
           About {{ "{{ $value | humanize }}" }} journeys of the last hour were dead-lettered more than 24 hours
           after their start, or refused as expired. Their proofs are lost: find out what delayed them.
-    # An exchanged token is renewed many times a day. Expired: the exchange fails, or nobody has replaced it.
+    # Not of exchanged tokens: they live for minutes, and are renewed when a journey is sent.
     - alert: JourneysTokenExpires
       expr: |-
-        clamp_min(min(journey_consumer_token_expiry_timestamp_seconds{{ $s }} > 0) - time(), 0) < 604800
-        and (
-          time() - min(journey_consumer_token_loaded_timestamp_seconds{{ $s }} > 0) > 86400
-          or min(journey_consumer_token_expiry_timestamp_seconds{{ $s }} > 0) - time() < 0
-        )
+        clamp_min(
+          min(
+            journey_consumer_token_expiry_timestamp_seconds{{ $s }} > 0
+            and journey_consumer_token_expiry_timestamp_seconds{{ $s }} - journey_consumer_token_loaded_timestamp_seconds{{ $s }} > 3600
+          ) - time(), 0
+        ) < 604800
       for: 10m
       labels:
         {{- include "journey-consumer.ruleLabels" (list . "warning") | nindent 8 }}
       annotations:
         summary: The token for the Registry expires soon, or has expired.
         description: >-
-          {{ "{{ $value | humanizeDuration }}" }} are left by the token's own date, and no other one was loaded.
+          {{ "{{ $value | humanizeDuration }}" }} are left by the token's own date.
           Without a valid token no journey is registered.
     - alert: JourneysDeadLettering
       expr: |-
