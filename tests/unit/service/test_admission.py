@@ -441,7 +441,7 @@ async def test_a_pulse_wakes_everybody_once() -> None:
 
 
 @travelling
-@pytest.mark.parametrize(("detail", "delays"), [("503", True), ("foreign_503", False)])
+@pytest.mark.parametrize(("detail", "delays"), [("503", True), ("foreign_429", False), ("http_503", False)])
 async def test_only_the_registry_may_ask_everybody_to_wait(detail: str, delays: bool) -> None:  # noqa: FBT001
     """A gateway's Retry-After may be about one journey's text: it does not delay the next probe."""
     b = bench()
