@@ -235,12 +235,13 @@ class Rules:
         version, exchange, journey_id, cancel = map(unquote, parts)
         shape = exchange or cancel or ("/journey" if journey_id else "/journeys")
         operation = _OPERATIONS.get((call.method, shape)) if route else None
-        if operation is None:
+        v2_alone = version == "v2" and self.settings.serve_v2
+        if operation is None or (v2_alone and operation not in (_Operation.SUBMIT, _Operation.EXCHANGE)):
             return Verdict(self.answer(Case.UNKNOWN_ROUTE))
         if call.query:
             payload = {**call.query, **payload}
             text = json.dumps(payload).encode()
-        is_v2 = operation is _Operation.SUBMIT and version == "v2" and self.settings.serve_v2
+        is_v2 = operation is _Operation.SUBMIT and v2_alone
         api: Version = "v2" if is_v2 else "v3"
         now, named = self.clock(), journey_id or _named_id(payload, api)
         if operation is _Operation.EXCHANGE:
