@@ -139,7 +139,7 @@ def test_tls(start: Start, tmp_path: Path) -> None:
     ("arguments", "code", "expected"),
     [
         (["--access-key", "only"], 2, "go together"),
-        (["--error-rate", "2"], 2, "error_rate: must be a number from 0 to 1"),
+        (["--error-rate", "2"], 2, "--error-rate: must be from 0 to 1"),
         (["--profile", "2019"], 2, "--profile"),
         (["--now", "yesterday"], 2, "--now"),
         (["--tls-certificate", "no-such-file"], 2, "--tls-certificate"),
