@@ -163,6 +163,13 @@ def build_tls(settings: Settings) -> Tls:
     )
 
 
+def build_status_limiter(settings: Settings) -> RateLimiter | None:
+    """Return what paces the status route: 2,000 a minute are a tenth of what journeys have. None for v2."""
+    if settings.registry_api_version == "v2":
+        return None
+    return RateLimiter(settings.registry_rate_per_minute / 10, RATE_LIMITER_BURST)
+
+
 def build_token_source(settings: Settings, registry: RegistryClient) -> TokenSource:
     """Return the one way of authenticating that is configured (``config.load`` checks that it is one)."""
     if settings.registry_token is not None:
@@ -264,6 +271,7 @@ def assemble(
         client=client,
         tokens=tokens,
         rate_limiter=rate_limiter,
+        status_limiter=build_status_limiter(settings),
         clock=clock,
         now=now,
         on_answer=metrics.request,

@@ -18,6 +18,7 @@ from consumer.app import (
     RATE_LIMITER_BURST,
     build_mapping,
     build_registry_client,
+    build_status_limiter,
     build_token_source,
     build_topology,
     payload_version,
@@ -198,7 +199,14 @@ async def _to_registry(settings: Settings) -> AsyncIterator[Act]:
         aclosing(build_token_source(settings, client)) as tokens,
     ):
         yield SubmitToRegistry(
-            Submission(client=client, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=utc_now),
+            Submission(
+                client=client,
+                tokens=tokens,
+                rate_limiter=limiter,
+                status_limiter=build_status_limiter(settings),
+                clock=time.monotonic,
+                now=utc_now,
+            ),
             limiter,
             version=payload_version(settings),
             mapping=build_mapping(settings),

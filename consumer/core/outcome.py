@@ -41,11 +41,24 @@ class Registered:
     created_at: str | None = None
 
 
+class Proof(StrEnum):
+    """How far a 409 proves that the journey counts; the label of ``already_registered_total``."""
+
+    FIRST_ATTEMPT = "first_attempt"  # never sent by us before: a copy, or a correction that was not taken
+    VERIFIED = "verified"  # the Registry's status of the journey says so
+    UNVERIFIED = "unverified"  # sent before, and the status could not be had: it may have been refused
+
+
 @dataclass(frozen=True, slots=True)
 class AlreadyRegistered:
-    """409: the Registry has this journey; a success, because sending twice is safe."""
+    """409: the Registry has this id; ``proof`` says whether the journey counts.
+
+    ``detail`` is the journey's status at the Registry, or why there is none.
+    """
 
     status: int
+    proof: Proof = Proof.FIRST_ATTEMPT
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,3 +74,6 @@ class RegistryClient(Protocol):
 
     async def post_journey(self, body: bytes, token: str) -> Reply | Fault:
         """POST one journey; network trouble is a ``Fault``, not an exception."""
+
+    async def get_journey(self, journey_id: str, token: str) -> Reply | Fault:
+        """GET the status of one journey."""

@@ -27,7 +27,7 @@ from consumer.core.rate_limiter import RateLimiter
 from consumer.deadletters.audit import DurableJsonlFile, archive_line, audit_line
 from consumer.deadletters.sweep import BATCH, BatchResult, DeadLetterMessage, Result
 from consumer.errors import PublishError, PublishFailure
-from consumer.registry.submit import Submission
+from consumer.registry.submit import NO_STATUS_ROUTE, Submission
 
 if TYPE_CHECKING:
     from consumer.core.mapping import EventMapping
@@ -37,8 +37,10 @@ NOT_CONFIRMED = "not confirmed"
 DISCARDED = "discarded"
 #: What was replayed so often is left to an operator.
 MOST_REPLAYS = 5
-#: The outcomes after which the Registry has the journey.
-IN_REGISTRY = frozenset({"registered", "already registered"})
+#: A 409 whose status could not be asked now: it may hide a refusal, so that the dead letter stays.
+UNVERIFIED = "unverified"
+#: The outcomes after which the Registry has the journey, as far as v2, without a status route, can tell.
+IN_REGISTRY = frozenset({"registered", "already registered", "already registered (unverified)"})
 #: So many in a row say that the journey is not the cause.
 MOST_FAILURES_IN_A_ROW = 10
 #: A longer wait ends the command: dead letters are held meanwhile.
@@ -161,6 +163,9 @@ class SubmitToRegistry:
                 if not await self._may_go():
                     return outcome
                 outcome = await self._submission.submit(ready.body)
+                if isinstance(outcome, outcomes.AlreadyRegistered):
+                    # A dead letter may have been sent before: this 409 can hide a refusal.
+                    outcome = await self._submission.verify(outcome, ready.journey.journey_id)
                 if not isinstance(outcome, outcomes.Throttled | outcomes.Unavailable):
                     break
             self._notice(outcome)
@@ -204,8 +209,11 @@ def batch_size(rate_per_minute: float, concurrency: int) -> int:
 def _word(outcome: Outcome | None) -> str:
     if outcome is None:
         return "not tried"
-    already = isinstance(outcome, outcomes.AlreadyRegistered)
-    return "already registered" if already else type(outcome).__name__.lower()
+    if isinstance(outcome, outcomes.AlreadyRegistered):
+        if outcome.detail == NO_STATUS_ROUTE:
+            return "already registered (unverified)"
+        return "already registered" if outcome.proof is outcomes.Proof.VERIFIED else UNVERIFIED
+    return type(outcome).__name__.lower()
 
 
 # --- away -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from math import nan
 from typing import Literal
 
 from consumer.core.breaker import BreakerState
-from consumer.core.outcome import Outcome, PauseCause, Reason, Unavailable
+from consumer.core.outcome import Outcome, PauseCause, Proof, Reason, Unavailable
 from consumer.core.reply import FaultKind
 from schemas import field_paths
 
@@ -75,6 +75,14 @@ CATALOGUE: tuple[Instrument, ...] = (
         "Journeys with a final outcome, counted when their delivery was settled.",
         "registered and already_registered are successes; all others are in their dead-letter queues.",
         outcome=OUTCOMES,
+    ),
+    _counter(
+        "already_registered_total",
+        "Journeys that ended as already_registered: never sent by us before (first_attempt), sent before and "
+        "counted by the Registry's status (verified), or sent before and no status to be had (unverified).",
+        "unverified: the status route failed, or the version (v2) has none. Some may have been refused for the "
+        "terms of use: look up their ids, which the log names. first_attempt: published twice or corrected.",
+        proof=tuple(proof.value for proof in Proof),
     ),
     _counter(
         "dead_lettered_total",

@@ -64,6 +64,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         make = _Maker(registry)
         self.journeys = make.each(Counter, "journeys_total")
+        self.already_registered = make.each(Counter, "already_registered_total")
         self.dead_lettered = make.each(Counter, "dead_lettered_total")
         self.refused_fields = make.pairs(Counter, "refused_fields_total")
         self.returned = make.each(Counter, "returned_total")

@@ -15,6 +15,7 @@ from consumer.core.outcome import (
     Forbidden,
     Misconfigured,
     Outcome,
+    Proof,
     Registered,
     Rejected,
     Throttled,
@@ -176,6 +177,26 @@ _REGISTRYS_OWN = (_rejected, _unauthorized, _forbidden, _already_registered, _th
 # ``terms_violation_labels`` beside ``expired``.
 _TERMS = ("distance_too_short", "too_many_trips_by_day", "too_close_trips")
 
+# ``status`` of a journey. ``canceled``: it was registered, and the operator took it back.
+_KEPT = ("ok", "pending", "canceled")
+# Those that can never count, and the labels that may be shown.
+_REFUSED: Mapping[str, tuple[str, ...]] = {
+    "terms_violation_error": _TERMS,
+    "anomaly_error": ("temporal_overlap_anomaly", "distance_duration_anomaly"),
+    "fraud_error": (
+        "interoperator_overlap",
+        "interoperator_too_many_trips_by_day",
+        "interoperator_too_close_trips",
+    ),
+    "validation_error": (),
+    "acquisition_error": (),
+    "normalization_error": (),
+}
+_STATUS_LABELS = ("terms_violation_details", "anomaly_error_details", "fraud_error_labels")
+_NOT_FOUND = 404
+#: The detail of a journey that the Registry does not know.
+NOT_STORED = "not_stored"
+
 # --- Walking them -----------------------------------------------------------------------------
 
 
@@ -190,6 +211,41 @@ def classify(answer: Reply | Fault) -> Outcome:
             return Unavailable(kind.value, status=None, exception=exception or None)
         case _:
             assert_never(answer)
+
+
+def classify_status(  # noqa: PLR0911 - one for each meaning
+    answer: Reply | Fault,
+) -> Outcome:
+    """Say what the status route's answer means for the journey that was asked about. Never raises.
+
+    Registered, if at all, is AlreadyRegistered; a status that says neither, and an id that the Registry does
+    not know (``not_stored``), are Unavailable.
+    """
+    if not isinstance(answer, Reply):
+        return classify(answer)
+    body = parse(answer.body)
+    error = read_error(answer.status, body)
+    if error is not None and error.code in (-32504, _NOT_FOUND):
+        return Unavailable(NOT_STORED, answer.status)
+    if answer.status // 100 != _SUCCESS or error is not None:
+        return classify(answer)
+    said = body.get("status") if isinstance(body, dict) else None
+    if not isinstance(said, str) or not (said in _KEPT or said in _REFUSED):
+        return Unavailable("status_unknown", answer.status)
+    if said in _KEPT:
+        return AlreadyRegistered(answer.status, Proof.VERIFIED, said)
+    labels = [found for key in _STATUS_LABELS for found in _labels(body.get(key))]
+    if said == "terms_violation_error" and "expired" in labels:
+        return Expired(answer.status, f"{said} expired")
+    known = ",".join(label for label in _REFUSED[said] if label in labels)
+    return Rejected(answer.status, f"{said} {known}" if known else said)
+
+
+def _labels(found: Any) -> list[str]:
+    """Read labels written as texts, as the server does, or as objects with a ``label``."""
+    listed = found if isinstance(found, list) else []
+    named = (each.get("label") if isinstance(each, dict) else each for each in listed)
+    return [label for label in named if isinstance(label, str)]
 
 
 _SUCCESS, _SERVER_ERROR = 2, 5  # hundreds of a status

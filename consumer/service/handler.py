@@ -15,15 +15,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from consumer.core.headers import STATUS
+from consumer.core.headers import ATTEMPTS, REPLAYS, STATUS
 from consumer.core.outcome import (
     Acknowledge,
+    AlreadyRegistered,
     DeadLetter,
     Delay,
     Early,
     Invalid,
     Outcome,
     PauseCause,
+    Reason,
     Release,
     Republish,
     RetrySoon,
@@ -33,6 +35,7 @@ from consumer.core.outcome import (
 from consumer.core.parse import Ready
 from consumer.core.policy import THROTTLED, Policy, Situation, charges_attempt, decide
 from consumer.core.protocols import Consumer
+from consumer.deadletters.masking import EDITED
 from consumer.metrics import Metrics
 from consumer.registry.submit import Submission
 from consumer.service.admission import Admission
@@ -91,7 +94,9 @@ class Handler:
         self._draining = True
         self._admission.notifier.notify_all()
 
-    async def handle(self, entry: Entry) -> HandlingResult:
+    async def handle(  # noqa: C901, PLR0912 - every step from an attempt to a result
+        self, entry: Entry
+    ) -> HandlingResult:
         """Submit the journey of ``entry`` until there is a result."""
         attempts, attempts_here = entry.tracking.attempts, 0
         ready = entry.parsed
@@ -104,6 +109,8 @@ class Handler:
             if isinstance(attempt, Republish | Release):
                 return self._stopped(attempt, attempts, throttled=waited_at is not None)
             outcome = attempt.outcome
+            if isinstance(outcome, AlreadyRegistered) and (attempts_here or _sent_before(entry)):
+                outcome = await self._verified(entry, ready, outcome)
             if isinstance(outcome, Throttled):
                 own = waited_at is not None and self._admission.passed_since(waited_at)
                 attempt = replace(attempt, others_pass=own)
@@ -114,6 +121,10 @@ class Handler:
                 attempts += 1
                 situation = replace(situation, attempts=attempts)
             decision = decide(outcome, situation, self._policy)
+            if isinstance(decision, DeadLetter) and decision.reason is Reason.EXHAUSTED:
+                # After a 408 or a lost answer the Registry may have the journey all the same.
+                outcome = await self._verified(entry, ready, outcome)
+                decision = decide(outcome, situation, self._policy)
             match decision:
                 case Acknowledge() | DeadLetter() | Delay() | Republish() | Release():
                     if isinstance(decision, Delay) and not decision.counts:
@@ -129,6 +140,14 @@ class Handler:
                         return self._stopped(stop, attempts, throttled=waited_at is not None)
                 case _ as unreachable:
                     assert_never(unreachable)
+
+    async def _verified(self, entry: Entry, ready: Ready, outcome: Outcome) -> Outcome:
+        """Ask what became of a journey that the Registry may have stored, or refused, before."""
+        entry.waits_for = "status"
+        said = await self._submission.verify(outcome, ready.journey.journey_id)
+        if isinstance(said, AlreadyRegistered) and EDITED in entry.delivery.headers:
+            return replace(said, detail=f"{said.detail}, correction not taken")
+        return said
 
     def _stopped(self, stop: Republish | Release, attempts: int, *, throttled: bool) -> HandlingResult:
         """Stop waiting; the headers of a delay remember a 429, those of a republish do not."""
@@ -229,3 +248,11 @@ class Handler:
             others_pass=attempt is not None and attempt.others_pass,
             passed_lately=attempt is not None and attempt.passed_lately,
         )
+
+
+def _sent_before(entry: Entry) -> bool:
+    """Whether the journey may have been submitted before this delivery: then a 409 proves little.
+
+    What came back to us has our headers. A redelivery may have been sent and lost before its acknowledgement.
+    """
+    return entry.delivery.redelivered or not {ATTEMPTS, REPLAYS}.isdisjoint(entry.delivery.headers)

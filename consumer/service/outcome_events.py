@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from consumer.core.clock import iso_utc
-from consumer.core.outcome import Acknowledge, DeadLetter, Registered
+from consumer.core.outcome import Acknowledge, AlreadyRegistered, DeadLetter, Registered
 from consumer.core.outgoing import PERSISTENT, Outgoing
 from consumer.core.protocols import Publisher
 from consumer.errors import PublishError, PublishFailure
@@ -95,8 +95,8 @@ def build_event(
     match result.disposition:
         case Acknowledge(outcome=Registered(status=status, created_at=created_at)):
             data |= {"status": status, "created_at": created_at}
-        case Acknowledge(outcome=already):
-            data["status"] = already.status
+        case Acknowledge(outcome=AlreadyRegistered(status=status, proof=proof, detail=detail)):
+            data |= {"status": status, "proof": proof, "detail": detail or None}
         case DeadLetter(detail=detail, status=status):
             data |= {"status": status, "detail": detail}
         case _:

@@ -188,6 +188,8 @@ class Settler:
         name, status, detail = _described(result.disposition)
         match result.disposition:
             case Acknowledge(outcome=outcome):
+                if isinstance(outcome, AlreadyRegistered):
+                    metrics.already_registered[outcome.proof].inc()
                 metrics.last_success.set(now.timestamp())
                 if age is not None and isinstance(outcome, Registered):
                     metrics.journey_age.observe(max(age, 0.0))
@@ -225,8 +227,8 @@ def _described(disposition: Disposition) -> tuple[str, int | None, str | None]:
     match disposition:
         case Acknowledge(outcome=Registered(status=status)):
             return "registered", status, None
-        case Acknowledge(outcome=AlreadyRegistered(status=status)):
-            return "already_registered", status, None
+        case Acknowledge(outcome=AlreadyRegistered(status=status, proof=proof, detail=detail)):
+            return "already_registered", status, f"{proof}: {detail}" if detail else proof.value
         case DeadLetter(reason=reason, detail=detail, status=status):
             return reason.value, status, detail
         case Delay(detail=detail, status=status):
