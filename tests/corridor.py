@@ -78,6 +78,8 @@ class Corridor:
         self, *answers: Answer, tokens: TokenSource | None = None, proven: bool = True, **settings: Any
     ) -> None:
         self.answers = list(answers) or [registered()]
+        self.status: Answer = refused(404, -32504)  # of every journey that is asked about
+        self.asked: list[httpx.Request] = []
         self.sent: list[httpx.Request] = []
         self.sent_at: list[float] = []
         self.in_flight = self.most_in_flight = 0
@@ -107,19 +109,25 @@ class Corridor:
 
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        if request.method == "GET":
+            self.asked.append(request)
+            return await self._given(self.status, request)
         self.sent.append(request)
         self.sent_at.append(loop().time())
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            if isinstance(answer, Exception):
-                raise answer
-            if callable(answer):
-                return await answer(request)
-            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+            return await self._given(answer, request)
         finally:
             self.in_flight -= 1
+
+    async def _given(self, answer: Answer, request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            return await answer(request)
+        return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
 
     # --- deliveries -----------------------------------------------------------------------
 

@@ -95,22 +95,25 @@ def is_known_path(path: str) -> bool:
 #: What our codes are made of. A test reads them out of the source.
 _CODE_WORDS = frozenset(
     """
-    access after allowed ambiguous api array bad base64 batch before certificate character client cloudevent
-    cloudevents complex compressed connect data deep duplicate empty encoding end ends file foreign format
-    future http in integer invalid is json key keys large long malformed many mapping missing nested no not
-    null of other out pool protocol proxy range read refused repeated result short start store syntax text
-    timeout tls to token too type unknown unusable utf8 value version without wrong
-    """.split()  # noqa: SIM905 - eighty words, one below the other, would only be longer
+    access acquisition after allowed ambiguous anomaly api array bad base64 batch before certificate character
+    client cloudevent cloudevents complex compressed connect data deep duplicate empty encoding end ends error
+    file foreign format fraud future http in integer invalid is json key keys large limit long malformed many
+    mapping missing nested no normalization not null of other out pool protocol proxy range rate read refused
+    repeated result route short start status store stored syntax terms text timeout tls to token too type
+    unknown unusable utf8 validation value version violation without wrong
+    """.split()  # noqa: SIM905 - a hundred words, one below the other, would only be longer
 )
 #: As the service writes them: a code, perhaps the broken terms, the field's path, the exception's class or a
 #: proxy's status.
 _DETAIL = re.compile(
     r"(?P<code>-32\d{3}|\d{3}|[a-z][a-z0-9_]{0,39}|(?:JW[A-Z]|JWKS|JOSE)[A-Z][A-Za-z]{2,40}|"
     r"JsonWebTokenError|TokenExpiredError|NotBeforeError|SyntaxError|PayloadTooLargeError)"
-    r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|,)+)?"
+    r"(?: (?:expired|distance_too_short|too_many_trips_by_day|too_close_trips|"
+    r"interoperator_|overlap|temporal_overlap_anomaly|distance_duration_anomaly|,)+)?"
     r"(?: at (?P<path>[a-z0-9_.]{1,160}))?"
     r"(?: \((?:\d{3}|[A-Z][A-Za-z]{1,40}"
-    r"(?:Error|Timeout|Protocol|Redirects|URL|Conflict|Consumed|Closed|NotRead|Exception))\))?",
+    r"(?:Error|Timeout|Protocol|Redirects|URL|Conflict|Consumed|Closed|NotRead|Exception))\))?"
+    r"(?:, (?:not_stored|unverified: [a-z0-9_]{1,40}))?",
     re.ASCII,
 )
 

@@ -80,8 +80,8 @@ CATALOGUE: tuple[Instrument, ...] = (
         "already_registered_total",
         "Journeys that ended as already_registered: never sent by us before (first_attempt), sent before and "
         "counted by the Registry's status (verified), or sent before and no status to be had (unverified).",
-        "unverified: the status route failed, or the version (v2) has none. Some may have been refused for the "
-        "terms of use: look up their ids, which the log names. first_attempt: published twice or corrected.",
+        "unverified: the status route failed, or the version (v2) has none. Some may have been refused for "
+        "the terms of use: look up their ids, in the log. first_attempt: published twice, or corrected.",
         proof=tuple(proof.value for proof in Proof),
     ),
     _counter(

@@ -94,7 +94,7 @@ class Handler:
         self._draining = True
         self._admission.notifier.notify_all()
 
-    async def handle(  # noqa: C901, PLR0912 - every step from an attempt to a result
+    async def handle(  # noqa: C901 - every step from an attempt to a result
         self, entry: Entry
     ) -> HandlingResult:
         """Submit the journey of ``entry`` until there is a result."""

@@ -96,7 +96,7 @@ def build_event(
         case Acknowledge(outcome=Registered(status=status, created_at=created_at)):
             data |= {"status": status, "created_at": created_at}
         case Acknowledge(outcome=AlreadyRegistered(status=status, proof=proof, detail=detail)):
-            data |= {"status": status, "proof": proof, "detail": detail or None}
+            data |= {"status": status, "proof": proof, **({"detail": detail} if detail else {})}
         case DeadLetter(detail=detail, status=status):
             data |= {"status": status, "detail": detail}
         case _:

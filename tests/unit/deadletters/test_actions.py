@@ -29,17 +29,26 @@ class Registry:
     def __init__(self, answer: Reply) -> None:
         self.answer = answer
         self.tokens: list[str] = []
+        self.status: Reply | Fault = Fault(FaultKind.CONNECT, "ConnectError")
+
+    async def get_journey(self, _journey_id: str, _token: str) -> Reply | Fault:
+        return self.status
 
     async def post_journey(self, _body: bytes, token: str) -> Reply | Fault:
         self.tokens.append(token)
         return self.answer
 
 
-def submitting(registry: Registry, tokens: TokenSource) -> SubmitToRegistry:
+def submitting(registry: Registry, tokens: TokenSource, *, asks: bool = True) -> SubmitToRegistry:
     """The action, one journey at a time."""
     limiter = RateLimiter(60_000, 16)
     submission = Submission(
-        client=registry, tokens=tokens, rate_limiter=limiter, clock=time.monotonic, now=lambda: NOW
+        client=registry,
+        tokens=tokens,
+        rate_limiter=limiter,
+        status_limiter=RateLimiter(60_000, 16) if asks else None,
+        clock=time.monotonic,
+        now=lambda: NOW,
     )
     return SubmitToRegistry(submission, limiter, version="v3", concurrency=1, now=lambda: NOW)
 
@@ -86,6 +95,26 @@ async def test_a_route_that_is_not_served_ends_the_sweep() -> None:
     assert result.trouble is not None
     assert "the Registry does not serve this route" in result.trouble
     assert registry.tokens == ["token"]
+
+
+@pytest.mark.parametrize(
+    ("status", "asks", "result"),
+    [
+        (Reply(200, body=b'{"status": "ok"}'), True, Result("already registered", ack=True)),
+        (Reply(200, body=b'{"status": "terms_violation_error"}'), True, Result("rejected", ack=False)),
+        (Fault(FaultKind.CONNECT, "ConnectError"), True, Result("unverified", ack=False)),
+        (Reply(404), False, Result("already registered (unverified)", ack=True)),
+    ],
+    ids=["ok", "refused", "cannot be asked", "v2"],
+)
+async def test_a_dead_letter_with_a_409_leaves_only_when_its_journey_counts(
+    status: Reply | Fault, *, asks: bool, result: Result
+) -> None:
+    """A refused journey answers 409, too: it was removed as registered before."""
+    registry = Registry(Reply(409, body=b'{"id":1,"jsonrpc":"2.0","error":{"code":-32509}}'))
+    registry.status = status
+    found = await submitting(registry, StaticToken("token"), asks=asks)([dead(1)])
+    assert list(found.results) == [result]
 
 
 def test_the_result_names_every_count() -> None:

@@ -18,6 +18,7 @@ from consumer.core.outcome import (
     Forbidden,
     Misconfigured,
     Outcome,
+    Proof,
     Registered,
     Rejected,
     Throttled,
@@ -25,7 +26,7 @@ from consumer.core.outcome import (
     Unavailable,
 )
 from consumer.core.reply import Fault, FaultKind, RateLimit, Reply
-from consumer.registry.classify import _BY_CLASS, _BY_STATUS, classify
+from consumer.registry.classify import _BY_CLASS, _BY_STATUS, classify, classify_status
 from consumer.registry.rate_limit_headers import rate_limit, retry_after
 
 ANSWERS = Path(__file__).parents[2] / "samples" / "answers"
@@ -484,3 +485,39 @@ def test_a_proxy_that_wants_credentials_is_a_misconfiguration() -> None:
     assert classify(Fault(FaultKind.PROXY, "407")) == Misconfigured(407, "proxy_407")
     for detail in ("403", "502", "ProxyError"):
         assert classify(Fault(FaultKind.PROXY, detail)) == Unavailable("proxy", exception=detail)
+
+
+STATUS_MEANING: dict[str, Outcome] = {
+    "status-pending/200": AlreadyRegistered(200, Proof.VERIFIED, "pending"),
+    "status-ok/200": AlreadyRegistered(200, Proof.VERIFIED, "ok"),
+    "status-canceled/200": AlreadyRegistered(200, Proof.VERIFIED, "canceled"),
+    "status-unknown/200": Unavailable("status_unknown", 200),
+    "status-expired/200": Expired(200, "terms_violation_error expired"),
+    "status-too-short/200": Rejected(200, "terms_violation_error distance_too_short"),
+    "status-anomaly/200": Rejected(200, "anomaly_error temporal_overlap_anomaly"),
+    "status-fraud/200": Rejected(200, "fraud_error interoperator_overlap"),
+    "status-not-found/404": Unavailable("not_stored", 404),
+}
+
+
+def test_each_recorded_status_answer_has_its_meaning() -> None:
+    """Every file has a row, every row a file."""
+    folder = ANSWERS.parent / "answers-of-status"
+    found = {}
+    for path in folder.glob("*/*.json"):
+        kept = json.loads(path.read_text("utf-8"))
+        reply = Reply(int(path.stem), kept["headers"], json.dumps(kept["body"]).encode())
+        found[f"{path.parent.name}/{path.stem}"] = classify_status(reply)
+    assert found == STATUS_MEANING
+
+
+@given(
+    body=st.binary()
+    | st.recursive(st.none() | st.text(), st.lists).map(
+        lambda value: json.dumps({"status": "fraud_error", "fraud_error_labels": value}).encode()
+    ),
+    status=st.sampled_from([200, 201, 204, 301, 401, 403, 404, 429, 500, 503]),
+)
+def test_no_status_answer_raises(body: bytes, status: int) -> None:
+    """Whatever stands in for the Registry; and success is never made of nothing."""
+    assert not isinstance(classify_status(Reply(status, {}, body)), AlreadyRegistered)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from consumer.core.outcome import (
     Misconfigured,
     Outcome,
     PauseCause,
+    Proof,
     Reason,
     Registered,
     Release,
@@ -172,9 +174,11 @@ async def test_failures_are_tried_again_and_counted() -> None:
 @travelling
 async def test_a_lost_answer_is_sent_again_and_found_registered() -> None:
     """The Registry had stored the journey: the second attempt meets a 409, and that is a success."""
-    corridor = Corridor(httpx.RemoteProtocolError("closed"), refused(409, -32509))
+    corridor = Corridor(httpx.RemoteProtocolError("closed"), CONFLICT)
+    corridor.status = status("ok")
     result = await corridor.handle()
-    assert (result.disposition, result.attempts) == (Acknowledge(AlreadyRegistered(409)), 2)
+    verified = AlreadyRegistered(409, Proof.VERIFIED, "ok")
+    assert (result.disposition, result.attempts) == (Acknowledge(verified), 2)
 
 
 @travelling
@@ -196,7 +200,7 @@ async def test_the_last_attempt_exhausts_the_journey() -> None:
         entry = corridor.entry(headers={"x-attempts": 5, "x-visits": 2, "x-first-failure": EARLIER})
         corridor.admission.record(Permit(), Registered(201), "another")
         result = await corridor.handler.handle(entry)
-    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 7)
+    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503, not_stored", 503), 7)
 
 
 @travelling
@@ -222,7 +226,7 @@ async def test_after_the_deadline_there_is_one_attempt() -> None:
     corridor = Corridor(unavailable())
     body = samples.encode(corridor.payload(ends_in_seconds=-25 * 3600))
     result = await corridor.handle(body)
-    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503", 503), 1)
+    assert (result.disposition, result.attempts) == (DeadLetter(Reason.EXHAUSTED, "503, not_stored", 503), 1)
 
 
 @travelling
@@ -450,3 +454,93 @@ async def test_the_oldest_pending_journey_is_known() -> None:
         assert oldest.isoformat() == old["start"]["datetime"]
         await _drained(corridor)
         await asyncio.gather(*tasks)
+
+
+def status(said: str, *labels: str) -> httpx.Response:
+    """Return the status route's answer."""
+    return httpx.Response(200, json={"status": said, "terms_violation_details": list(labels)})
+
+
+REFUSED_FOR_TERMS = status("terms_violation_error", "distance_too_short")
+CONFLICT = refused(409, -32509)
+
+
+@pytest.mark.parametrize(
+    ("before", "headers"),
+    [
+        ([refused(408, -32408)], {}),
+        ([httpx.ReadError("cut")], {}),
+        ([], {"x-attempts": 0}),
+        ([], {"x-replays": 1}),
+    ],
+    ids=["after a 408", "after a lost answer", "after a delay or a republish", "a replay"],
+)
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        (status("pending"), Acknowledge(AlreadyRegistered(409, Proof.VERIFIED, "pending"))),
+        (REFUSED_FOR_TERMS, DeadLetter(Reason.REJECTED, "terms_violation_error distance_too_short", 409)),
+        (
+            status("terms_violation_error", "expired"),
+            DeadLetter(Reason.EXPIRED, "terms_violation_error expired", 409),
+        ),
+        (unavailable(), Acknowledge(AlreadyRegistered(409, Proof.UNVERIFIED, "503"))),
+    ],
+    ids=["pending", "too short", "expired", "cannot be asked"],
+)
+@travelling
+async def test_a_409_of_a_journey_that_was_sent_before_is_looked_up(
+    before: list[Any], headers: dict[str, int], said: httpx.Response, result: Any
+) -> None:
+    """The Registry stores an id before it judges the terms of use: only the status says what a 409 hides."""
+    corridor = Corridor(*before, CONFLICT)
+    corridor.status = said
+    assert (await corridor.handle(headers=headers)).disposition == result
+    assert {request.url.path for request in corridor.asked} == {"/v3.3/journeys/" + _first_id(corridor)}
+
+
+def _first_id(corridor: Corridor) -> str:
+    return str(json.loads(corridor.sent[0].content)["operator_journey_id"])
+
+
+@travelling
+async def test_a_redelivered_409_is_looked_up_and_a_first_one_is_not() -> None:
+    """What was delivered before may have been sent before."""
+    corridor = Corridor(CONFLICT)
+    corridor.status = REFUSED_FOR_TERMS
+    first = await corridor.handle()
+    assert first.disposition == Acknowledge(AlreadyRegistered(409))
+    assert corridor.asked == []
+    async with corridor.open():
+        entry = corridor.entry()
+        entry.delivery.redelivered = True
+        again = await corridor.handler.handle(entry)
+    assert again.disposition == DeadLetter(Reason.REJECTED, "terms_violation_error distance_too_short", 409)
+
+
+@travelling
+async def test_v2_has_no_status_route_and_says_unverified() -> None:
+    """Nothing is asked; the success is not silent."""
+    corridor = Corridor(CONFLICT, registry_api_version="v2")
+    body = samples.encode(samples.journey("v2", random.Random(1), loop().now()))
+    result = await corridor.handle(body, headers={"x-replays": 1})
+    assert result.disposition == Acknowledge(AlreadyRegistered(409, Proof.UNVERIFIED, "no_status_route"))
+    assert corridor.asked == []
+
+
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        (status("ok"), Acknowledge(AlreadyRegistered(200, Proof.VERIFIED, "ok"))),
+        (REFUSED_FOR_TERMS, DeadLetter(Reason.REJECTED, "terms_violation_error distance_too_short", 200)),
+        (unavailable(), DeadLetter(Reason.EXHAUSTED, "-32408, unverified: 503", 408)),
+    ],
+    ids=["ok", "refused", "cannot be asked"],
+)
+@travelling
+async def test_an_exhausted_journey_is_looked_up_first(said: httpx.Response, result: Any) -> None:
+    """A 408 was stored all the same: giving it up as exhausted would invite a needless replay."""
+    corridor = Corridor(refused(408, -32408))
+    corridor.status = said
+    body = samples.encode(corridor.payload(ends_in_seconds=-25 * 3600))
+    assert (await corridor.handle(body)).disposition == result
