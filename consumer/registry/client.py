@@ -159,7 +159,11 @@ class RegistryClient:
 
     async def get_journey(self, journey_id: str, token: str) -> Reply | Fault:
         """GET what the Registry knows of a journey (v3.2, v3.3; 2,000 calls a minute)."""
-        url = httpx.URL(f"{self._journeys}/{quote(journey_id, safe='')}")
+        # A lone surrogate is an id like any other; dots alone would be another route.
+        encoded = quote(journey_id, safe="", errors="surrogatepass")
+        if not encoded.strip("."):
+            encoded = encoded.replace(".", "%2E")
+        url = self._journeys.copy_with(raw_path=self._journeys.raw_path + f"/{encoded}".encode("ascii"))
         return await self._exchange("GET", url, self._authorized(token), b"")
 
     def _authorized(self, token: str) -> httpx.Headers:
@@ -168,15 +172,6 @@ class RegistryClient:
             headers["Authorization"] = f"Bearer {token}"
             self._token, self._token_headers = SecretStr(token), headers
         return self._token_headers
-
-    async def get_journey(self, journey_id: str, token: str) -> Reply | Fault:
-        """GET the status of a journey (v3.2, v3.3, and v3, which is a range of them)."""
-        # `..` would be another route; a lone surrogate is no text that the Registry could know.
-        encoded = quote(journey_id, safe="", errors="surrogatepass").replace(".", "%2E")
-        url = self._journeys.copy_with(raw_path=self._journeys.raw_path + b"/" + encoded.encode("ascii"))
-        headers = self._plain_headers.copy()
-        headers["Authorization"] = f"Bearer {token}"
-        return await self._exchange("GET", url, headers, b"")
 
     async def post_access_token(self, access_key: str, secret_key: str) -> Reply | Fault:
         """Exchange the keys for a short-lived token (v3.3: 201 with ``access_token``, 5 calls a minute)."""

@@ -169,3 +169,18 @@ async def test_the_token_shows_nowhere(caplog: pytest.LogCaptureFixture) -> None
     assert bad == Fault(FaultKind.OTHER, "LocalProtocolError")
     shown = [client, vars(client), vars(client._transport), vars(client._direct), found, bad, caplog.text]
     assert not [text for text in map(repr, shown) if TOKEN in text]
+
+
+@pytest.mark.parametrize(
+    ("journey_id", "path"), [("..", b"%2E%2E"), (".", b"%2E"), ("a.b", b"a.b"), ("\ud800", b"%ED%A0%80")]
+)
+async def test_no_id_leads_to_another_route_or_raises(journey_id: str, path: bytes) -> None:
+    """Dots alone would be resolved, and a lone surrogate has no bytes of its own."""
+    seen: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request.url.raw_path)
+        return httpx.Response(404)
+
+    assert isinstance(await registry(httpx.MockTransport(answer)).get_journey(journey_id, TOKEN), Reply)
+    assert seen[0].rpartition(b"/")[2] == path
