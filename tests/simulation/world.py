@@ -132,6 +132,11 @@ class World:
 
     # --- the Registry ---------------------------------------------------------------------
 
+    async def _routed(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return await self._status(request.url.path.rpartition("/")[2])
+        return await self._answer(request)
+
     async def _answer(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
         rng, asked_at, process = self._rng, loop().time(), len(self.started_at)
@@ -157,15 +162,27 @@ class World:
             return await self._given(OUTAGES[rng.choice(["gateway 502", "cut connections", "maintenance"])])
         if journey.poison is not None:
             return await self._given(POISON[journey.poison][0])
-        if journey.registered_at is not None:
-            return refused(409, -32509)
+        if journey.registered_at is not None or journey.id in self._expired:
+            return refused(409, -32509)  # the id of a journey that it refused is stored, too
         if loop().now() > journey.deadline:
             self._expired.add(journey.id)
-            return terms("expired")
-        journey.registered_at = loop().time()
+        else:
+            journey.registered_at = loop().time()
         if "lost answers" in partial and rng.random() < 0.5:
             raise httpx.ReadError("simulated")
-        return registered()
+        return terms("expired") if journey.registered_at is None else registered()
+
+    async def _status(self, journey_id: str) -> httpx.Response:
+        """What the status route says, which has a limit of its own and fails with everything else."""
+        if outages := [fault.kind for fault in self._active if fault.kind in OUTAGES | TOKEN]:
+            return await self._given((OUTAGES | TOKEN)[outages[0]])
+        journey = self.journeys[journey_id]
+        if journey.id in self._expired:
+            body = {"status": "terms_violation_error", "terms_violation_details": ["expired"]}
+            return httpx.Response(200, json=body)
+        if journey.registered_at is not None:
+            return httpx.Response(200, json={"status": "pending"})
+        return refused(404, -32504)
 
     async def _given(self, answer: Answer) -> httpx.Response:
         if answer is None:
@@ -181,7 +198,7 @@ class World:
             Metrics(CollectorRegistry()),
             Output(io.BytesIO()),
             link=BrokerLink(self.link, self.link),
-            transport=httpx.MockTransport(self._answer),
+            transport=httpx.MockTransport(self._routed),
             clock=loop().time,
             now=loop().now,
         )
