@@ -116,6 +116,7 @@ class AutoReplayer:
         self._token_loaded_at = now()
         self._successes_before = self._recoveries = 0
         self._refused = self._probe_sent = False
+        self._counted_from: int | None = 0  # the process has registered none yet; None after the first look
         self._probe_from = self._token_loaded_at
         self._next_due: datetime | None = None  # of those that died again
         self._ended: Counter[str] = Counter()  # what became of replayed ones
@@ -198,7 +199,10 @@ class AutoReplayer:
         unknown = changed or (self._refused and not before[0])
         if unknown:
             self._token_changed.clear()
-            self._successes_before, self._probe_sent = state.successes(), False
+            # What was registered before the first look was so under the first token: it is accepted.
+            counted, self._counted_from = self._counted_from, None
+            self._successes_before = state.successes() if counted is None else counted
+            self._probe_sent = False
             self._probe_from = self._now() + timedelta(seconds=0 if changed else PROBE_AFTER_SECONDS)
         if self._next_due is not None and self._next_due <= self._now():
             self._next_due = None

@@ -137,4 +137,6 @@ def test_the_exit_code_is_1_when_it_does_not_balance(
 @pytest.mark.parametrize("speed", ["0", "1000", "-3"])
 def test_a_speed_that_makes_no_sense_is_refused(speed: str) -> None:
     """Exit 2, and nothing is started."""
-    assert cli.main(["demo", f"--speed={speed}"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["demo", f"--speed={speed}"])
+    assert ended.value.code == 2

@@ -16,6 +16,7 @@ from tools.dashboards.grafana import (
 _DAY = "[1d]"
 _ALL = own("journeys_total")
 _SUCCESS = 'outcome=~"registered|already_registered"'
+_UNVERIFIED = 'proof="unverified"'
 _REFUSED = 'outcome!~"registered|already_registered"'
 _AGES = f"sum by (le) (increase({own('journey_age_at_registration_seconds_bucket')}{_DAY}))"
 
@@ -81,10 +82,14 @@ _DAYS = (
     Panel(
         "Journeys registered per day",
         "short",
-        "Each bar is the 24 hours before it (UTC). already_registered: the Registry had them.",
+        "Each bar is the 24 hours before it (UTC). already_registered: the Registry had them; "
+        "unverified: it answered 409, and could not be asked whether the journey counts.",
         "Follows weekdays and seasons.",
         "A gap: nothing was published, or nothing was accepted; see the refusals of the same day.",
-        ((f"sum by (outcome) (increase({own('journeys_total', _SUCCESS)}{_DAY}))", "{{outcome}}"),),
+        (
+            (f"sum by (outcome) (increase({own('journeys_total', _SUCCESS)}{_DAY}))", "{{outcome}}"),
+            (f"sum(increase({own('already_registered_total', _UNVERIFIED)}{_DAY}))", "of these unverified"),
+        ),
         width=12,
         height=9,
         bars=True,

@@ -162,7 +162,7 @@ async def test_a_bug_outside_of_a_round_does_not_end_the_service(
             raise RuntimeError("a bug")
         return 0
 
-    state = replace(QUIET, successes=broken)
+    state = replace(QUIET, recoveries=broken)
     task = asyncio.create_task(made(registry, found, returning=True, round_seconds=0.01).run(state))
     await await_until(lambda: asked > 3)
     assert not task.done()
