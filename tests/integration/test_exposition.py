@@ -284,7 +284,7 @@ def test_probes_are_answered_whatever_strangers_do(
             assert ask(served, "/readyz")[0] == 200
             worst = max(worst, (time.monotonic() - started) / 2)
             assert psutil.Process().num_fds() < descriptors + 300
-            assert threading.active_count() == threads
+            assert threading.active_count() <= threads  # others' may end meanwhile
             assert attack.poll() is None
             left -= left < 20 or attack.stdout.read() is not None
         attack.communicate()
