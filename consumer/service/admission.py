@@ -177,7 +177,7 @@ class Admission:
 
     async def _sleep_out(self, at: float, *, give_up: Callable[[], bool], until: float) -> bool:
         """Keep the reserved slot, which no wake-up brings forward; False when it was lost."""
-        self._metrics.limiter_wait_seconds.inc(at - self._clock())
+        self._metrics.limiter_wait_seconds.inc(max(at - self._clock(), 0.0))  # the clock goes on
         while (left := min(at, until) - self._clock()) > 0.0 and not give_up() and not self._open:
             await self.notifier.wait(left)
         ended = give_up() or self._clock() >= until

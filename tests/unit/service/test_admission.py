@@ -496,3 +496,12 @@ async def test_a_pause_tells_its_story_in_the_log(
 def test_every_cause_of_a_pause_has_a_remedy() -> None:
     """The log says what to do, whatever the cause."""
     assert set(admission._REMEDIES) == set(PauseCause)
+
+
+@travelling
+async def test_a_wait_that_is_over_when_it_begins_is_no_error() -> None:
+    """A slot of the rate limiter may be some millionths of a second away, and the clock goes on."""
+    b, passed = bench(rate_per_minute=4e6), itertools.count()
+    b.admission._clock = lambda: loop().time() + 1e-5 * next(passed)
+    for _ in range(50):
+        assert await b.acquire() is not None
