@@ -6,7 +6,7 @@
 4. No field ever holds a value of a payload: ids, codes and field paths only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -123,13 +123,14 @@ class Unavailable:
 
     Also whatever a gateway, a firewall or a portal answered in the Registry's place. ``status`` is None when
     there was no answer; ``exception`` is then the class of what the client raised, or
-    the status of a proxy's own answer.
+    the status of a proxy's own answer. ``foreign``: the answer is not in the Registry's own words.
     """
 
     detail: str
     status: int | None = None
     exception: str | None = None
     retry_after_seconds: float | None = None
+    foreign: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ has a row or falls to its class, so every answer has an outcome.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
 from consumer.core.outcome import (
@@ -285,8 +286,9 @@ def _without_error(reply: Reply, body: Any) -> Outcome:
         return Unavailable(NO_CLIENT_CERTIFICATE, status)
     rule = _rule(status)
     if rule in _REGISTRYS_OWN and not _is_registrys(reply, body):
-        return Unavailable(f"foreign_{status}", status, retry_after_seconds=_wait(reply))
-    return rule(reply, Error(f"http_{status}"))
+        return Unavailable(f"foreign_{status}", status, retry_after_seconds=_wait(reply), foreign=True)
+    outcome = rule(reply, Error(f"http_{status}"))
+    return replace(outcome, foreign=True) if isinstance(outcome, Unavailable) else outcome
 
 
 def _is_registrys(reply: Reply, body: Any) -> bool:

@@ -315,12 +315,8 @@ def _not_sent(outcome: Outcome) -> bool:
     return isinstance(outcome, Misconfigured) and outcome.status == 0
 
 
-#: Details of answers that are not in the Registry's own words.
-_NOT_REGISTRYS = ("foreign_", "http_")
-
-
 def _retry_after(outcome: Outcome) -> float:
     """The wait that the Registry asks of everybody. A gateway's answer may be about one journey's text."""
-    if not isinstance(outcome, Unavailable) or outcome.detail.startswith(_NOT_REGISTRYS):
+    if not isinstance(outcome, Unavailable) or outcome.foreign:
         return 0.0
     return outcome.retry_after_seconds or 0.0

@@ -26,7 +26,9 @@ from consumer.core.outcome import (
     Unavailable,
 )
 from consumer.core.rate_limiter import RateLimiter
+from consumer.core.reply import Reply
 from consumer.metrics import PREFIX, Metrics
+from consumer.registry.classify import classify
 from consumer.service import admission
 from consumer.service.admission import PAUSE_HOLD_SECONDS, REMIND_SECONDS, Admission, Notifier, Permit
 from tests.travel import loop, travelling
@@ -441,13 +443,20 @@ async def test_a_pulse_wakes_everybody_once() -> None:
 
 
 @travelling
-@pytest.mark.parametrize(("detail", "delays"), [("503", True), ("foreign_429", False), ("http_503", False)])
-async def test_only_the_registry_may_ask_everybody_to_wait(detail: str, delays: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize(
+    ("status", "body", "delays"),
+    [
+        (503, b'{"code": 503, "error": "Service Unavailable"}', True),
+        (429, b"<html>", False),
+        (503, b"<html>", False),
+    ],
+)
+async def test_only_the_registry_may_ask_everybody_to_wait(status: int, body: bytes, delays: bool) -> None:  # noqa: FBT001
     """A gateway's Retry-After may be about one journey's text: it does not delay the next probe."""
     b = bench()
     await b.fail(CAUSES[PauseCause.UNAVAILABLE])
-    permit = await b.next_permit()
-    b.admission.record(permit, Unavailable(detail, 503, retry_after_seconds=1800.0), "another")
+    permit, answer = await b.next_permit(), Reply(status, {"retry-after": "1800"}, body)
+    b.admission.record(permit, classify(answer), "another")
     started = loop().time()
     await b.next_permit()
     assert (loop().time() - started >= 1800.0) is delays
