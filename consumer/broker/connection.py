@@ -9,7 +9,7 @@ Connections are py-amqp's, made by kombu's transport, with eight changes:
 4. In an exchange or routing key that is not UTF-8, bytes that are not ASCII are read as "?".
 5. A frame larger than ``frame_max`` allows (``check_frame_size``) ends the connection before it is read.
 6. Every call that waits for an answer has a deadline (``within``), whatever arrives meanwhile. py-amqp
-   waits for ever for a broker that is silent after the handshake.
+   waits without limit for a broker that is silent after the handshake.
 7. A body of more than ``MOST_BODY_BYTES`` is not kept: the message arrives without it, and
    ``unread_body_bytes`` tells its size meanwhile.
 8. A channel can be opened and consumed from without waiting (``consume``), for the event loop.

@@ -57,7 +57,7 @@ class Publisher(Protocol):
         """Start publishing."""
 
     async def watch(self) -> None:
-        """Wait for ever; raises when what publishes has ended by itself."""
+        """Wait without limit; raises when what publishes has ended by itself."""
 
     def submit(self, outgoing: Outgoing) -> "asyncio.Future[None]":
         """Publish; the future ends with the broker's confirm or with ``PublishError``."""

@@ -37,7 +37,7 @@ V2_ID: Final = "journey_id"
 V3_ID: Final = "operator_journey_id"
 #: Records hold so much of an id.
 LONGEST_ID: Final = 256
-#: The code of a journey that violates the Registry's terms: it has stored the id, and answers 409 for ever.
+#: The code of a journey that violates the Registry's terms: it has stored the id, and always answers 409.
 _TERMS_VIOLATED: Final = "-32422"
 #: No journey is nested deeper than six levels; what is too deep for recursion is not a payload.
 _DEEPEST = 64

@@ -116,7 +116,7 @@ def patched(
     journey = journeys.find(journey_id, now)
     if journey is None:
         return _answer(Case.JOURNEY_UNKNOWN)
-    journeys.mend(journey)
+    journeys.repair(journey)
     return Answer(200)
 
 

@@ -72,7 +72,7 @@ class Journeys:
         known = (*self.registered.values(), *self.violating.values())
         return [each for each in known if self._moved_on(each, now).status == status]
 
-    def mend(self, journey: StoredJourney) -> None:
+    def repair(self, journey: StoredJourney) -> None:
         """Let a journey be pending, whatever was wrong with it."""
         journey.status, journey.labels, journey.conflicting_journey_id = JourneyStatus.PENDING, (), None
         if self.violating.pop(journey.journey_id, None) is not None:
